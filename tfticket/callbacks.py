@@ -1,0 +1,374 @@
+"""Iterative magnitude pruning with rewinding, inside one `fit`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from tfticket import criteria
+from tfticket.graph import output_layers
+from tfticket.masks import density, prune_globally, prune_layerwise
+from tfticket.optimizers import built_optimizer
+from tfticket.schedules import check_rate, round_rates
+from tfticket.state import State
+from tfticket.tickets import Ticket, plain_config
+from tfticket.transform import (
+    get_masks,
+    get_pruned_weights,
+    named_weights,
+    pruned_layers,
+    set_masks,
+)
+
+# Prefix of the optimizer's variables in a state, where no layer's name can be.
+_OPTIMIZER = "optimizer:"
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundRecord:
+    """What one round of training came to.
+
+    Args:
+        round: 0 for the first (dense) round, then 1, 2, ...
+        density: Fraction of the maskable weights kept in this round.
+        parameters: Maskable weights kept, a count.
+        iteration: Optimizer iteration at the end of the round.
+        best_iteration: Iteration of the minimum validation loss, the paper's
+            early-stop iteration, counted from the start of training (a round
+            that is rewound to step k starts at k). `None` without validation.
+        logs: Training and validation logs of the last epoch.
+        best_logs: Logs of the epoch of minimum validation loss.
+        test: Metrics on `test_data` at the end of the round.
+        best_test: The same with the weights of `best_iteration`.
+    """
+
+    round: int
+    density: float
+    parameters: int
+    iteration: int
+    best_iteration: int | None
+    logs: dict[str, float]
+    best_logs: dict[str, float]
+    test: dict[str, float]
+    best_test: dict[str, float]
+
+
+class IterativeMagnitudePruning(keras.callbacks.Callback):
+    """Finds a lottery ticket: train, prune, rewind, again, in one `model.fit`.
+
+    `fit` trains `rounds + 1` times for the same number of epochs. At the end of
+    each round but the last, the lowest-scored survivors are pruned, and what is
+    left goes back to where it was at the rewind point, optimizer state,
+    learning-rate schedule and BatchNorm statistics with it (Frankle & Carbin
+    2019, arXiv 1803.03635; rewinding to a later step: 1912.05671; no rewinding,
+    `rewind_to=None`, is the prune and fine-tune of Han et al., 1506.02626).
+    Every round trains the same number of steps, so one that is rewound to step
+    k ends k iterations later than the first.
+
+    Logs get `round` and `density` every epoch, and each field of `records`
+    under `round_*` once a round, so `History` has them.
+
+    Args:
+        rounds: How many times to prune, 1 or more. After r rounds, density is
+            about `(1 - rate) ** r`.
+        rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
+        output_rate: The same for output layers; `None` is `rate / 2`. Only with
+            `scope="layerwise"`.
+        scope: `"layerwise"` prunes each weight by its rate, `"global"` cuts all
+            of them together, output layers included, by `rate`.
+        rewind_to: Point to rewind to: 0 is the initial weights, k > 0 the
+            weights after k steps or epochs of the first round, `None` no
+            rewinding: weights and optimizer go on from where they are.
+        rewind_unit: `"step"` or `"epoch"`.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function of
+            a weight's array that returns scores, higher kept.
+        monitor: Log whose minimum makes the best iteration.
+        test_data: What `model.evaluate` takes as its one argument (a
+            `tf.data.Dataset`), or a tuple `(x, y)`. Evaluated at the end of
+            each round, with the last and with the best weights.
+        seed: Seed of the run, kept in the tickets' provenance.
+        on_round_end: Called with `(record, ticket)` after each round.
+
+    Attributes:
+        records: List of `RoundRecord`, one for each finished round.
+        ticket: `Ticket` of the last finished round: the masks it trained under
+            and the weights at the rewind point.
+
+    Raises:
+        ValueError: For arguments out of range; and, when `fit` starts and
+            before it trains, if the model is not wrapped, its weights are not
+            finite, epochs don't divide into rounds, or the rewind point is not
+            one that a round passes through.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> model.compile("adam", "mse")
+    >>> imp = tfticket.IterativeMagnitudePruning(rounds=2, rate=0.5)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> _ = model.fit(x, y, epochs=3, callbacks=[imp], verbose=0)
+    >>> [record.parameters for record in imp.records]
+    [8, 6, 4]
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        rate: float = 0.2,
+        output_rate: float | None = None,
+        scope: Literal["layerwise", "global"] = "layerwise",
+        rewind_to: int | None = 0,
+        rewind_unit: Literal["step", "epoch"] = "step",
+        criterion: str | criteria.Criterion = "magnitude",
+        monitor: str = "val_loss",
+        test_data: Any = None,
+        seed: int | None = None,
+        on_round_end: Callable[[RoundRecord, Ticket], None] | None = None,
+    ):
+        super().__init__()
+        self.rounds = _check_integer("rounds", rounds, 1)
+        self.rate = check_rate("rate", rate)
+        if output_rate is not None:
+            output_rate = check_rate("output_rate", output_rate)
+        self.output_rate = output_rate
+        self.scope = _check_choice("scope", scope, ("layerwise", "global"))
+        if self.scope == "global" and output_rate is not None:
+            raise ValueError(
+                "output_rate has no meaning with scope='global', where one cut goes "
+                f"through all weights. Received: output_rate={output_rate}"
+            )
+        if rewind_to is not None:
+            _check_integer("rewind_to", rewind_to, 0)
+        self.rewind_to = rewind_to
+        self.rewind_unit = _check_choice("rewind_unit", rewind_unit, ("step", "epoch"))
+        self.criterion = criterion
+        self._score = criteria.get(criterion)
+        self.monitor = monitor
+        self.test_data = test_data
+        self.seed = seed
+        self.on_round_end = on_round_end
+        self.records: list[RoundRecord] = []
+        self.ticket: Ticket | None = None
+
+    def on_train_begin(self, logs=None):
+        if not any(pruned_layers(self.model)):
+            raise ValueError(
+                f"Model '{self.model.name}' has no masks to prune with. Wrap it "
+                "before you compile it: model = tfticket.prune(model)"
+            )
+        for name, weight in get_pruned_weights(self.model).items():
+            if not np.all(np.isfinite(weight)):
+                raise ValueError(
+                    f"Weight '{name}' has NaN or infinite values before training: "
+                    "load or initialise the model again."
+                )
+        self._epochs_per_round, self._rewind_step = self._plan()
+        self._outputs = {
+            f"{name}/{weight.name}"
+            for name, layer in pruned_layers(self.model)
+            if any(layer is output for output in output_layers(self.model))
+            for weight in layer.pruned_weights
+        }
+        self.records, self.ticket = [], None
+        self._config = plain_config(self.model)
+        self._optimizer = built_optimizer(self.model)
+        self._rewind_state = self._capture() if self._rewind_step == 0 else None
+        self._start_round(0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0 or self._epoch > 0 or self._round > 0:
+            return
+        raise ValueError(
+            "IterativeMagnitudePruning starts at the first epoch. Received: "
+            f"fit(initial_epoch={epoch}). To go on from an earlier run, apply its "
+            "ticket to the model and fit for the rounds that are left."
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._rewind_state is None and self._rewind_step is not None:
+            step = self._epoch * self.params["steps"] + batch + 1
+            if step == self._rewind_step:
+                self._rewind_state = self._capture()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
+        self._epoch += 1
+        metrics = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+        logs.update(round=self._round, density=self._density)
+        loss = metrics.get(self.monitor)
+        if loss is not None and (self._best is None or loss < self._best[0]):
+            weights = None
+            if self.test_data is not None:
+                weights = State(named_weights(self.model))
+            self._best = (loss, self._iteration(), metrics, weights)
+        if self._epoch < self._epochs_per_round:
+            return
+        record = self._finish_round(metrics)
+        logs.update({f"round_{k}": v for k, v in _flat(record).items()})
+        if self._round < self.rounds:
+            self._next_round()
+
+    def on_train_end(self, logs=None):
+        # An average that the optimizer writes over the weights at the very end
+        # has seen no constraint.
+        set_masks(self.model, get_masks(self.model))
+
+    def _next_round(self):
+        masks = self._pruned_masks()
+        if self.rewind_to is not None:
+            self._rewind_state.restore()
+        set_masks(self.model, masks)
+        self._start_round(self._round + 1)
+
+    def _pruned_masks(self):
+        masks = get_masks(self.model)
+        weights = get_pruned_weights(self.model)
+        scores = {name: self._score(weight) for name, weight in weights.items()}
+        if self.scope == "global":
+            return prune_globally(scores, masks, self.rate)
+        rates = round_rates(masks, self.rate, self._outputs, self.output_rate)
+        return prune_layerwise(scores, masks, rates)
+
+    def _start_round(self, number):
+        masks = get_masks(self.model)
+        self._round = number
+        self._epoch = 0
+        self._density = density(masks)
+        self._parameters = sum(int(mask.sum()) for mask in masks.values())
+        self._best = None
+
+    def _finish_round(self, logs):
+        _, best_iteration, best_logs, best_weights = self._best or (None,) * 4
+        test, best_test = self._evaluate(), {}
+        if best_weights is not None:
+            last = State(named_weights(self.model))
+            best_weights.restore()
+            best_test = self._evaluate()
+            last.restore()
+        record = RoundRecord(
+            round=self._round,
+            density=self._density,
+            parameters=self._parameters,
+            iteration=self._iteration(),
+            best_iteration=best_iteration,
+            logs=logs,
+            best_logs=best_logs or {},
+            test=test,
+            best_test=best_test,
+        )
+        self.records.append(record)
+        self.ticket = self._make_ticket(record)
+        if self.on_round_end is not None:
+            self.on_round_end(record, self.ticket)
+        return record
+
+    def _make_ticket(self, record):
+        masks = get_masks(self.model)
+        # Without rewinding, what training goes on from is where it is now.
+        weights = (self._rewind_state or State(named_weights(self.model))).values
+        criterion = self.criterion
+        return Ticket(
+            masks=masks,
+            weights={
+                name: np.where(masks[name], weights[name], 0).astype(weight.dtype)
+                if name in masks
+                else weight
+                for name, weight in weights.items()
+                if not name.startswith(_OPTIMIZER)
+            },
+            provenance={
+                "config": self._config,
+                "seed": self.seed,
+                "criterion": criterion
+                if isinstance(criterion, str)
+                else criterion.__name__,
+                "round": record.round,
+                "step": self._rewind_step,
+                "metrics": _flat(record),
+            },
+        )
+
+    def _evaluate(self):
+        if self.test_data is None:
+            return {}
+        kwargs = {"verbose": 0, "return_dict": True}
+        if isinstance(self.test_data, tuple):
+            kwargs["batch_size"] = min(len(self.test_data[0]), 1024)
+            results = self.model.evaluate(*self.test_data, **kwargs)
+        else:
+            results = self.model.evaluate(self.test_data, **kwargs)
+        return {name: float(value) for name, value in results.items()}
+
+    def _capture(self):
+        optimizer = {
+            f"{_OPTIMIZER}{i}": variable
+            for i, variable in enumerate(self._optimizer.variables)
+        }
+        return State({**named_weights(self.model), **optimizer})
+
+    def _iteration(self):
+        return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
+
+    def _plan(self):
+        """Epochs of a round and step of the rewind point, or a ValueError."""
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        if epochs % (self.rounds + 1):
+            raise ValueError(
+                f"rounds={self.rounds} needs {self.rounds + 1} trainings of equal "
+                f"length (one dense, one after each pruning), and epochs={epochs} is "
+                f"no multiple of {self.rounds + 1}. Fit for "
+                f"epochs={(epochs // (self.rounds + 1) + 1) * (self.rounds + 1)}, say."
+            )
+        epochs_per_round = epochs // (self.rounds + 1)
+        if not self.rewind_to:
+            return epochs_per_round, self.rewind_to
+        if steps is None:
+            raise ValueError(
+                f"rewind_to={self.rewind_to} needs to know how many steps an epoch "
+                "has, and this data does not say. Pass steps_per_epoch to fit."
+            )
+        step = self.rewind_to * (steps if self.rewind_unit == "epoch" else 1)
+        if step >= epochs_per_round * steps:
+            raise ValueError(
+                f"rewind_to={self.rewind_to} {self.rewind_unit}s is not before the "
+                f"end of a round, which has {epochs_per_round} epochs of {steps} steps."
+            )
+        per_execution = self.model.steps_per_execution
+        if step % steps % per_execution:
+            raise ValueError(
+                f"rewind_to={step} steps falls inside one execution of {per_execution} "
+                "steps. Rewind to a multiple of steps_per_execution, or compile with "
+                "one that divides it."
+            )
+        return epochs_per_round, step
+
+
+def _flat(record):
+    """A record as one level of JSON-ready values, without what is missing."""
+    flat = {
+        field: getattr(record, field)
+        for field in ("round", "density", "parameters", "iteration", "best_iteration")
+        if getattr(record, field) is not None
+    }
+    for group in ("logs", "best_logs", "test", "best_test"):
+        prefix = {"logs": "", "best_logs": "best_"}.get(group, f"{group}_")
+        flat.update({prefix + k: v for k, v in getattr(record, group).items()})
+    return flat
+
+
+def _check_integer(name, value, minimum):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer. Received: {name}={value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}. Received: {name}={value}")
+    return value
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
+    return value

@@ -1,0 +1,43 @@
+"""How the layers of a Functional or Sequential model hang together."""
+
+import keras
+
+from tfticket.wrappers import Prune
+
+
+def output_layers(model: keras.Model) -> list[Prune]:
+    """The wrapped layers that have no wrapped layer between them and an output.
+
+    Args:
+        model: A wrapped Sequential or Functional model. Nested models count as
+            part of it.
+
+    Returns:
+        Each such layer once: the classifier of a usual network, one layer a
+        head of one with several outputs.
+    """
+    found = {}
+    seen = set()
+
+    def walk(tensor):
+        layer, node_index, _ = tensor._keras_history
+        if (id(layer), node_index) in seen:
+            return
+        seen.add((id(layer), node_index))
+        if isinstance(layer, Prune):
+            found[id(layer)] = layer
+            return
+        if isinstance(layer, keras.Model):
+            # The inputs of the nested model are fed by the node below: going on
+            # from there is right only if nothing inside stopped the walk.
+            before = len(found)
+            for output in keras.tree.flatten(layer.outputs):
+                walk(output)
+            if len(found) > before:
+                return
+        for source in layer._inbound_nodes[node_index].input_tensors:
+            walk(source)
+
+    for output in keras.tree.flatten(model.outputs):
+        walk(output)
+    return list(found.values())

@@ -1,0 +1,182 @@
+"""Scores in, masks of an exact size out. Knows nothing of layers or models.
+
+A mask is a boolean array in the shape of its weight: True is kept. One rule
+of rounding holds everywhere (`pruned_count`), and ties are broken by index, so
+that a count is exact even where every weight is equal.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def pruned_count(size: int, sparsity: float) -> int:
+    """Number of weights that a sparsity prunes: `round(size * sparsity)`.
+
+    The one rounding rule of the package: Python's `round` of the float
+    product, half to even. A layer of `n` weights keeps `n - round(n * s)`.
+
+    Args:
+        size: Number of weights there are to choose from.
+        sparsity: Fraction of them to prune, in [0, 1].
+
+    Raises:
+        ValueError: If `sparsity` is outside [0, 1].
+
+    Example:
+
+    >>> pruned_count(266_200, 0.2)
+    53240
+    """
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(
+            f"sparsity must be a fraction in [0, 1]. Received: sparsity={sparsity}"
+        )
+    return round(size * sparsity)
+
+
+def keep_largest(
+    scores: np.ndarray, keep: int, alive: np.ndarray | None = None
+) -> np.ndarray:
+    """Mask of the `keep` highest scores; of equal scores the lower index stays.
+
+    Selection by partition, O(n): never a full sort.
+
+    Args:
+        scores: Float array of any shape, one score a weight.
+        keep: Number of weights to keep.
+        alive: Boolean array shaped like `scores`. What is False is pruned
+            already and stays pruned. `None`: everything is alive.
+
+    Returns:
+        Boolean array shaped like `scores` with exactly `keep` True.
+
+    Raises:
+        ValueError: If a score is NaN or infinite, shapes differ, or `keep` is
+            outside [0, number alive].
+
+    Example:
+
+    >>> keep_largest(np.array([3.0, 1.0, 1.0, 2.0]), keep=3)
+    array([ True,  True, False,  True])
+    """
+    scores = np.asarray(scores)
+    shape = scores.shape
+    scores = scores.ravel()
+    if alive is not None:
+        if np.shape(alive) != shape:
+            raise ValueError(
+                "alive must have the shape of scores. Received: "
+                f"alive.shape={np.shape(alive)}, scores.shape={shape}"
+            )
+        candidates = np.flatnonzero(alive)
+        scores = scores[candidates]
+    if not 0 <= keep <= scores.size:
+        raise ValueError(
+            f"keep must be between 0 and the {scores.size} weights that are alive. "
+            f"Received: keep={keep}"
+        )
+    # min and max carry NaN through, without the temporary of np.isfinite(scores).
+    if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+        raise ValueError(
+            "scores must be finite, found NaN or infinity. Weights that have "
+            "diverged can't be ranked: lower the learning rate or clip gradients."
+        )
+    mask = _largest(scores, keep)
+    if alive is not None:
+        full = np.zeros(np.prod(shape, dtype=int), bool)
+        full[candidates] = mask
+        mask = full
+    return mask.reshape(shape)
+
+
+def _largest(scores: np.ndarray, keep: int) -> np.ndarray:
+    if keep == 0:
+        return np.zeros(scores.size, bool)
+    if keep == scores.size:
+        return np.ones(scores.size, bool)
+    cut = scores.size - keep
+    threshold = np.partition(scores, cut)[cut]
+    mask = scores > threshold
+    ties = np.flatnonzero(scores == threshold)
+    mask[ties[: keep - np.count_nonzero(mask)]] = True
+    return mask
+
+
+def prune_layerwise(
+    scores: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    rates: Mapping[str, float],
+) -> dict[str, np.ndarray]:
+    """Prunes each tensor's lowest survivors by its own rate.
+
+    Args:
+        scores: Name to score array.
+        masks: Name to the present mask; what is False stays False.
+        rates: Name to the fraction of that tensor's survivors to prune.
+
+    Returns:
+        Name to new mask. A tensor with `m` survivors keeps
+        `m - pruned_count(m, rate)`.
+
+    Raises:
+        ValueError: As `keep_largest`, with the tensor's name.
+    """
+    pruned = {}
+    for name, mask in masks.items():
+        survivors = int(np.count_nonzero(mask))
+        keep = survivors - pruned_count(survivors, rates[name])
+        try:
+            pruned[name] = keep_largest(scores[name], keep, mask)
+        except ValueError as error:
+            raise ValueError(f"In weight '{name}': {error}") from error
+    return pruned
+
+
+def prune_globally(
+    scores: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    rate: float,
+) -> dict[str, np.ndarray]:
+    """Prunes the lowest survivors of all tensors together by one cut.
+
+    Args:
+        scores: Name to score array.
+        masks: Name to the present mask; what is False stays False.
+        rate: Fraction of all survivors to prune.
+
+    Returns:
+        Name to new mask, exact in total. Ties go by order of names in `masks`,
+        then by index.
+
+    Raises:
+        ValueError: As `keep_largest`, with the first tensor that is not finite.
+    """
+    for name in masks:
+        if not np.all(np.isfinite(scores[name])):
+            raise ValueError(
+                f"In weight '{name}': scores must be finite, found NaN or infinity."
+            )
+    survivors = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    joined = keep_largest(
+        np.concatenate([np.ravel(scores[name]) for name in masks]),
+        survivors - pruned_count(survivors, rate),
+        np.concatenate([np.ravel(mask) for mask in masks.values()]),
+    )
+    ends = np.cumsum([mask.size for mask in masks.values()])[:-1]
+    return {
+        name: part.reshape(mask.shape)
+        for (name, mask), part in zip(
+            masks.items(), np.split(joined, ends), strict=True
+        )
+    }
+
+
+def density(masks: Mapping[str, np.ndarray]) -> float:
+    """Fraction of all masked weights that is kept, in [0, 1].
+
+    >>> density({"a": np.array([True, False]), "b": np.array([True, True])})
+    0.75
+    """
+    total = sum(mask.size for mask in masks.values())
+    return sum(int(np.count_nonzero(mask)) for mask in masks.values()) / total

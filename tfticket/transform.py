@@ -1,0 +1,304 @@
+"""`prune` a model, `strip` it again, and the masks of all its layers by name."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import keras
+import numpy as np
+
+from tfticket.optimizers import mask_slots
+from tfticket.prunable import is_prunable, prunable_weights
+from tfticket.wrappers import Prune, apply_mask
+
+
+def prune(
+    model_or_layer: keras.Model | keras.layers.Layer, exclude: Collection[str] = ()
+) -> keras.Model | Prune:
+    """Copies a model with every prunable layer wrapped in `Prune`.
+
+    Masks start as all True: nothing is pruned yet, and the copy computes what
+    the original computes. The original is left untouched and shares nothing
+    with the copy. Compile the copy with an optimizer of its own.
+
+    Args:
+        model_or_layer: A built Sequential or Functional `keras.Model`, nested
+            ones included, or a single layer, built or not.
+        exclude: Names of layers that stay dense ("block/dense" for the layer
+            `dense` of a nested model `block`).
+
+    Returns:
+        A model of the same kind, layer names unchanged; or, for a layer, a
+        `Prune` around a copy of it.
+
+    Raises:
+        TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or not
+            Sequential or Functional.
+        ValueError: If the model is not built, is wrapped already, has nothing
+            to prune, or `exclude` names a layer that isn't there.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> wrapped = tfticket.prune(model)
+    >>> sorted(tfticket.get_masks(wrapped))
+    ['dense/kernel']
+    """
+    _require_keras_3(model_or_layer)
+    if isinstance(exclude, str):
+        raise TypeError(
+            "exclude must be a collection of layer names, a list for one. "
+            f"Received: exclude={exclude!r}"
+        )
+    if not isinstance(model_or_layer, keras.Model):
+        return _wrap_layer(model_or_layer)
+    model = model_or_layer
+    _require_cloneable(model)
+    layers = dict(named_layers(model))
+    if any(isinstance(layer, Prune) for layer in layers.values()):
+        raise ValueError(
+            f"Model '{model.name}' is wrapped already. Call "
+            "tfticket.strip(model) first, or train it as it is."
+        )
+    if unknown := sorted(set(exclude) - set(layers)):
+        raise ValueError(
+            f"exclude names layers that the model does not have: {unknown}. "
+            f"Its layers: {list(layers)}"
+        )
+    wrap = {
+        id(layer)
+        for name, layer in layers.items()
+        if name not in exclude and prunable_weights(layer)
+    }
+    if not wrap:
+        raise ValueError(
+            f"Model '{model.name}' has nothing to prune. Prunable are Dense, "
+            "EinsumDense, convolutions, and layers with get_prunable_weights(). "
+            f"Its layers: {[type(layer).__name__ for layer in layers.values()]}"
+            + (f", of which excluded: {sorted(exclude)}" if exclude else "")
+        )
+
+    def clone(layer):
+        copy = copy_layer(layer)
+        return Prune(copy) if id(layer) in wrap else copy
+
+    return _clone_with_weights(model, clone)
+
+
+def strip(model_or_layer: keras.Model | Prune) -> keras.Model | keras.layers.Layer:
+    """Copies a wrapped model without the wrappers, pruned weights exactly 0.0.
+
+    The copy is plain Keras: it saves, loads and clones where tfticket is not
+    installed. Masks are applied once more on the way, so that the copy is
+    sparse whatever was assigned to the weights in between.
+
+    Args:
+        model_or_layer: A model that holds `Prune` layers, or one `Prune`. A
+            model without any is copied as it is.
+
+    Returns:
+        A model of the same kind, or the layer; nothing is shared.
+
+    Raises:
+        TypeError: If the model is not a Keras 3 Sequential or Functional one.
+        ValueError: If the model is not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> plain = tfticket.strip(tfticket.prune(model))
+    >>> type(plain.layers[0]).__name__
+    'Dense'
+    """
+    _require_keras_3(model_or_layer)
+    if isinstance(model_or_layer, Prune):
+        copy = copy_layer(model_or_layer.layer)
+        if model_or_layer.built:
+            copy.build_from_config(model_or_layer.layer.get_build_config())
+            _copy_weights(model_or_layer, copy)
+        return copy
+    _require_cloneable(model_or_layer)
+    return _clone_with_weights(
+        model_or_layer,
+        lambda layer: copy_layer(layer.layer if isinstance(layer, Prune) else layer),
+    )
+
+
+def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
+    """The masks of a wrapped model as plain data.
+
+    Returns:
+        Name of the weight ("layer/kernel") to boolean array in its shape, in
+        the order of the layers. Empty for a model that is not wrapped.
+    """
+    return {
+        f"{name}/{weight.name}": keras.ops.convert_to_numpy(mask)
+        for name, prune in pruned_layers(model)
+        for weight, mask in zip(prune.pruned_weights, prune.masks, strict=True)
+    }
+
+
+def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """The values of the weights that carry masks, named as in `get_masks`."""
+    return {
+        f"{name}/{weight.name}": keras.ops.convert_to_numpy(weight)
+        for name, prune in pruned_layers(model)
+        for weight in prune.pruned_weights
+    }
+
+
+def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
+    """Sets masks by name and zeroes all that belongs to a pruned weight.
+
+    That is the weight, and, where the model is compiled, the optimizer's
+    momentum, second moment, average and accumulated gradient of it.
+
+    Args:
+        model: A wrapped model.
+        masks: Name of the weight to boolean array. Names left out keep their
+            mask.
+
+    Raises:
+        ValueError: If a name or a shape is not the model's.
+    """
+    known = {
+        f"{name}/{weight.name}": (weight, mask)
+        for name, prune in pruned_layers(model)
+        for weight, mask in zip(prune.pruned_weights, prune.masks, strict=True)
+    }
+    for name, mask in masks.items():
+        if name not in known:
+            raise ValueError(
+                f"No masked weight is named '{name}'. The model's: {list(known)}"
+            )
+        shape = tuple(known[name][0].shape)
+        if np.shape(mask) != shape:
+            raise ValueError(
+                f"The mask of '{name}' must have shape {shape}. "
+                f"Received: shape {np.shape(mask)}"
+            )
+    for name, mask in masks.items():
+        known[name][1].assign(np.asarray(mask, bool))
+    for _, layer in pruned_layers(model):
+        layer.apply_masks()
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        mask_slots(optimizer, known.values())
+
+
+def named_layers(
+    model: keras.Model, prefix: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for every layer, into nested models, each once."""
+    seen = set()
+    for layer in model.layers:
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        if isinstance(layer, keras.Model):
+            yield from named_layers(layer, f"{prefix}{layer.name}/")
+        else:
+            yield f"{prefix}{layer.name}", layer
+
+
+def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
+    """Yields (path, wrapper) for every `Prune` of a model."""
+    for name, layer in named_layers(model):
+        if isinstance(layer, Prune):
+            yield name, layer
+
+
+def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """Every weight but the masks, named the same whether wrapped or not.
+
+    Names are "layer/weight", with the index of the weight in its layer where a
+    layer has two of one name.
+    """
+    weights = {}
+    for name, layer in named_layers(model):
+        inner = layer.layer if isinstance(layer, Prune) else layer
+        for i, weight in enumerate(inner.weights):
+            key = f"{name}/{weight.name}"
+            weights[key if key not in weights else f"{key}:{i}"] = weight
+    return weights
+
+
+def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer of the same configuration, not built."""
+    return layer.__class__.from_config(layer.get_config())
+
+
+def _wrap_layer(layer: keras.layers.Layer) -> Prune:
+    if isinstance(layer, Prune):
+        raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+    if not (prunable_weights(layer) if layer.built else is_prunable(layer)):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
+        )
+    wrapped = Prune(copy_layer(layer))
+    if layer.built:
+        wrapped.layer.build_from_config(layer.get_build_config())
+        wrapped.build()
+        _copy_weights(layer, wrapped)
+    return wrapped
+
+
+def _clone_with_weights(model, clone_layer):
+    pairs = []
+
+    def clone(layer):
+        copy = clone_layer(layer)
+        pairs.append((layer, copy))
+        return copy
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    for source, target in pairs:
+        _copy_weights(source, target)
+    return copy
+
+
+def _copy_weights(source, target):
+    """Copies values between a layer and its twin, either of them wrapped."""
+    if isinstance(target, Prune):
+        target = target.layer
+    if not isinstance(source, Prune):
+        target.set_weights(source.get_weights())
+        return
+    target.set_weights(source.layer.get_weights())
+    for weight, mask in zip(prunable_weights(target), source.masks, strict=True):
+        weight.assign(apply_mask(weight, mask))
+
+
+def _require_keras_3(model) -> None:
+    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
+    kinds = {type(x).__module__.split(".")[0] for x in getattr(model, "layers", [])}
+    if "tensorflow_model_optimization" in modules | kinds:
+        raise TypeError(
+            f"Model '{model.name}' is wrapped by TF-MOT, which works on tf_keras "
+            "only. Call TF-MOT's strip_pruning, rebuild the model in Keras 3 "
+            "(import keras) and copy the weights, then wrap it here."
+        )
+    if isinstance(model, keras.layers.Layer):
+        return
+    if "tf_keras" in modules or "tensorflow" in modules:
+        raise TypeError(
+            f"{type(model).__name__} is a tf_keras (Keras 2) object; tfticket works "
+            "on Keras 3. Build it with `import keras` instead of tf_keras, unset "
+            "TF_USE_LEGACY_KERAS, and copy the weights with set_weights()."
+        )
+    raise TypeError(
+        "Expected a keras.Model or keras.layers.Layer. "
+        f"Received: {model!r} (of type {type(model)})"
+    )
+
+
+def _require_cloneable(model: keras.Model) -> None:
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its "
+            "layers can't be swapped from outside. Wrap them in its __init__ "
+            "with tfticket.prune(layer), or rebuild it as a Functional model."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights to carry over. "
+            "Start it with keras.Input(shape), or call it on data first."
+        )

@@ -1,0 +1,184 @@
+"""`Prune`: the layer wrapper that owns the masks and makes them act."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfticket.prunable import prunable_weights
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+class Prune(keras.layers.Wrapper):
+    """Wraps a layer so that masked weights are and stay exactly 0.0.
+
+    A masked weight is kept at zero in two ways. Its gradient is masked on the
+    way back, so zero weight, zero optimizer slot and zero gradient stay zero in
+    every optimizer that works weight by weight, and neither gradient clipping
+    nor an exponential moving average sees the pruned part. A constraint, which
+    every Keras optimizer applies after its update, masks once more, for the
+    optimizers that mix the entries of a matrix (Muon). The forward pass is the
+    wrapped layer's own: nothing is multiplied there.
+
+    The wrapper takes the name of its layer, so `get_layer(name)` and losses
+    that are keyed by the output's name go on working.
+
+    Args:
+        layer: The `keras.layers.Layer` to wrap. It is used as it is: use
+            `tfticket.prune` to wrap a copy.
+        **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
+
+    Raises:
+        ValueError: When built, if the layer has nothing to prune.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), tfticket.Prune(keras.layers.Dense(2))]
+    ... )
+    >>> [mask.shape for mask in model.layers[0].masks]
+    [(4, 2)]
+    """
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs):
+        kwargs.setdefault("name", getattr(layer, "name", None))
+        # The wrapped layer casts its own inputs and variables. The masking must
+        # see variables in their stored dtype, whatever the compute dtype is.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(layer, autocast=False, **kwargs)
+        self.supports_masking = self.layer.supports_masking
+        self.masks: list[keras.Variable] = []
+        self.pruned_weights: list[keras.Variable] = []
+
+    def build(self, input_shape=None):
+        """Builds the wrapped layer, then one all-True mask a prunable weight."""
+        super().build(input_shape)
+        self.pruned_weights = prunable_weights(self.layer)
+        if not self.pruned_weights:
+            raise ValueError(
+                f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
+                "prunable weight. Leave it unwrapped, or give it a method "
+                "get_prunable_weights()."
+            )
+        self.masks = [
+            self.add_weight(
+                name=f"{weight.name}_mask",
+                shape=weight.shape,
+                dtype="bool",
+                initializer="ones",
+                trainable=False,
+            )
+            for weight in self.pruned_weights
+        ]
+        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+            weight.constraint = MaskConstraint(mask, weight.constraint)
+
+    def call(self, inputs, *args, **kwargs):
+        # An inner scope hides the outer one (Keras's JAX trainer has one), so
+        # every variable of the layer goes in with its present value.
+        variables = {id(v): v for v in self.layer.variables}
+        values = {k: ops.convert_to_tensor(v.value) for k, v in variables.items()}
+        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+            values[id(weight)] = mask_gradient(values[id(weight)], mask)
+        scope = keras.StatelessScope(
+            [(variables[k], value) for k, value in values.items()],
+            collect_losses=True,
+        )
+        before = {k: scope.get_current_value(v) for k, v in variables.items()}
+        with scope:
+            outputs = self.layer(inputs, *args, **kwargs)
+        # What the layer updated (BatchNorm statistics, a seed's state) and added
+        # as a loss would end with the scope: carry it out.
+        for key, variable in variables.items():
+            after = scope.get_current_value(variable)
+            if after is not before[key]:
+                variable.assign(after)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, *args, **kwargs):
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def set_masks(self, masks: Sequence[np.ndarray]) -> None:
+        """Assigns the masks and sets what they prune to 0.0.
+
+        Args:
+            masks: One boolean array for each of `self.masks`, in that order.
+
+        Raises:
+            ValueError: If number or shapes differ, or the layer is not built.
+        """
+        if len(masks) != len(self.masks):
+            raise ValueError(
+                f"Layer '{self.name}' has {len(self.masks)} masks"
+                f"{'' if self.built else ' (it is not built)'}. "
+                f"Received: {len(masks)} arrays."
+            )
+        for weight, variable, mask in zip(
+            self.pruned_weights, self.masks, masks, strict=True
+        ):
+            if np.shape(mask) != tuple(variable.shape):
+                raise ValueError(
+                    f"The mask of '{self.name}/{weight.name}' has shape "
+                    f"{tuple(variable.shape)}. Received: shape {np.shape(mask)}"
+                )
+            variable.assign(np.asarray(mask, bool))
+        self.apply_masks()
+
+    def apply_masks(self) -> None:
+        """Sets every masked weight to 0.0."""
+        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+            weight.assign(apply_mask(weight, mask))
+
+
+class MaskConstraint(keras.constraints.Constraint):
+    """Zeroes what a mask prunes, around the constraint a user had set.
+
+    The mask goes first, so that the user's constraint (a unit norm, say) sees
+    the weights that are there, and last, so that zeros are exact whatever it
+    does to them.
+
+    Args:
+        mask: Boolean variable in the shape of the weight.
+        constraint: The weight's own constraint, or `None`.
+    """
+
+    def __init__(self, mask: keras.Variable, constraint=None):
+        self.mask = mask
+        self.constraint = constraint
+
+    def __call__(self, weight):
+        weight = apply_mask(weight, self.mask)
+        if self.constraint is None:
+            return weight
+        return apply_mask(self.constraint(weight), self.mask)
+
+
+def apply_mask(value, mask):
+    """`value` where the mask is True, else exactly 0.0, NaN included."""
+    value = ops.convert_to_tensor(value)
+    return ops.where(mask, value, ops.zeros_like(value))
+
+
+def mask_gradient(value, mask):
+    """The value unchanged; on the way back its gradient is masked."""
+    mask = ops.convert_to_tensor(mask)
+
+    @ops.custom_gradient
+    def identity(value):
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return apply_mask(upstream, mask)
+
+        return value, gradient
+
+    return identity(value)
