@@ -1,0 +1,222 @@
+"""Image classification sets as normalised arrays, and fast pipelines over them."""
+
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+
+EMBEDDED = "digits"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels in three parts, inputs normalised.
+
+    Args:
+        name: Name of the set.
+        train: Tuple (images, labels): float32 `(n, height, width, channels)`
+            and int32 `(n,)`. `validation` and `test` likewise.
+        validation: Held out of the training images, for the early-stop
+            iteration.
+        test: The set's own test split, for the reported accuracy only.
+        classes: Number of classes.
+        mean: Mean of each channel over the training images scaled to [0, 1],
+            subtracted from every part.
+        std: Standard deviation of each channel, divided by.
+    """
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    classes: int
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.train[0].shape[1:]
+
+    def describe(self) -> str:
+        """One line for a person: sizes, and what inputs were normalised with."""
+        sizes = [len(part[1]) for part in (self.train, self.validation, self.test)]
+        mean = ", ".join(f"{value:.4f}" for value in self.mean)
+        std = ", ".join(f"{value:.4f}" for value in self.std)
+        return (
+            f"{self.name}: {sizes[0]} training, {sizes[1]} validation, {sizes[2]} test "
+            f"images of {self.image_shape}, normalised by mean {mean} and std {std}"
+        )
+
+    def training_pipeline(self, batch_size: int, seed: int) -> tf.data.Dataset:
+        """Endless shuffled batches of the training part.
+
+        Every image comes once an epoch, in an order that depends on `seed`
+        alone. All batches have `batch_size` images (one that crosses the end of
+        an epoch takes the rest from the next), so nothing is ever retraced.
+
+        Args:
+            batch_size: Images in a batch, from 1 to the size of the part.
+            seed: Seed of the order.
+
+        Raises:
+            ValueError: If `batch_size` is out of range.
+        """
+        images, labels = self.train
+        if not 1 <= batch_size <= len(labels):
+            raise ValueError(
+                f"batch_size must be between 1 and the {len(labels)} training images. "
+                f"Received: batch_size={batch_size}"
+            )
+        images, labels = tf.constant(images), tf.constant(labels)
+        # Shuffling numbers and gathering whole batches is several times faster
+        # than shuffling and stacking single images, and exact.
+        indices = tf.data.Dataset.range(len(labels))
+        indices = indices.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
+        batches = indices.repeat().batch(batch_size, drop_remainder=True)
+        return _fast(
+            batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
+        )
+
+    def evaluation_pipeline(self, part: str, batch_size: int = 1000) -> tf.data.Dataset:
+        """The validation or test part in order, for `evaluate` and `predict`."""
+        images, labels = {"validation": self.validation, "test": self.test}[part]
+        data = tf.data.Dataset.from_tensor_slices((images, labels))
+        return _fast(data.batch(min(batch_size, len(labels))).cache())
+
+
+def load(
+    name: str = EMBEDDED,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    validation_size: int | None = None,
+) -> Dataset:
+    """Loads an image classification set into memory.
+
+    Args:
+        name: `"digits"`, scikit-learn's 1,797 real 8x8 images, which need no
+            download (1,297 training, 200 validation, 300 test images, split by
+            a fixed seed); or the name of any TensorFlow Datasets image set with
+            fixed-size images and a train and test split, `"mnist"` for one.
+        data_dir: Directory that holds prepared TFDS sets, or that they are
+            downloaded to. `None` is TFDS's own.
+        download: Whether TFDS may download. `False` wants `data_dir` prepared.
+        validation_size: Images held out of the training split, chosen by a
+            fixed seed. Default: 200 of digits, 5,000 of mnist and cifar10 as in
+            the lottery ticket paper, else a twelfth.
+
+    Raises:
+        ValueError: If there is no such set, it is not prepared and `download`
+            is off, or it is not one of fixed-size labelled images.
+
+    Example:
+
+    >>> digits = tfticket.data.load("digits")
+    >>> digits.image_shape
+    (8, 8, 1)
+    """
+    if name == EMBEDDED:
+        images, labels = _digits()
+        order = np.random.default_rng(0).permutation(len(labels))
+        test, rest = order[:300], order[300:]
+        train_split, test_split = (
+            (images[rest], labels[rest]),
+            (images[test], labels[test]),
+        )
+        classes, held_out = 10, 200
+    else:
+        train_split, test_split, classes = _from_tfds(name, data_dir, download)
+        size = len(train_split[1])
+        held_out = 5000 if name in ("mnist", "cifar10") else size // 12
+    if validation_size is not None:
+        held_out = validation_size
+    return _normalised(name, train_split, test_split, classes, held_out)
+
+
+def _digits():
+    from sklearn.datasets import load_digits  # slow to import, and only for this set
+
+    digits = load_digits()
+    return digits.images[..., None] / 16, digits.target
+
+
+def _from_tfds(name, data_dir, download):
+    import tensorflow_datasets as tfds  # slow to import, and not needed for digits
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"No data set is named '{name}'. It must be '{EMBEDDED}' or one of "
+            "TensorFlow Datasets, 'mnist' or 'cifar10' for example. "
+            f"TFDS says: {str(error).strip().splitlines()[0]}"
+        ) from error
+    features = builder.info.features
+    if "image" not in features or "label" not in features:
+        raise ValueError(
+            f"'{name}' is not an image classification set: it has the features "
+            f"{sorted(features)}, and 'image' and 'label' are needed."
+        )
+    if None in features["image"].shape:
+        raise ValueError(
+            f"The images of '{name}' differ in size (shape {features['image'].shape}), "
+            "and these networks want one size. Resize them in a data set of your own."
+        )
+    prepared = builder.info.dataset_size > 0
+    if not prepared:
+        if not download:
+            raise ValueError(
+                f"'{name}' is not prepared in data_dir={str(builder.data_path)!r} and "
+                "downloading is off. Allow the download, or point data_dir at a "
+                "directory that TFDS has prepared."
+            )
+        builder.download_and_prepare()
+    if missing := {"train", "test"} - set(builder.info.splits):
+        raise ValueError(
+            f"'{name}' has no split {sorted(missing)}. "
+            f"Its splits: {sorted(builder.info.splits)}"
+        )
+    splits = [
+        tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+        for split in ("train", "test")
+    ]
+    train, test = ((part["image"] / np.float32(255), part["label"]) for part in splits)
+    return train, test, features["label"].num_classes
+
+
+def _normalised(name, train_split, test_split, classes, held_out):
+    images, labels = train_split
+    if not 1 <= held_out < len(labels):
+        raise ValueError(
+            f"validation_size must be between 1 and {len(labels) - 1}, so that training "
+            f"images are left. Received: validation_size={held_out}"
+        )
+    order = np.random.default_rng(1).permutation(len(labels))
+    validation, train = np.sort(order[:held_out]), np.sort(order[held_out:])
+    mean = images[train].mean(axis=(0, 1, 2), dtype=np.float64)
+    std = images[train].std(axis=(0, 1, 2), dtype=np.float64)
+
+    def part(images, labels):
+        return ((images - mean) / std).astype("float32"), labels.astype("int32")
+
+    return Dataset(
+        name=name,
+        train=part(images[train], labels[train]),
+        validation=part(images[validation], labels[validation]),
+        test=part(*test_split),
+        classes=classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _fast(data):
+    # Autotuning makes the end of every iterator wait for its tuning thread's
+    # next period, up to a second and once an epoch.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # One thread more than the training step's own would only get in its way.
+    options.threading.private_threadpool_size = 1
+    options.deterministic = True
+    return data.prefetch(8).with_options(options)

@@ -1,0 +1,7 @@
+"""Plain Keras models to what serving loads, each file run before it is named done."""
+
+from tfticket.export.litert import litert
+from tfticket.export.parity import Exported, ExportError
+from tfticket.export.saved_model import saved_model
+
+__all__ = ["ExportError", "Exported", "litert", "saved_model"]

@@ -1,0 +1,146 @@
+"""The function that an export serves: named inputs to named outputs."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfticket.transform import pruned_layers, strip
+
+SIGNATURE = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """A plain model made ready to be written.
+
+    Args:
+        module: Holds the model's variables and the function, nothing of Keras.
+        function: Concrete function from named inputs to a dict of outputs.
+        signature: Input name to `tf.TensorSpec`.
+        predict: Runs the Keras model on a dict of arrays, for comparison.
+    """
+
+    module: tf.Module
+    function: Callable
+    signature: dict[str, tf.TensorSpec]
+    predict: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def serving(model: keras.Model) -> Serving:
+    """Makes a model ready to be written; a wrapped one is stripped first.
+
+    Inputs are named as the model's `keras.Input`s and outputs as the layers
+    they come from.
+
+    Raises:
+        RuntimeError: If Keras does not run on TensorFlow.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model is not built, or a weight is NaN or infinite.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Export needs Keras on the TensorFlow backend; this is "
+            f"'{keras.backend.backend()}'. Save the ticket or the stripped model, and "
+            "load and export it in a process with KERAS_BACKEND=tensorflow."
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model. Received: {model!r}")
+    if not model.built or not getattr(model, "inputs", None):
+        raise ValueError(
+            f"Model '{model.name}' has no known inputs. Start it with "
+            "keras.Input(shape), so that the served function has a signature."
+        )
+    if any(pruned_layers(model)):
+        model = strip(model)
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
+            raise ValueError(f"Weight '{weight.path}' has NaN or infinite values.")
+    signature = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in _named(model.inputs).items()
+    }
+    output_names = list(_named(model.outputs))
+
+    # Over the same layers, with inputs and outputs as flat lists.
+    flat = keras.Model(model.inputs, model.outputs)
+
+    def call(inputs):
+        outputs = flat([inputs[name] for name in signature], training=False)
+        return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
+
+    module = tf.Module(name=model.name)
+    module.weights = [variable.value for variable in model.variables]
+    module.serve = tf.function(lambda **inputs: call(inputs), autograph=False)
+    function = module.serve.get_concrete_function(**signature)
+
+    def predict(inputs):
+        inputs = {name: tf.constant(inputs[name]) for name in signature}
+        return {name: value.numpy() for name, value in call(inputs).items()}
+
+    return Serving(module, function, signature, predict)
+
+
+def sample_inputs(
+    signature: dict[str, tf.TensorSpec], batch: int = 8
+) -> dict[str, np.ndarray]:
+    """Random inputs that fit a signature: normal floats, integers 0 and 1.
+
+    Raises:
+        ValueError: If a dimension other than the batch is unknown.
+    """
+    random = np.random.default_rng(0)
+    inputs = {}
+    for name, spec in signature.items():
+        shape = [batch if size is None else size for size in spec.shape[:1]]
+        rest = list(spec.shape[1:])
+        if None in rest:
+            raise ValueError(
+                f"Input '{name}' has the open shape {tuple(spec.shape)}, so no sample "
+                "of it can be made up. Pass inputs= with arrays to check the export on."
+            )
+        if spec.dtype.is_floating:
+            value = random.standard_normal(shape + rest)
+        else:
+            value = random.integers(0, 2, shape + rest)
+        inputs[name] = value.astype(spec.dtype.as_numpy_dtype)
+    return inputs
+
+
+def named_inputs(inputs, signature: dict[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
+    """A user's sample as arrays by input name, made up where it is `None`.
+
+    Raises:
+        ValueError: If names or shapes are not the signature's.
+    """
+    if inputs is None:
+        return sample_inputs(signature)
+    if not isinstance(inputs, dict):
+        flat = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        inputs = dict(zip(signature, flat, strict=len(flat) == len(signature)))
+    if set(inputs) != set(signature):
+        raise ValueError(
+            f"inputs must have one array for each of {list(signature)}. "
+            f"Received: {list(inputs)}"
+        )
+    arrays = {}
+    for name, spec in signature.items():
+        arrays[name] = np.asarray(inputs[name], spec.dtype.as_numpy_dtype)
+        if not spec.shape.is_compatible_with(arrays[name].shape):
+            raise ValueError(
+                f"Input '{name}' must have shape {tuple(spec.shape)}. "
+                f"Received: shape {arrays[name].shape}"
+            )
+    return arrays
+
+
+def _named(tensors):
+    named = {}
+    for tensor in tensors:
+        name = tensor._keras_history[0].name
+        taken = sum(key == name or key.startswith(f"{name}_") for key in named)
+        named[f"{name}_{taken}" if name in named else name] = tensor
+    return named

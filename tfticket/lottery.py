@@ -1,0 +1,261 @@
+"""The lottery-ticket experiment: one network, one data set, from dense to ticket."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfticket import criteria, data, models
+from tfticket._version import __version__
+from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
+from tfticket.files import atomic_path
+from tfticket.tickets import Ticket
+from tfticket.transform import prune, strip
+
+_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What defines a run: the same values give the same ticket, bit for bit.
+
+    Args:
+        dataset: Name for `tfticket.data.load`.
+        model: Name of one of `tfticket.models.MODELS`.
+        rounds: How many times to prune; `rounds + 1` trainings.
+        rate: Fraction of the survivors pruned after a round, in (0, 1).
+        output_rate: The same for the output layer; `None` is `rate / 2`.
+        scope: `"layerwise"` or `"global"`.
+        rewind_to: Step to rewind to; 0 is the initial weights, `None` no
+            rewinding (prune and fine-tune).
+        criterion: Name of one of `tfticket.criteria`.
+        iterations: Training steps in a round.
+        evaluate_every: Steps from one validation to the next; must divide
+            `iterations`.
+        batch_size: Images a step.
+        learning_rate: Adam's. `None` is the paper's for the model.
+        seed: Of initialisation and data order.
+
+    Raises:
+        TypeError: If a value is of the wrong type.
+        ValueError: If a value is out of range.
+    """
+
+    dataset: str = data.EMBEDDED
+    model: str = "lenet_300_100"
+    rounds: int = 10
+    rate: float = 0.2
+    output_rate: float | None = None
+    scope: str = "layerwise"
+    rewind_to: int | None = 0
+    criterion: str = "magnitude"
+    iterations: int = 1500
+    evaluate_every: int = 50
+    batch_size: int = models.BATCH_SIZE
+    learning_rate: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.model not in models.MODELS:
+            raise ValueError(
+                f"model must be one of {sorted(models.MODELS)}. "
+                f"Received: model={self.model!r}"
+            )
+        for name in ("iterations", "evaluate_every", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be an integer of 1 or more. Received: {name}={value}"
+                )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an integer. Received: seed={self.seed!r}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"seed must be between 0 and 2**32 - 1. Received: seed={self.seed}"
+            )
+        if self.learning_rate is None:
+            rate = models.LEARNING_RATES[self.model]
+            object.__setattr__(self, "learning_rate", rate)
+        if not self.learning_rate > 0:
+            raise ValueError(
+                "learning_rate must be above 0. "
+                f"Received: learning_rate={self.learning_rate}"
+            )
+        if self.iterations % self.evaluate_every:
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} does not divide "
+                f"iterations={self.iterations}: a round must end with a validation."
+            )
+        if self.rewind_to is not None and self.rewind_to >= self.iterations:
+            raise ValueError(
+                f"rewind_to={self.rewind_to} is not before the end of a round of "
+                f"iterations={self.iterations}."
+            )
+        self.callback()  # the callback checks what it is given
+
+    def callback(self, **kwargs: Any) -> IterativeMagnitudePruning:
+        """The callback that does the experiment's rounds."""
+        criteria.get(self.criterion)
+        return IterativeMagnitudePruning(
+            rounds=self.rounds,
+            rate=self.rate,
+            output_rate=self.output_rate,
+            scope=self.scope,
+            rewind_to=self.rewind_to,
+            criterion=self.criterion,
+            seed=self.seed,
+            **kwargs,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What `find_ticket` found.
+
+    Args:
+        experiment: The experiment that ran.
+        records: One for each round.
+        ticket: The last round's ticket.
+        model: The last round's trained model, stripped: plain Keras.
+        dataset: The data it was trained and tested on.
+        compiled: The compile settings that were chosen.
+    """
+
+    experiment: Experiment
+    records: Sequence[RoundRecord]
+    ticket: Ticket
+    model: keras.Model
+    dataset: data.Dataset
+    compiled: dict[str, Any]
+
+
+def find_ticket(
+    experiment: Experiment,
+    out_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_start: Callable[[data.Dataset, keras.Model, dict[str, Any]], None] | None = None,
+) -> Found:
+    """Runs iterative magnitude pruning with rewinding (arXiv 1803.03635).
+
+    TensorFlow's deterministic operations are switched on for the process, so
+    that the seed decides the ticket.
+
+    Args:
+        experiment: What to run.
+        out_dir: Folder for `config.json`, `rounds.json`, `ticket.npz` and
+            `tickets/round_NN.npz`, each written as soon as it is known. `None`
+            writes nothing.
+        data_dir: Directory of TFDS data.
+        download: Whether TFDS may download.
+        overwrite: Whether an earlier run in `out_dir` may be removed.
+        callbacks: Further Keras callbacks for `fit`.
+        on_start: Called with (dataset, wrapped model, compile settings) before
+            training.
+
+    Raises:
+        FileExistsError: If `out_dir` holds another run and `overwrite` is off,
+            or files that are no run's.
+        ValueError: If the data set can't be loaded or does not fit the model.
+
+    Example:
+
+    >>> experiment = tfticket.lottery.Experiment(rounds=1, iterations=50)
+    >>> found = tfticket.lottery.find_ticket(experiment)
+    >>> round(found.ticket.density, 3)
+    0.802
+    """
+    folder = None if out_dir is None else pathlib.Path(out_dir)
+    if folder is not None:
+        _check_free(folder, overwrite)
+    dataset = data.load(experiment.dataset, data_dir, download)
+    if experiment.batch_size > len(dataset.train[1]):
+        raise ValueError(
+            f"batch_size={experiment.batch_size} is more than the "
+            f"{len(dataset.train[1])} training images of '{dataset.name}'."
+        )
+    keras.utils.set_random_seed(experiment.seed)
+    tf.config.experimental.enable_op_determinism()
+    model = prune(models.build(experiment.model, dataset.image_shape, dataset.classes))
+    compiled = models.compile_settings(
+        model, experiment.evaluate_every, experiment.rewind_to or 0
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(experiment.learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **compiled,
+    )
+    if folder is not None:
+        _start_folder(folder, experiment)
+    records = []
+
+    def on_round_end(record, ticket):
+        records.append(record)
+        if folder is not None:
+            ticket.save(folder / "tickets" / f"round_{record.round:02d}.npz")
+            ticket.save(folder / "ticket.npz")
+            write_json(
+                folder / "rounds.json", [dataclasses.asdict(r) for r in records]
+            )
+
+    pruning = experiment.callback(
+        test_data=dataset.evaluation_pipeline("test"), on_round_end=on_round_end
+    )
+    if on_start is not None:
+        on_start(dataset, model, compiled)
+    model.fit(
+        dataset.training_pipeline(experiment.batch_size, experiment.seed),
+        epochs=(experiment.rounds + 1)
+        * (experiment.iterations // experiment.evaluate_every),
+        steps_per_epoch=experiment.evaluate_every,
+        validation_data=dataset.evaluation_pipeline("validation"),
+        callbacks=[pruning, *callbacks],
+        verbose=0,
+        shuffle=False,
+    )
+    return Found(
+        experiment, pruning.records, pruning.ticket, strip(model), dataset, compiled
+    )
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _check_free(folder, overwrite):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / _CONFIG).is_file():
+        raise FileExistsError(
+            f"out_dir={folder} holds files that are no run's and won't be touched. "
+            "Choose another folder."
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"out_dir={folder} holds another run. Choose another folder, or pass "
+            "overwrite (--overwrite) to remove that run."
+        )
+
+
+def _start_folder(folder, experiment):
+    shutil.rmtree(folder, ignore_errors=True)
+    config = {
+        **dataclasses.asdict(experiment),
+        "versions": {
+            "tfticket": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
+    }
+    write_json(folder / _CONFIG, config)

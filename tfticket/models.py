@@ -1,0 +1,192 @@
+"""The papers' networks, built for the shape of the images, and how to compile them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def lenet_300_100(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """LeNet-300-100, fully connected, 266,200 weights on MNIST.
+
+    Gaussian Glorot initialisation as in the lottery ticket paper
+    (arXiv 1803.03635).
+
+    Args:
+        image_shape: (height, width, channels).
+        classes: Number of outputs, which are logits.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(image_shape, name="image"),
+            layers.Flatten(name="flatten"),
+            *_classifier([300, 100], classes),
+        ],
+        name="lenet_300_100",
+    )
+
+
+def lenet_5(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """LeNet-5 as Han et al. prune it (arXiv 1506.02626), 431K parameters on MNIST.
+
+    Caffe's variant: 5x5 convolutions of 20 and 50 filters without padding, each
+    pooled, then 500 hidden units, initialised uniformly over the fan-in as
+    Caffe does.
+
+    Raises:
+        ValueError: If the images are smaller than 16x16.
+    """
+    if min(image_shape[:2]) < 16:
+        raise ValueError(
+            "lenet_5 has two unpadded 5x5 convolutions with pooling, which need "
+            f"images of at least 16x16. Received: image_shape={tuple(image_shape)}"
+        )
+    initializer = "lecun_uniform"
+
+    def conv(filters, name):
+        return layers.Conv2D(filters, 5, kernel_initializer=initializer, name=name)
+
+    return keras.Sequential(
+        [
+            keras.Input(image_shape, name="image"),
+            conv(20, "conv1"),
+            layers.MaxPooling2D(name="pool1"),
+            conv(50, "conv2"),
+            layers.MaxPooling2D(name="pool2"),
+            layers.Flatten(name="flatten"),
+            *_classifier([500], classes, initializer),
+        ],
+        name="lenet_5",
+    )
+
+
+def conv_2(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Conv-2 of the lottery ticket paper: 64, 64, pool; 256, 256, classes."""
+    return _conv("conv_2", [64], image_shape, classes)
+
+
+def conv_4(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Conv-4 of the lottery ticket paper: Conv-2 and 128, 128, pool."""
+    return _conv("conv_4", [64, 128], image_shape, classes)
+
+
+def conv_6(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Conv-6 of the lottery ticket paper: Conv-4 and 256, 256, pool."""
+    return _conv("conv_6", [64, 128, 256], image_shape, classes)
+
+
+MODELS: dict[str, Callable[[tuple[int, int, int], int], keras.Model]] = {
+    function.__name__: function
+    for function in (lenet_300_100, lenet_5, conv_2, conv_4, conv_6)
+}
+
+# Adam's learning rate and the batch size of the papers' recipes.
+LEARNING_RATES = {
+    "lenet_300_100": 1.2e-3,
+    "lenet_5": 1e-3,
+    "conv_2": 2e-4,
+    "conv_4": 3e-4,
+    "conv_6": 3e-4,
+}
+BATCH_SIZE = 60
+
+
+def build(name: str, image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Builds the network of that name.
+
+    Raises:
+        ValueError: If there is none; says which exist.
+    """
+    if name not in MODELS:
+        raise ValueError(
+            f"model must be one of {sorted(MODELS)}. Received: model={name!r}"
+        )
+    return MODELS[name](image_shape, classes)
+
+
+def compile_settings(
+    model: keras.Model, steps_per_epoch: int, rewind_step: int = 0
+) -> dict[str, Any]:
+    """Arguments for `model.compile` that make training fast on a CPU.
+
+    XLA fuses the many small operations of a dense network's step into few, and
+    slows convolutions down on a CPU, so it is on only where there are none.
+    Several steps run in one execution: 50 or what divides the epoch and the
+    rewind point nearest below it.
+
+    Args:
+        model: The model to be compiled.
+        steps_per_epoch: Steps of one epoch.
+        rewind_step: A step that must fall between two executions.
+
+    Returns:
+        `jit_compile` and `steps_per_execution`.
+
+    Example:
+
+    >>> model = tfticket.models.build("lenet_300_100", (28, 28, 1), 10)
+    >>> tfticket.models.compile_settings(model, steps_per_epoch=100)
+    {'jit_compile': True, 'steps_per_execution': 50}
+    """
+    convolutions = any("conv" in type(x).__name__.lower() for x in _leaves(model))
+    steps = next(
+        n
+        for n in range(50, 0, -1)
+        if steps_per_epoch % n == 0 and rewind_step % steps_per_epoch % n == 0
+    )
+    return {"jit_compile": not convolutions, "steps_per_execution": steps}
+
+
+def _leaves(model):
+    for layer in model.layers:
+        layer = getattr(layer, "layer", layer)
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _conv(name, blocks, image_shape, classes):
+    smallest = 2 ** len(blocks)
+    if min(image_shape[:2]) < smallest:
+        raise ValueError(
+            f"{name} pools {len(blocks)} times and needs images of at least "
+            f"{smallest}x{smallest}. Received: image_shape={tuple(image_shape)}"
+        )
+    stack = []
+    for i, filters in enumerate(blocks, 1):
+        stack += [
+            layers.Conv2D(
+                filters,
+                3,
+                padding="same",
+                activation="relu",
+                kernel_initializer="glorot_normal",
+                name=f"conv{i}_{j}",
+            )
+            for j in (1, 2)
+        ]
+        stack.append(layers.MaxPooling2D(name=f"pool{i}"))
+    return keras.Sequential(
+        [
+            keras.Input(image_shape, name="image"),
+            *stack,
+            layers.Flatten(name="flatten"),
+            *_classifier([256, 256], classes),
+        ],
+        name=name,
+    )
+
+
+def _classifier(hidden, classes, initializer="glorot_normal"):
+    widths = [*hidden, classes]
+    return [
+        layers.Dense(
+            width,
+            activation="relu" if i < len(widths) else None,
+            kernel_initializer=initializer,
+            name=f"fc{i}",
+        )
+        for i, width in enumerate(widths, 1)
+    ]
