@@ -208,9 +208,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         if self._epoch < self._epochs_per_round:
             return
         record = self._finish_round(metrics)
-        logs.update(
-            {f"round_{k}": v for k, v in _flat(record).items() if k != "round"}
-        )
+        logs.update({f"round_{k}": v for k, v in _flat(record).items() if k != "round"})
         if self._round < self.rounds:
             self._next_round()
 

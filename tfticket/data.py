@@ -189,8 +189,8 @@ def _normalised(name, train_split, test_split, classes, held_out):
     images, labels = train_split
     if not 1 <= held_out < len(labels):
         raise ValueError(
-            f"validation_size must be between 1 and {len(labels) - 1}, so that training "
-            f"images are left. Received: validation_size={held_out}"
+            f"validation_size must be between 1 and {len(labels) - 1}, so that "
+            f"training images are left. Received: validation_size={held_out}"
         )
     order = np.random.default_rng(1).permutation(len(labels))
     validation, train = np.sort(order[:held_out]), np.sort(order[held_out:])

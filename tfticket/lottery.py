@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfticket import criteria, data, models
+from tfticket import data, models
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
 from tfticket.files import atomic_path
@@ -35,9 +35,10 @@ class Experiment:
         rewind_to: Step to rewind to; 0 is the initial weights, `None` no
             rewinding (prune and fine-tune).
         criterion: Name of one of `tfticket.criteria`.
-        iterations: Training steps in a round.
+        iterations: Training steps in a round. Default, without `epochs`: 1000.
+        epochs: The same in passes over the training images; give one of the two.
         evaluate_every: Steps from one validation to the next; must divide
-            `iterations`.
+            `iterations`. Default: 10, or one epoch where `epochs` is given.
         batch_size: Images a step.
         learning_rate: Adam's. `None` is the paper's for the model.
         seed: Of initialisation and data order.
@@ -49,14 +50,15 @@ class Experiment:
 
     dataset: str = data.EMBEDDED
     model: str = "lenet_300_100"
-    rounds: int = 10
+    rounds: int = 12
     rate: float = 0.2
     output_rate: float | None = None
     scope: str = "layerwise"
     rewind_to: int | None = 0
     criterion: str = "magnitude"
-    iterations: int = 1500
-    evaluate_every: int = 50
+    iterations: int | None = None
+    epochs: int | None = None
+    evaluate_every: int | None = None
     batch_size: int = models.BATCH_SIZE
     learning_rate: float | None = None
     seed: int = 0
@@ -67,8 +69,19 @@ class Experiment:
                 f"model must be one of {sorted(models.MODELS)}. "
                 f"Received: model={self.model!r}"
             )
-        for name in ("iterations", "evaluate_every", "batch_size"):
+        if self.iterations is not None and self.epochs is not None:
+            raise ValueError(
+                "Give one of iterations and epochs, not both. Received: "
+                f"iterations={self.iterations}, epochs={self.epochs}"
+            )
+        if self.iterations is None and self.epochs is None:
+            object.__setattr__(self, "iterations", 1000)
+        if self.evaluate_every is None and self.epochs is None:
+            object.__setattr__(self, "evaluate_every", min(10, self.iterations))
+        for name in ("iterations", "epochs", "evaluate_every", "batch_size"):
             value = getattr(self, name)
+            if value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"{name} must be an integer of 1 or more. Received: {name}={value}"
@@ -87,6 +100,11 @@ class Experiment:
                 "learning_rate must be above 0. "
                 f"Received: learning_rate={self.learning_rate}"
             )
+        if self.iterations is not None:
+            self._check_steps()
+        self.callback()  # the callback checks what it is given
+
+    def _check_steps(self):
         if self.iterations % self.evaluate_every:
             raise ValueError(
                 f"evaluate_every={self.evaluate_every} does not divide "
@@ -97,11 +115,33 @@ class Experiment:
                 f"rewind_to={self.rewind_to} is not before the end of a round of "
                 f"iterations={self.iterations}."
             )
-        self.callback()  # the callback checks what it is given
+
+    def in_steps(self, images: int) -> "Experiment":
+        """The same experiment with `epochs` worked out to `iterations`.
+
+        Args:
+            images: Number of training images.
+
+        Raises:
+            ValueError: If a batch is larger than that, or steps don't fit.
+        """
+        if self.batch_size > images:
+            raise ValueError(
+                f"batch_size={self.batch_size} is more than the {images} training "
+                f"images of '{self.dataset}'."
+            )
+        if self.epochs is None:
+            return self
+        steps = images // self.batch_size
+        return dataclasses.replace(
+            self,
+            iterations=self.epochs * steps,
+            epochs=None,
+            evaluate_every=self.evaluate_every or steps,
+        )
 
     def callback(self, **kwargs: Any) -> IterativeMagnitudePruning:
         """The callback that does the experiment's rounds."""
-        criteria.get(self.criterion)
         return IterativeMagnitudePruning(
             rounds=self.rounds,
             rate=self.rate,
@@ -177,11 +217,7 @@ def find_ticket(
     if folder is not None:
         _check_free(folder, overwrite)
     dataset = data.load(experiment.dataset, data_dir, download)
-    if experiment.batch_size > len(dataset.train[1]):
-        raise ValueError(
-            f"batch_size={experiment.batch_size} is more than the "
-            f"{len(dataset.train[1])} training images of '{dataset.name}'."
-        )
+    experiment = experiment.in_steps(len(dataset.train[1]))
     keras.utils.set_random_seed(experiment.seed)
     tf.config.experimental.enable_op_determinism()
     model = prune(models.build(experiment.model, dataset.image_shape, dataset.classes))
@@ -203,9 +239,7 @@ def find_ticket(
         if folder is not None:
             ticket.save(folder / "tickets" / f"round_{record.round:02d}.npz")
             ticket.save(folder / "ticket.npz")
-            write_json(
-                folder / "rounds.json", [dataclasses.asdict(r) for r in records]
-            )
+            write_json(folder / "rounds.json", [dataclasses.asdict(r) for r in records])
 
     pruning = experiment.callback(
         test_data=dataset.evaluation_pipeline("test"), on_round_end=on_round_end

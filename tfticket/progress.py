@@ -38,9 +38,7 @@ class RoundProgress(keras.callbacks.Callback):
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task(
-            "training", total=self.params["epochs"]
-        )
+        self._task = self._progress.add_task("training", total=self.params["epochs"])
         self._progress.start()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -76,7 +76,11 @@ def rounds_plot(
         for name, marker, values in lines:
             (line,) = axes.plot(densities, values, marker=marker, label=name)
             axes.axhline(
-                values[0], color=line.get_color(), linestyle="--", linewidth=1, alpha=0.6
+                values[0],
+                color=line.get_color(),
+                linestyle="--",
+                linewidth=1,
+                alpha=0.6,
             )
         axes.plot([], [], "k--", linewidth=1, alpha=0.6, label="dense")
         axes.set_xscale("log")
