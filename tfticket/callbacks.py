@@ -190,7 +190,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self._rewind_state is None and self._rewind_step is not None:
-            step = self._epoch * self.params["steps"] + batch + 1
+            # Of an execution cut short by the epoch's end, Keras reports the step
+            # it would have ended at.
+            steps = self.params["steps"]
+            step = self._epoch * steps + min(batch + 1, steps)
             if step == self._rewind_step:
                 self._rewind_state = self._capture()
 

@@ -272,7 +272,7 @@ def _require_keras_3(model) -> None:
     kinds = {type(x).__module__.split(".")[0] for x in getattr(model, "layers", [])}
     if "tensorflow_model_optimization" in modules | kinds:
         raise TypeError(
-            f"Model '{model.name}' is wrapped by TF-MOT, which works on tf_keras "
+            f"{type(model).__name__} is wrapped by TF-MOT, which works on tf_keras "
             "only. Call TF-MOT's strip_pruning, rebuild the model in Keras 3 "
             "(import keras) and copy the weights, then wrap it here."
         )

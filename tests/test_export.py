@@ -1,0 +1,195 @@
+"""Exports load without keras and tfticket, and compute what the model computes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfticket
+from tfticket import export
+from tfticket.export import parity
+
+
+def pruned_cnn():
+    model = tfticket.prune(
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 1), name="image"),
+                layers.Conv2D(4, 3, activation="relu"),
+                layers.BatchNormalization(),
+                layers.MaxPooling2D(),
+                layers.Flatten(),
+                layers.Dense(5, name="logits"),
+            ]
+        )
+    )
+    random = np.random.default_rng(0)
+    masks = {
+        k: random.random(m.shape) < 0.3 for k, m in tfticket.get_masks(model).items()
+    }
+    tfticket.set_masks(model, masks)
+    return model
+
+
+def two_by_two():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    x = layers.Dense(2, name="x")(a)
+    y = layers.Add(name="y")([x, layers.Dense(2, name="inner")(b)])
+    return keras.Model({"a": a, "b": b}, {"first": x, "second": y})
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_saved_model_serves_where_keras_and_tfticket_cannot_be_imported(tmp_path):
+    model = pruned_cnn()
+    exported = export.saved_model(model, tmp_path / "digits")
+    assert exported.path == tmp_path / "digits" / "1"
+    assert exported.agreement == 1.0
+    assert exported.size == sum(
+        (exported.path / f).stat().st_size for f in files(exported.path)
+    )
+    x = np.random.default_rng(1).standard_normal((3, 8, 8, 1)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", model.predict(x, verbose=0))
+    code = f"""
+        import sys
+        for name in ("keras", "tf_keras", "tfticket"):
+            sys.modules[name] = None
+        import numpy as np, tensorflow as tf
+        loaded = tf.saved_model.load(r"{exported.path}")
+        serve = loaded.signatures["serving_default"]
+        inputs = serve.structured_input_signature[1]
+        assert inputs["image"].shape.as_list() == [None, 8, 8, 1], inputs
+        got = serve(image=tf.constant(np.load(r"{tmp_path}/x.npy")))
+        want = np.load(r"{tmp_path}/y.npy")
+        assert list(got) == ["logits"], got
+        np.testing.assert_allclose(got["logits"], want, rtol=1e-5, atol=1e-5)
+        assert any(np.mean(v.numpy() == 0) > 0.5 for v in loaded.weights)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize("make", [pruned_cnn, two_by_two])
+def test_litert_runs_with_the_models_names(make, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = make()
+    exported = export.litert(model, tmp_path / "m.tflite")
+    assert exported.path == tmp_path / "m.tflite"
+    assert exported.size == exported.path.stat().st_size
+    random = np.random.default_rng(1)
+    inputs = {
+        t.name: random.standard_normal((4, *t.shape[1:])).astype("float32")
+        for t in model.inputs
+    }
+    got = Interpreter(str(exported.path)).get_signature_runner("serving_default")(
+        **inputs
+    )
+    single = len(inputs) == 1
+    want = model.predict(next(iter(inputs.values())) if single else inputs, verbose=0)
+    want = [want] if single else [want["first"], want["second"]]
+    for name, value in zip(sorted(got), want, strict=True):
+        np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_versions_count_up_and_are_not_replaced_unasked(tmp_path):
+    model = two_by_two()
+    assert export.saved_model(model, tmp_path / "m").path.name == "1"
+    assert export.saved_model(model, tmp_path / "m").path.name == "2"
+    with pytest.raises(FileExistsError, match=r"m/1 exists.*overwrite=True"):
+        export.saved_model(model, tmp_path / "m", version=1)
+    before = (tmp_path / "m" / "1" / "saved_model.pb").stat().st_ino
+    export.saved_model(model, tmp_path / "m", version=1, overwrite=True)
+    assert (tmp_path / "m" / "1" / "saved_model.pb").stat().st_ino != before
+    assert sorted(os.listdir(tmp_path)) == ["m"]
+    assert sorted(os.listdir(tmp_path / "m")) == ["1", "2"]
+    with pytest.raises(ValueError, match="version=0"):
+        export.saved_model(model, tmp_path / "m", version=0)
+
+
+def test_litert_is_not_replaced_unasked(tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"m\.tflite exists"):
+        export.litert(two_by_two(), path)
+    assert path.read_text() == "mine"
+    export.litert(two_by_two(), path, overwrite=True)
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("write", [export.saved_model, export.litert])
+def test_a_file_that_differs_is_refused_and_nothing_is_left(
+    write, tmp_path, monkeypatch
+):
+    real = parity.check
+    monkeypatch.setattr(parity, "check", lambda *args: _differs(real, *args))
+    with pytest.raises(export.ExportError, match="differs from the model"):
+        write(two_by_two(), tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def _differs(real, kind, written, target, serving, inputs, tolerance):
+    off = type(serving)(
+        serving.module,
+        serving.function,
+        serving.signature,
+        lambda x: {name: value + 0.01 for name, value in serving.predict(x).items()},
+    )
+    return real(kind, written, target, off, inputs, tolerance)
+
+
+def test_a_file_that_does_not_load_is_refused(tmp_path):
+    from tfticket.export.serving import sample_inputs, serving
+
+    ready = serving(two_by_two())
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"no model")
+    with pytest.raises(export.ExportError, match="does not run"):
+        parity.check(
+            "litert", broken, broken, ready, sample_inputs(ready.signature), 1e-3
+        )
+
+
+def test_bad_models_and_inputs(tmp_path, mlp):
+    path = tmp_path / "m"
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        export.saved_model(layers.Dense(3), path)
+    with pytest.raises(ValueError, match="no known inputs"):
+        export.saved_model(keras.Sequential([layers.Dense(3)]), path)
+    with pytest.raises(ValueError, match=r"shape \(None, 6\).*\(2, 5\)"):
+        export.saved_model(mlp, path, inputs=np.ones((2, 5)))
+    with pytest.raises(ValueError, match="one array for each"):
+        export.saved_model(two_by_two(), path, inputs={"a": np.ones((2, 3))})
+    sequence = keras.Sequential([keras.Input((None, 4)), layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"open shape \(None, None, 4\)"):
+        export.saved_model(sequence, path)
+    mlp.get_layer("out").kernel.assign(np.full((8, 3), np.nan))
+    with pytest.raises(ValueError, match=r"out/kernel.*NaN"):
+        export.litert(mlp, path)
+    assert not path.exists()
+
+
+def test_open_shapes_export_with_a_sample(tmp_path):
+    sequence = keras.Sequential([keras.Input((None, 4)), layers.Dense(2)])
+    exported = export.saved_model(sequence, tmp_path / "m", inputs=np.ones((2, 7, 4)))
+    assert pathlib.Path(exported.path, "saved_model.pb").is_file()
+
+
+def test_integer_inputs(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32", name="ids"),
+            layers.Embedding(10, 3),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    assert export.saved_model(tfticket.prune(model), tmp_path / "m").agreement == 1.0

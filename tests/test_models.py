@@ -1,0 +1,63 @@
+"""The papers' networks have the papers' sizes."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfticket
+from tfticket import models
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "weights", "parameters"),
+    [
+        ("lenet_300_100", MNIST, 266_200, 266_610),
+        ("lenet_5", MNIST, 430_500, 431_080),
+        ("conv_2", CIFAR, 4_300_992, 4_301_642),
+        ("conv_4", CIFAR, 2_425_024, 2_425_930),
+        ("conv_6", CIFAR, 2_261_184, 2_262_602),
+    ],
+)
+def test_sizes(name, shape, weights, parameters):
+    model = models.build(name, shape, 10)
+    assert model.count_params() == parameters
+    masks = tfticket.get_masks(tfticket.prune(model))
+    assert sum(mask.size for mask in masks.values()) == weights
+    assert model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "conv_2"])
+def test_gaussian_glorot_initialisation(name):
+    model = models.build(name, MNIST, 10)
+    layer = model.get_layer("fc1")
+    kernel = np.array(layer.kernel)
+    std = np.sqrt(2 / sum(kernel.shape))
+    assert kernel.std() == pytest.approx(std, rel=0.02)
+    assert np.abs(kernel).max() < 2.3 * std  # Keras draws from a truncated normal
+    assert not np.array(layer.bias).any()
+
+
+def test_lenet_5_is_uniform_over_the_fan_in():
+    kernel = np.array(models.build("lenet_5", MNIST, 10).get_layer("fc1").kernel)
+    limit = np.sqrt(3 / kernel.shape[0])
+    assert 0.999 * limit < np.abs(kernel).max() <= limit
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "rewind", "jit", "per_execution"),
+    [
+        ("lenet_300_100", 100, 0, True, 50),
+        ("lenet_300_100", 100, 30, True, 10),
+        ("lenet_300_100", 7, 0, True, 7),
+        ("lenet_300_100", 100, 210, True, 10),
+        ("conv_2", 90, 0, False, 45),
+    ],
+)
+def test_compile_settings(name, steps, rewind, jit, per_execution):
+    model = models.build(name, MNIST, 10)
+    for m in (model, tfticket.prune(model)):
+        settings = models.compile_settings(m, steps, rewind)
+        assert settings == {"jit_compile": jit, "steps_per_execution": per_execution}
+        m.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), **settings)

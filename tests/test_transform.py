@@ -1,0 +1,289 @@
+"""Wrapping and stripping: nothing shared, nothing lost, nothing left behind."""
+
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfticket
+from tfticket.transform import get_pruned_weights, named_weights
+
+
+def branching():
+    """Two inputs, a shared layer, a nested model, two outputs, convolutions."""
+    image = keras.Input((8, 8, 2), name="image")
+    vector = keras.Input((5,), name="vector")
+    nested = keras.Sequential(
+        [keras.Input((8, 8, 4)), layers.Conv2D(3, 3, name="conv"), layers.Flatten()],
+        name="nested",
+    )
+    shared = layers.Dense(4, activation="relu", name="shared")
+    x = layers.SeparableConv2D(4, 3, padding="same", name="separable")(image)
+    x = layers.Dense(5, name="to_vector")(nested(x))
+    joined = layers.Add(name="add")([shared(x), shared(vector)])
+    a = layers.Dense(2, name="a")(joined)
+    b = layers.Dense(1, name="b")(layers.Dropout(0.5)(joined))
+    return keras.Model({"image": image, "vector": vector}, {"a": a, "b": b})
+
+
+def inputs_of(model, n=4):
+    random = np.random.default_rng(0)
+    arrays = {
+        t.name: random.standard_normal((n, *t.shape[1:])).astype("float32")
+        for t in model.inputs
+    }
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def assert_same_outputs(model, other):
+    x = inputs_of(model)
+    for got, want in zip(
+        keras.tree.flatten(other.predict(x, verbose=0)),
+        keras.tree.flatten(model.predict(x, verbose=0)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def half(model):
+    random = np.random.default_rng(2)
+    return {
+        k: random.random(m.shape) < 0.5 for k, m in tfticket.get_masks(model).items()
+    }
+
+
+@pytest.mark.parametrize("make", [branching, None], ids=["functional", "sequential"])
+def test_wrapping_carries_weights_over_and_leaves_the_original(make, mlp):
+    model = make() if make else mlp
+    before = [np.array(w) for w in model.get_weights()]
+    wrapped = tfticket.prune(model)
+    assert_same_outputs(model, wrapped)
+    assert type(wrapped) is type(model)
+    assert [x.name for x in wrapped.layers] == [x.name for x in model.layers]
+
+    tfticket.set_masks(wrapped, half(wrapped))
+    for variable in wrapped.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    assert not {id(v) for v in wrapped.variables} & {id(v) for v in model.variables}
+
+
+def test_what_is_wrapped():
+    wrapped = tfticket.prune(branching())
+    assert {name: mask.shape for name, mask in tfticket.get_masks(wrapped).items()} == {
+        "separable/pointwise_kernel": (1, 1, 2, 4),
+        "nested/conv/kernel": (3, 3, 4, 3),
+        "to_vector/kernel": (108, 5),
+        "shared/kernel": (5, 4),
+        "a/kernel": (4, 2),
+        "b/kernel": (4, 1),
+    }
+
+
+def test_masks_are_one_byte_a_weight_and_not_trainable(mlp):
+    wrapped = tfticket.prune(mlp)
+    assert len(wrapped.trainable_variables) == len(mlp.trainable_variables)
+    masks = wrapped.get_layer("hidden").masks
+    assert [np.array(m).dtype for m in masks] == [np.dtype(bool)]
+
+
+def test_set_masks_zeroes_and_get_masks_gives_back(mlp):
+    wrapped = tfticket.prune(mlp)
+    masks = half(wrapped)
+    tfticket.set_masks(wrapped, masks)
+    for name, mask in tfticket.get_masks(wrapped).items():
+        np.testing.assert_array_equal(mask, masks[name])
+        assert np.all(get_pruned_weights(wrapped)[name][~mask] == 0)
+
+
+@pytest.mark.parametrize("make", [branching, None], ids=["functional", "sequential"])
+def test_keras_file_restores_masks_without_custom_objects(make, mlp, tmp_path):
+    wrapped = tfticket.prune(make() if make else mlp)
+    tfticket.set_masks(wrapped, half(wrapped))
+    wrapped.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same_outputs(wrapped, loaded)
+    for name, mask in tfticket.get_masks(loaded).items():
+        np.testing.assert_array_equal(mask, tfticket.get_masks(wrapped)[name])
+
+
+def test_loaded_model_goes_on_masking(mlp, data, tmp_path):
+    wrapped = tfticket.prune(mlp)
+    tfticket.set_masks(wrapped, half(wrapped))
+    wrapped.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
+    wrapped.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(*data, verbose=0)
+    for name, mask in tfticket.get_masks(loaded).items():
+        weight = get_pruned_weights(loaded)[name]
+        assert np.all(weight[~mask] == 0)
+        assert np.any(weight != get_pruned_weights(wrapped)[name])
+
+
+def test_weights_file_restores_masks(tmp_path):
+    model = branching()
+    wrapped = tfticket.prune(model)
+    tfticket.set_masks(wrapped, half(wrapped))
+    wrapped.save_weights(tmp_path / "model.weights.h5")
+    other = tfticket.prune(branching())
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert_same_outputs(wrapped, other)
+    for name, mask in tfticket.get_masks(other).items():
+        np.testing.assert_array_equal(mask, tfticket.get_masks(wrapped)[name])
+
+
+@pytest.mark.parametrize("make", [branching, None], ids=["functional", "sequential"])
+def test_strip_is_plain_and_remasks(make, mlp):
+    wrapped = tfticket.prune(make() if make else mlp)
+    masks = half(wrapped)
+    tfticket.set_masks(wrapped, masks)
+    plain = tfticket.strip(wrapped)
+    assert_same_outputs(wrapped, plain)
+
+    for variable in named_weights(wrapped).values():
+        variable.assign(keras.ops.ones_like(variable))
+    plain = tfticket.strip(wrapped)
+    weights = named_weights(plain)
+    assert "tfticket" not in plain.to_json()
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(np.array(weights[name]), mask.astype("float32"))
+    # The model that trains on is not what strip works on.
+    assert all(np.all(w == 1) for w in get_pruned_weights(wrapped).values())
+
+
+def test_stripped_model_lives_where_tfticket_is_not_installed(tmp_path):
+    wrapped = tfticket.prune(branching())
+    tfticket.set_masks(wrapped, half(wrapped))
+    plain = tfticket.strip(wrapped)
+    plain.save(tmp_path / "plain.keras")
+    x = inputs_of(plain)
+    np.savez(tmp_path / "x.npz", **x)
+    np.savez(tmp_path / "y.npz", **plain.predict(x, verbose=0))
+    code = f"""
+        import sys
+        sys.modules["tfticket"] = None
+        import keras, numpy as np
+        model = keras.models.load_model(r"{tmp_path}/plain.keras")
+        x, y = (dict(np.load(rf"{tmp_path}/{{n}}.npz")) for n in "xy")
+        for name, value in model.predict(x, verbose=0).items():
+            np.testing.assert_allclose(value, y[name], rtol=1e-5, atol=1e-6)
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        clone.save(r"{tmp_path}/again.keras")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_losses_by_output_name_and_training_of_many_outputs():
+    model = branching()
+    wrapped = tfticket.prune(model)
+    wrapped.compile("adam", {"a": "mse", "b": "mae"})
+    x = inputs_of(model)
+    y = {"a": np.ones((4, 2)), "b": np.ones((4, 1))}
+    history = wrapped.fit(x, y, verbose=0)
+    assert {"a_loss", "b_loss"} <= set(history.history)
+
+
+def test_excluded_layers_stay_dense():
+    wrapped = tfticket.prune(branching(), exclude=["a", "nested/conv"])
+    names = set(tfticket.get_masks(wrapped))
+    assert not names & {"a/kernel", "nested/conv/kernel"}
+    assert "b/kernel" in names
+
+
+def test_single_layers():
+    dense = layers.Dense(3)
+    wrapped = tfticket.prune(dense)
+    assert not dense.built
+    assert wrapped(np.ones((2, 4))).shape == (2, 3)
+
+    dense.build((None, 4))
+    wrapped = tfticket.prune(dense)
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype("float32")
+    np.testing.assert_array_equal(np.array(wrapped(x)), np.array(dense(x)))
+    assert wrapped.layer is not dense
+    plain = tfticket.strip(wrapped)
+    np.testing.assert_array_equal(np.array(plain.kernel), np.array(dense.kernel))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Stateful(layers.Layer):
+    """A layer of a user's own: a kernel, a counter, noise, and a loss."""
+
+    def build(self, input_shape):
+        self.matrix = self.add_weight(shape=(input_shape[-1], 3), name="matrix")
+        self.calls = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="calls"
+        )
+        self.noise = layers.GaussianNoise(0.1, seed=1)
+
+    def call(self, x, training=False):
+        self.calls.assign_add(1.0)
+        self.add_loss(keras.ops.sum(self.matrix**2))
+        return self.noise(x @ self.matrix, training=training)
+
+    def get_prunable_weights(self):
+        return [self.matrix]
+
+
+def test_what_a_wrapped_layer_updates_and_adds_is_carried_out(data):
+    model = keras.Sequential([keras.Input((6,)), Stateful(name="mine")])
+    wrapped = tfticket.prune(model)
+    layer = wrapped.get_layer("mine")
+    assert list(tfticket.get_masks(wrapped)) == ["mine/matrix"]
+    start = float(layer.layer.calls)
+    wrapped(data[0])
+    assert float(layer.layer.calls) == start + 1
+    assert np.isclose(
+        float(sum(wrapped.losses)), np.square(np.array(layer.layer.matrix)).sum()
+    )
+    first, second = (np.array(wrapped(data[0], training=True)) for _ in range(2))
+    assert np.any(first != second), "the state of the seed was lost"
+
+    wrapped.compile("sgd", "mse")
+    calls = float(layer.layer.calls)
+    logs = wrapped.fit(
+        data[0], np.zeros((48, 3)), batch_size=16, epochs=2, verbose=0
+    ).history
+    assert float(layer.layer.calls) == calls + 6
+    assert logs["loss"][0] > 0.1  # the added loss is part of it
+
+
+def test_regularizers_count_as_in_the_plain_model(data):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(4, kernel_regularizer="l2", activity_regularizer="l1"),
+        ]
+    )
+    wrapped = tfticket.prune(model)
+    for m in (model, wrapped):
+        m.compile("sgd", "mse")
+    y = np.zeros((48, 4))
+    assert wrapped.evaluate(data[0], y, verbose=0) == pytest.approx(
+        model.evaluate(data[0], y, verbose=0), rel=1e-6
+    )
+    np.testing.assert_allclose(
+        wrapped.fit(data[0], y, shuffle=False, verbose=0).history["loss"],
+        model.fit(data[0], y, shuffle=False, verbose=0).history["loss"],
+        rtol=1e-5,
+    )
+
+
+def test_unmasked_training_is_the_plain_models_training(mlp, data):
+    """All-True masks change nothing: same weights after the same steps."""
+    wrapped = tfticket.prune(mlp)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for model in (mlp, wrapped):
+        model.compile(keras.optimizers.Adam(0.01), loss)
+        model.fit(*data, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    theirs = named_weights(mlp)
+    for name, weight in named_weights(wrapped).items():
+        np.testing.assert_allclose(
+            np.array(weight), np.array(theirs[name]), rtol=2e-4, atol=1e-6
+        )
