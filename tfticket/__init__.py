@@ -1,10 +1,16 @@
 """Lottery-ticket pruning for Keras 3: masks, rewinding, tickets, checked export."""
 
+import importlib
+
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
 from tfticket.tickets import Ticket
 from tfticket.transform import get_masks, prune, set_masks, strip
 from tfticket.wrappers import Prune
+
+# Imported when first used: they need TensorFlow or matplotlib, and training on
+# another Keras backend does not.
+_ON_DEMAND = ("data", "export", "lottery", "models", "progress", "report")
 
 __all__ = [
     "IterativeMagnitudePruning",
@@ -17,3 +23,13 @@ __all__ = [
     "set_masks",
     "strip",
 ]
+
+
+def __getattr__(name: str):
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"tfticket.{name}")
+    raise AttributeError(f"module 'tfticket' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ON_DEMAND])

@@ -37,8 +37,8 @@ class Prune(keras.layers.Wrapper):
     >>> model = keras.Sequential(
     ...     [keras.Input((4,)), tfticket.Prune(keras.layers.Dense(2))]
     ... )
-    >>> [mask.shape for mask in model.layers[0].masks]
-    [(4, 2)]
+    >>> bool(np.all(tfticket.get_masks(model)["dense/kernel"]))
+    True
     """
 
     def __init__(self, layer: keras.layers.Layer, **kwargs):

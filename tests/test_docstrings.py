@@ -1,0 +1,41 @@
+"""Every example in a docstring runs, and every public name has a docstring."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+
+import tfticket
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(tfticket.__path__, "tfticket.")
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_examples(module, tmp_path):
+    scope = {"keras": keras, "np": np, "tfticket": tfticket, "folder": tmp_path}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for test in finder.find(module, extraglobs=scope):
+        keras.utils.clear_session(free_memory=False)
+        runner = doctest.DocTestRunner()
+        runner.run(test)
+        assert runner.failures == 0, test.name
+
+
+@pytest.mark.parametrize("name", tfticket.__all__)
+def test_public_names_are_documented(name):
+    thing = getattr(tfticket, name)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing), name
+
+
+def test_modules_are_small_rooms():
+    for path in pathlib.Path(tfticket.__file__).parent.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path

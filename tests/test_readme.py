@@ -1,0 +1,55 @@
+"""Every code block of the README runs, top to bottom, as a reader would run it."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+]
+
+
+def test_python_blocks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), scope)
+    out = capsys.readouterr().out
+    assert "100.0%" in out
+    assert "same answer for 100.0% of the samples" in out
+    assert (tmp_path / "ticket.keras").is_file()
+
+
+def test_all_blocks_are_of_a_language_that_is_tested():
+    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path):
+    words = shlex.split(command)
+    if words[0] == "make":
+        # `make test` runs this test, so here it is only asked what it would do.
+        subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True)
+        return
+    assert words[0] == "python"
+    # The flags as they stand, but nothing downloaded and little trained.
+    flags = [word for word in words[2:] if not word.startswith("--dataset")]
+    if "--help" not in flags:
+        short = ["--rounds=1", "--iterations=2", "--evaluate_every=1"]
+        flags += [*short, "--batch_size=10", f"--out_dir={tmp_path}/run"]
+        flags += [f"--export_dir={tmp_path}/models"]
+        flags = ["--rewind_to=1" if f.startswith("--rewind_to") else f for f in flags]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / words[1]), *flags], check=False, cwd=tmp_path
+    )
+    assert done.returncode == ("--help" in flags)
