@@ -280,7 +280,9 @@ def measure(name: str, kinds: list[str], steps: int, repeats: int) -> dict[str, 
 
 def report(result: dict[str, Any]) -> None:
     """Prints the table of one network, what failed, and whether targets are met."""
-    print(f"\n{result['network']}, {result['steps']} steps a chunk, {result['settings']}")
+    print(
+        f"\n{result['network']}, {result['steps']} steps a chunk, {result['settings']}"
+    )
     print(f"{'':26}{'ms/step':>9}   ratio (quartiles)")
     for contender, median in result["median_ms"].items():
         ratio = result["ratios"][contender]
@@ -323,7 +325,9 @@ def main(_) -> None:
     if all(map(importlib.util.find_spec, packages)):
         kinds.append("tf_keras")
     else:
-        print("TF-MOT is not installed and left out. Install it: pip install '.[tfmot]'")
+        print(
+            "TF-MOT is not installed and left out. Install it: pip install '.[tfmot]'"
+        )
     results = []
     for name in names:
         results.append(measure(name, kinds, steps[name], _REPEATS.value))
