@@ -1,8 +1,7 @@
 """Finds a lottery ticket by iterative magnitude pruning, and exports it.
 
     python scripts/find_ticket.py
-    python scripts/find_ticket.py --dataset=mnist --rounds=16 --iterations=50000 \
-        --evaluate_every=100
+    python scripts/find_ticket.py --dataset=mnist --iterations=5000 --evaluate_every=50
     python scripts/find_ticket.py --model=conv_2 --dataset=cifar10 --rewind_to=500
 
 Trains the network, prunes its smallest weights, rewinds the rest, and again;

@@ -14,6 +14,8 @@ from rich.progress import (
 class RoundProgress(keras.callbacks.Callback):
     """Shows how far `IterativeMagnitudePruning` has come, with the time left.
 
+    The bar counts the epochs of the `fit`, one to a validation.
+
     Put it after that callback: it reads `round` and `density` from the logs.
 
     Args:
@@ -32,9 +34,8 @@ class RoundProgress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("validations, left"),
             TimeRemainingColumn(),
             console=self._console,
         )
@@ -45,9 +46,9 @@ class RoundProgress(keras.callbacks.Callback):
         logs = logs or {}
         text = f"round {logs.get('round', '-')}"
         if "density" in logs:
-            text += f", density {100 * logs['density']:.1f} %"
+            text += f" at {100 * logs['density']:.1f} %"
         if "val_loss" in logs:
-            text += f", validation loss {logs['val_loss']:.4f}"
+            text += f", val_loss {logs['val_loss']:.4f}"
         self._progress.update(self._task, advance=1, description=text)
         if "round_parameters" in logs:
             done = f"round {logs['round']:2d}: density {100 * logs['density']:5.1f} %"
