@@ -121,7 +121,7 @@ def main(argv):
     console = Console()
     try:
         run(console)
-    except (ValueError, FileExistsError, export.ExportError) as error:
+    except (ValueError, OSError, ImportError, export.ExportError) as error:
         console.print(f"Error: {error}", style="red", markup=False)
         raise SystemExit(1) from error
 

@@ -1,7 +1,7 @@
 """Data that is normalised, split without leaks, shuffled, and the same again."""
 
 import os
-import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +9,7 @@ from sklearn.datasets import load_digits
 
 from tfticket import data
 
-PREPARED = os.environ.get(
-    "TFTICKET_DATA_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data"
-)
+PREPARED = os.environ.get("TFTICKET_DATA_DIR", "")
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +83,55 @@ def test_evaluation_is_in_order(digits):
     np.testing.assert_array_equal(got, digits.test[1])
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A directory with a set that TFDS itself has prepared: 24 images of 3x2."""
+    import tensorflow_datasets as tfds
+
+    class TinyImages(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(3, 2, 3), encoding_format="png")
+            label = tfds.features.ClassLabel(num_classes=4)
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _):
+            train = self._generate_examples(0, 18)
+            return {"train": train, "test": self._generate_examples(18, 24)}
+
+        def _generate_examples(self, first, end):
+            for i in range(first, end):
+                image = np.full((3, 2, 3), 10 * i, np.uint8)
+                yield i, {"image": image, "label": i % 4}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    TinyImages(data_dir=folder).download_and_prepare()
+    return folder
+
+
+def test_a_set_that_tfds_prepared(prepared):
+    tiny = data.load("tiny_images", prepared, download=False, validation_size=6)
+    assert (tiny.image_shape, tiny.classes) == ((3, 2, 3), 4)
+    parts = (tiny.train, tiny.validation, tiny.test)
+    assert [len(labels) for _, labels in parts] == [12, 6, 6]
+    raw = [np.round((x * tiny.std + tiny.mean) * 255)[:, 0, 0, 0] for x, _ in parts]
+    np.testing.assert_array_equal(np.sort(np.concatenate(raw)), np.arange(0, 240, 10))
+    assert set(raw[2]) == set(range(180, 240, 10))
+    for numbers, (_, labels) in zip(raw, parts, strict=True):
+        np.testing.assert_array_equal(numbers // 10 % 4, labels)
+
+
+def test_tfds_that_does_not_load_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'tensorflow-metadata<1.18'"):
+        data.load("mnist")
+
+
 @pytest.mark.skipif(
-    not pathlib.Path(PREPARED, "mnist").is_dir(),
-    reason="no prepared MNIST: set TFTICKET_DATA_DIR to a directory of TFDS data",
+    not os.path.isdir(os.path.join(PREPARED, "mnist")),
+    reason="set TFTICKET_DATA_DIR to a directory where TFDS has prepared mnist",
 )
 def test_mnist_from_a_prepared_directory():
     mnist = data.load("mnist", data_dir=PREPARED, download=False)

@@ -41,9 +41,7 @@ def assert_holds(model, ticket):
         np.testing.assert_array_equal(np.array(weight), ticket.weights[name])
 
 
-def test_round_trip_is_bit_equal(ticket, tmp_path):
-    ticket.save(tmp_path / "a.npz")
-    loaded = tfticket.Ticket.load(tmp_path / "a.npz")
+def assert_equal_tickets(loaded, ticket):
     assert loaded.provenance == ticket.provenance
     for mine, theirs in (
         (ticket.masks, loaded.masks),
@@ -53,6 +51,12 @@ def test_round_trip_is_bit_equal(ticket, tmp_path):
         for name, value in mine.items():
             assert value.dtype == theirs[name].dtype
             np.testing.assert_array_equal(value, theirs[name])
+
+
+def test_round_trip_is_bit_equal(ticket, tmp_path):
+    ticket.save(tmp_path / "a.npz")
+    loaded = tfticket.Ticket.load(tmp_path / "a.npz")
+    assert_equal_tickets(loaded, ticket)
     loaded.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
@@ -120,15 +124,13 @@ def test_a_model_that_differs_is_refused_by_the_first_layer(model, layer, ticket
         np.testing.assert_array_equal(value, old)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_file_is_named_and_refused(damage, ticket, tmp_path):
     path = tmp_path / "t.npz"
     ticket.save(path)
     content = bytearray(path.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
-    elif damage == "flipped":
-        content[len(content) // 2] ^= 0xFF
     elif damage == "empty":
         content = b""
     else:
@@ -137,6 +139,24 @@ def test_a_damaged_file_is_named_and_refused(damage, ticket, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"t\.npz.*(damaged|not a ticket)"):
         tfticket.Ticket.load(path)
+
+
+def test_no_flipped_byte_changes_a_ticket_unseen(ticket, tmp_path):
+    path = tmp_path / "t.npz"
+    ticket.save(path)
+    written = path.read_bytes()
+    refused = 0
+    for i in range(len(written)):
+        damaged = bytearray(written)
+        damaged[i] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            loaded = tfticket.Ticket.load(path)
+        except ValueError:
+            refused += 1
+        else:  # some bytes mean nothing: a date, an attribute
+            assert_equal_tickets(loaded, ticket)
+    assert refused > len(written) / 2
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):

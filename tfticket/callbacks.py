@@ -190,16 +190,18 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self._rewind_state is None and self._rewind_step is not None:
-            # Of an execution cut short by the epoch's end, Keras reports the step
-            # it would have ended at.
+            # Counted, since Keras reports an execution of several steps by its
+            # first or its last one, by version, and by one past the epoch's end.
+            self._executions += 1
             steps = self.params["steps"]
-            step = self._epoch * steps + min(batch + 1, steps)
-            if step == self._rewind_step:
+            done = min(self._executions * self.model.steps_per_execution, steps)
+            if self._epoch * steps + done == self._rewind_step:
                 self._rewind_state = self._capture()
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         self._epoch += 1
+        self._executions = 0
         metrics = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
         logs.update(round=self._round, density=self._density)
         loss = metrics.get(self.monitor)
@@ -240,6 +242,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         masks = get_masks(self.model)
         self._round = number
         self._epoch = 0
+        self._executions = 0
         self._density = density(masks)
         self._parameters = sum(int(mask.sum()) for mask in masks.values())
         self._best = None

@@ -109,6 +109,7 @@ def load(
     Raises:
         ValueError: If there is no such set, it is not prepared and `download`
             is off, or it is not one of fixed-size labelled images.
+        ImportError: If TFDS can't be loaded.
 
     Example:
 
@@ -142,8 +143,7 @@ def _digits():
 
 
 def _from_tfds(name, data_dir, download):
-    import tensorflow_datasets as tfds  # slow to import, and not needed for digits
-
+    tfds = _import_tfds()
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -183,6 +183,20 @@ def _from_tfds(name, data_dir, download):
     ]
     train, test = ((part["image"] / np.float32(255), part["label"]) for part in splits)
     return train, test, features["label"].num_classes
+
+
+def _import_tfds():
+    try:
+        import tensorflow_datasets as tfds  # slow to import, and not needed for digits
+
+        _ = tfds.core  # what failed to load is missing here in some versions
+    except Exception as error:
+        raise ImportError(
+            f"tensorflow_datasets does not load: {error}\n"
+            "Where it is about protobuf (TensorFlow before 2.20 with the newest "
+            "tensorflow-metadata): pip install 'tensorflow-metadata<1.18'."
+        ) from error
+    return tfds
 
 
 def _normalised(name, train_split, test_split, classes, held_out):

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,18 @@ from tfticket.transform import (
     strip,
 )
 
+# What NumPy, zipfile and zlib raise for bytes that are not what was written.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 _FORMAT = 1
 
 
@@ -167,7 +181,7 @@ class Ticket:
             }
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise ValueError(
                 f"'{path}' is damaged or is not a ticket written by Ticket.save: "
                 f"{error}"
