@@ -1,10 +1,11 @@
-"""Every example in a docstring runs, and every public name has a docstring."""
+"""Docstring examples run, public names have one, and the modules are as drawn."""
 
 import doctest
 import importlib
 import inspect
 import pathlib
 import pkgutil
+import re
 
 import keras
 import numpy as np
@@ -39,3 +40,20 @@ def test_public_names_are_documented(name):
 def test_modules_are_small_rooms():
     for path in pathlib.Path(tfticket.__file__).parent.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_architecture_lists_every_module_and_imports_go_up_the_list():
+    package = pathlib.Path(tfticket.__file__).parent
+    page = (package.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`.*`) \|", page, re.MULTILINE)
+    rank = {
+        name: row
+        for row, names in enumerate(rows)
+        for name in re.findall(r"\w+", names)
+    }
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name.startswith("_"):
+            continue
+        for used in re.findall(r"^ *from tfticket\.([a-z]+)", path.read_text(), re.M):
+            assert used == name or rank[used] < rank[name], f"{path} imports {used}"

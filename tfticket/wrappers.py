@@ -19,7 +19,9 @@ class Prune(keras.layers.Wrapper):
     nor an exponential moving average sees the pruned part. A constraint, which
     every Keras optimizer applies after its update, masks once more, for the
     optimizers that mix the entries of a matrix (Muon). The forward pass is the
-    wrapped layer's own: nothing is multiplied there.
+    wrapped layer's own: nothing is multiplied there. (One gap is Keras's: for
+    Muon with `use_ema`, the average that `fit` writes over the weights at its
+    very end passes no constraint. `strip` and tfticket's callbacks mask again.)
 
     The wrapper takes the name of its layer, so `get_layer(name)` and losses
     that are keyed by the output's name go on working.
