@@ -4,6 +4,16 @@ import importlib
 
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
+from tfticket.popup_layers import (
+    PopupConv1D,
+    PopupConv2D,
+    PopupConv3D,
+    PopupDense,
+    PopupDepthwiseConv2D,
+    PopupEinsumDense,
+)
+from tfticket.popup_model import PopupModel
+from tfticket.popup_twin import DensityScheduler, popup, set_density
 from tfticket.tickets import Ticket
 from tfticket.transform import get_masks, prune, set_masks, strip
 from tfticket.wrappers import Prune
@@ -13,13 +23,23 @@ from tfticket.wrappers import Prune
 _ON_DEMAND = ("data", "export", "lottery", "models", "progress", "report")
 
 __all__ = [
+    "DensityScheduler",
     "IterativeMagnitudePruning",
+    "PopupConv1D",
+    "PopupConv2D",
+    "PopupConv3D",
+    "PopupDense",
+    "PopupDepthwiseConv2D",
+    "PopupEinsumDense",
+    "PopupModel",
     "Prune",
     "RoundRecord",
     "Ticket",
     "__version__",
     "get_masks",
+    "popup",
     "prune",
+    "set_density",
     "set_masks",
     "strip",
 ]

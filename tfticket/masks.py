@@ -35,6 +35,42 @@ def pruned_count(size: int, sparsity: float) -> int:
     return round(size * sparsity)
 
 
+def check_density(density: float) -> float:
+    """The density itself; a `ValueError` if it is outside (0, 1]."""
+    if not 0.0 < density <= 1.0:
+        raise ValueError(
+            f"density must be a fraction in (0, 1]. Received: density={density}"
+        )
+    return density
+
+
+def kept_count(size: int, density: float) -> int:
+    """Number of weights that a density keeps: `round(size * density)`.
+
+    The same rule as `pruned_count`, said of what stays: for supermasks, which are
+    defined by the fraction kept.
+
+    Args:
+        size: Number of weights there are to choose from.
+        density: Fraction of them to keep, in (0, 1].
+
+    Raises:
+        ValueError: If `density` is outside (0, 1], or keeps not a single one.
+
+    Example:
+
+    >>> kept_count(235_200, 0.3)
+    70560
+    """
+    kept = round(size * check_density(density))
+    if kept == 0:
+        raise ValueError(
+            f"density={density} keeps none of {size} weights. Choose one above "
+            f"{0.5 / size:.2g}."
+        )
+    return kept
+
+
 def keep_largest(
     scores: np.ndarray, keep: int, alive: np.ndarray | None = None
 ) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfticket.files import atomic_path
 from tfticket.masks import density
+from tfticket.popup_model import popup_layers
 from tfticket.transform import (
     get_masks,
     named_layers,
@@ -93,6 +94,40 @@ class Ticket:
             for name, weight in named_weights(model).items()
         }
         return cls(masks, weights, {"config": plain_config(model), **provenance})
+
+    @classmethod
+    def from_popup(cls, model: keras.Model, **provenance: Any) -> "Ticket":
+        """A supermask as a ticket: the edges in use and their weights, to train.
+
+        The ticket fits `strip(model)`, and where no BatchNormalization lost its
+        affine parameters also the model that `popup` was given.
+
+        Args:
+            model: A model with popup layers.
+            **provenance: Added to the architecture's `config`.
+
+        Raises:
+            ValueError: If the model has no popup layers.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> ticket = tfticket.Ticket.from_popup(tfticket.popup(model, density=0.25))
+        >>> trainable = ticket.apply(model)
+        """
+        if not popup_layers(model):
+            raise ValueError(
+                f"Model '{model.name}' has no popup layers. Make it with "
+                "tfticket.popup(model), or of tfticket.PopupDense and its kin."
+            )
+        plain = strip(model)
+        masks = get_masks(model)
+        dense = [
+            name for name, _ in named_layers(plain) if f"{name}/kernel" not in masks
+        ]
+        wrapped = prune(plain, exclude=dense)
+        set_masks(wrapped, masks)
+        return cls.from_model(wrapped, **provenance)
 
     def apply(self, model: keras.Model) -> keras.Model:
         """Gives a model the ticket's weights and masks.

@@ -1,11 +1,13 @@
 """`prune` a model, `strip` it again, and the masks of all its layers by name."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import keras
 import numpy as np
 
 from tfticket.optimizers import mask_slots
+from tfticket.popup_layers import Popup
+from tfticket.popup_model import PopupModel, chosen_edges
 from tfticket.prunable import is_prunable, prunable_weights
 from tfticket.wrappers import Prune, apply_mask
 
@@ -42,27 +44,11 @@ def prune(
     >>> sorted(tfticket.get_masks(wrapped))
     ['dense/kernel']
     """
-    _require_keras_3(model_or_layer)
-    if isinstance(exclude, str):
-        raise TypeError(
-            "exclude must be a collection of layer names, a list for one. "
-            f"Received: exclude={exclude!r}"
-        )
     if not isinstance(model_or_layer, keras.Model):
+        _require_keras_3(model_or_layer)
         return _wrap_layer(model_or_layer)
     model = model_or_layer
-    _require_cloneable(model)
-    layers = dict(named_layers(model))
-    if any(isinstance(layer, Prune) for layer in layers.values()):
-        raise ValueError(
-            f"Model '{model.name}' is wrapped already. Call "
-            "tfticket.strip(model) first, or train it as it is."
-        )
-    if unknown := sorted(set(exclude) - set(layers)):
-        raise ValueError(
-            f"exclude names layers that the model does not have: {unknown}. "
-            f"Its layers: {list(layers)}"
-        )
+    layers = require_transformable(model, exclude)
     wrap = {
         id(layer)
         for name, layer in layers.items()
@@ -80,19 +66,22 @@ def prune(
         copy = copy_layer(layer)
         return Prune(copy) if id(layer) in wrap else copy
 
-    return _clone_with_weights(model, clone)
+    return clone_with(model, clone, _copy_weights)
 
 
-def strip(model_or_layer: keras.Model | Prune) -> keras.Model | keras.layers.Layer:
+def strip(
+    model_or_layer: keras.Model | Prune | Popup,
+) -> keras.Model | keras.layers.Layer:
     """Copies a wrapped model without the wrappers, pruned weights exactly 0.0.
 
     The copy is plain Keras: it saves, loads and clones where tfticket is not
     installed. Masks are applied once more on the way, so that the copy is
-    sparse whatever was assigned to the weights in between.
+    sparse whatever was assigned to the weights in between. Popup layers become
+    the Keras layers they stand for, with the weights of the edges in use.
 
     Args:
-        model_or_layer: A model that holds `Prune` layers, or one `Prune`. A
-            model without any is copied as it is.
+        model_or_layer: A model that holds `Prune` or popup layers, or one such
+            layer. A model without any is copied as it is.
 
     Returns:
         A model of the same kind, or the layer; nothing is shared.
@@ -109,31 +98,40 @@ def strip(model_or_layer: keras.Model | Prune) -> keras.Model | keras.layers.Lay
     'Dense'
     """
     _require_keras_3(model_or_layer)
-    if isinstance(model_or_layer, Prune):
-        copy = copy_layer(model_or_layer.layer)
-        if model_or_layer.built:
-            copy.build_from_config(model_or_layer.layer.get_build_config())
-            _copy_weights(model_or_layer, copy)
+    if isinstance(model_or_layer, (Prune, Popup)):
+        layer = model_or_layer
+        copy = _plain_layer(layer)
+        if layer.built:
+            inner = layer.layer if isinstance(layer, Prune) else layer
+            copy.build_from_config(inner.get_build_config())
+            _copy_weights(layer, copy)
         return copy
     _require_cloneable(model_or_layer)
-    return _clone_with_weights(
-        model_or_layer,
-        lambda layer: copy_layer(layer.layer if isinstance(layer, Prune) else layer),
-    )
+    model = model_or_layer
+    with chosen_edges(model):
+        if isinstance(model, PopupModel):
+            model = keras.Model(model.inputs, model.outputs, name=model.name)
+        return clone_with(model, _plain_layer, _copy_weights)
 
 
 def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
-    """The masks of a wrapped model as plain data.
+    """The masks of a wrapped model as plain data; of a popup model, its edges in use.
 
     Returns:
         Name of the weight ("layer/kernel") to boolean array in its shape, in
-        the order of the layers. Empty for a model that is not wrapped.
+        the order of the layers. Empty for a model that has none.
     """
-    return {
-        f"{name}/{weight.name}": keras.ops.convert_to_numpy(mask)
-        for name, prune in pruned_layers(model)
-        for weight, mask in zip(prune.pruned_weights, prune.masks, strict=True)
-    }
+    masks = {}
+    with chosen_edges(model):
+        for name, layer in named_layers(model):
+            if isinstance(layer, Popup):
+                mask = layer.mask()
+                masks[f"{name}/{layer.kernel.name}"] = keras.ops.convert_to_numpy(mask)
+            elif isinstance(layer, Prune):
+                for weight, mask in zip(layer.pruned_weights, layer.masks, strict=True):
+                    value = keras.ops.convert_to_numpy(mask)
+                    masks[f"{name}/{weight.name}"] = value
+    return masks
 
 
 def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
@@ -241,7 +239,18 @@ def _wrap_layer(layer: keras.layers.Layer) -> Prune:
     return wrapped
 
 
-def _clone_with_weights(model, clone_layer):
+def clone_with(
+    model: keras.Model,
+    clone_layer: Callable[[keras.layers.Layer], keras.layers.Layer],
+    copy_weights: Callable[[keras.layers.Layer, keras.layers.Layer], None],
+) -> keras.Model:
+    """Clones a model into nested ones, layer by layer, then copies weights.
+
+    Args:
+        model: A Sequential or Functional model.
+        clone_layer: Function of a layer that returns its copy, not built.
+        copy_weights: Called with each layer and its copy, when all are built.
+    """
     pairs = []
 
     def clone(layer):
@@ -251,12 +260,23 @@ def _clone_with_weights(model, clone_layer):
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     for source, target in pairs:
-        _copy_weights(source, target)
+        copy_weights(source, target)
     return copy
+
+
+def _plain_layer(layer):
+    if isinstance(layer, Popup):
+        return layer.plain()
+    return copy_layer(layer.layer if isinstance(layer, Prune) else layer)
 
 
 def _copy_weights(source, target):
     """Copies values between a layer and its twin, either of them wrapped."""
+    if isinstance(source, Popup) and not isinstance(target, Popup):
+        target.kernel.assign(source.effective_kernel())
+        if target.bias is not None:
+            target.bias.assign(source.bias)
+        return
     if isinstance(target, Prune):
         target = target.layer
     if not isinstance(source, Prune):
@@ -265,6 +285,37 @@ def _copy_weights(source, target):
     target.set_weights(source.layer.get_weights())
     for weight, mask in zip(prunable_weights(target), source.masks, strict=True):
         weight.assign(apply_mask(weight, mask))
+
+
+def require_transformable(
+    model: keras.Model, exclude: Collection[str] = ()
+) -> dict[str, keras.layers.Layer]:
+    """The layers by path of a model that `prune` and `popup` can copy.
+
+    Raises:
+        TypeError: If the model is not a Keras 3 Sequential or Functional one.
+        ValueError: If it is not built, is wrapped already, or `exclude` names a
+            layer that isn't there.
+    """
+    _require_keras_3(model)
+    if isinstance(exclude, str):
+        raise TypeError(
+            "exclude must be a collection of layer names, a list for one. "
+            f"Received: exclude={exclude!r}"
+        )
+    _require_cloneable(model)
+    layers = dict(named_layers(model))
+    if any(isinstance(layer, Prune) for layer in layers.values()):
+        raise ValueError(
+            f"Model '{model.name}' is wrapped already. Call "
+            "tfticket.strip(model) first, or train it as it is."
+        )
+    if unknown := sorted(set(exclude) - set(layers)):
+        raise ValueError(
+            f"exclude names layers that the model does not have: {unknown}. "
+            f"Its layers: {list(layers)}"
+        )
+    return layers
 
 
 def _require_keras_3(model) -> None:

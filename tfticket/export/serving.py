@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfticket.transform import pruned_layers, strip
+from tfticket.transform import get_masks, strip
 
 SIGNATURE = "serving_default"
 
@@ -30,7 +30,7 @@ class Serving:
 
 
 def serving(model: keras.Model) -> Serving:
-    """Makes a model ready to be written; a wrapped one is stripped first.
+    """Makes a model ready to be written; a wrapped or popup one is stripped first.
 
     Inputs are named as the model's `keras.Input`s and outputs as the layers
     they come from.
@@ -53,7 +53,7 @@ def serving(model: keras.Model) -> Serving:
             f"Model '{model.name}' has no known inputs. Start it with "
             "keras.Input(shape), so that the served function has a signature."
         )
-    if any(pruned_layers(model)):
+    if get_masks(model):
         model = strip(model)
     for weight in model.weights:
         value = keras.ops.convert_to_numpy(weight)

@@ -1,0 +1,54 @@
+"""The choice made in the graph is the one that a partition makes on the host."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from tfticket.masks import keep_largest
+from tfticket.selection import top_mask
+
+SHAPES = [(1,), (7, 5), (3, 3, 4, 8), (2500,)]
+SCORES = st.one_of(
+    st.floats(0, 1, width=32, allow_subnormal=False),
+    st.sampled_from([0.0, 0.5, 1.0]),  # ties
+    st.floats(0, 2.0**100, width=32, allow_subnormal=False),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_as_on_the_host(shape, data):
+    scores = data.draw(npst.arrays(np.float32, shape, elements=SCORES))
+    keep = data.draw(st.integers(1, scores.size))
+    np.testing.assert_array_equal(top_mask(scores, keep), keep_largest(scores, keep))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("spread", ["uniform", "normal", "wide", "equal", "two values"])
+def test_exact_at_size_for_any_spread(spread, scale):
+    random = np.random.default_rng(0)
+    size = 50_000
+    scores = {
+        "uniform": random.uniform(size=size),
+        "normal": np.abs(random.normal(size=size)),
+        "wide": 10.0 ** random.uniform(-7, 7, size),
+        "equal": np.full(size, 0.25),
+        "two values": random.integers(1, 3, size) / 2,
+    }[spread]
+    scores = (scores * scale).astype(np.float32)
+    for keep in (1, size // 10, size // 2, size - 1, size):
+        mask = top_mask(scores, keep)
+        np.testing.assert_array_equal(mask, keep_largest(scores, keep))
+
+
+def test_the_count_may_be_a_tensor_inside_a_compiled_function():
+    scores = np.random.default_rng(1).random((40, 50), np.float32)
+    choose = tf.function(top_mask, jit_compile=True)
+    for keep in (3, 1000):
+        mask = choose(tf.constant(scores), tf.constant(keep))
+        np.testing.assert_array_equal(mask, keep_largest(scores, keep))
+    assert choose.experimental_get_tracing_count() == 1
