@@ -18,6 +18,9 @@ MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
         ("conv_2", CIFAR, 4_300_992, 4_301_642),
         ("conv_4", CIFAR, 2_425_024, 2_425_930),
         ("conv_6", CIFAR, 2_261_184, 2_262_602),
+        ("conv_8", CIFAR, 5_275_840, 5_278_282),
+        # Weights, the classifier's biases, four parameters a BatchNorm channel.
+        ("resnet_20", CIFAR, 270_896, 270_896 + 10 + 4 * (16 * 7 + 32 * 7 + 64 * 7)),
     ],
 )
 def test_sizes(name, shape, weights, parameters):
@@ -61,3 +64,14 @@ def test_compile_settings(name, steps, rewind, jit, per_execution):
         settings = models.compile_settings(m, steps, rewind)
         assert settings == {"jit_compile": jit, "steps_per_execution": per_execution}
         m.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), **settings)
+
+
+def test_width_scales_every_hidden_layer():
+    sizes = [
+        layer.kernel.shape[-1]
+        for layer in models.build("conv_2", CIFAR, 10, width=0.5).layers
+        if hasattr(layer, "kernel")
+    ]
+    assert sizes == [32, 32, 128, 128, 10]
+    with pytest.raises(ValueError, match="width=0"):
+        models.build("conv_2", CIFAR, 10, width=0)

@@ -20,7 +20,15 @@ from tfticket.wrappers import Prune
 
 # Imported when first used: they need TensorFlow or matplotlib, and training on
 # another Keras backend does not.
-_ON_DEMAND = ("data", "export", "lottery", "models", "progress", "report")
+_ON_DEMAND = (
+    "data",
+    "export",
+    "lottery",
+    "models",
+    "popup_experiment",
+    "progress",
+    "report",
+)
 
 __all__ = [
     "DensityScheduler",

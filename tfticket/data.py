@@ -49,7 +49,9 @@ class Dataset:
             f"images of {self.image_shape}, normalised by mean {mean} and std {std}"
         )
 
-    def training_pipeline(self, batch_size: int, seed: int) -> tf.data.Dataset:
+    def training_pipeline(
+        self, batch_size: int, seed: int, augment: bool = False
+    ) -> tf.data.Dataset:
         """Endless shuffled batches of the training part.
 
         Every image comes once an epoch, in an order that depends on `seed`
@@ -58,7 +60,10 @@ class Dataset:
 
         Args:
             batch_size: Images in a batch, from 1 to the size of the part.
-            seed: Seed of the order.
+            seed: Seed of the order, and of augmentation.
+            augment: Whether images are shifted at random by up to an eighth of
+                their size (what comes in is 0, the mean) and flipped left to right
+                half of the time.
 
         Raises:
             ValueError: If `batch_size` is out of range.
@@ -75,9 +80,13 @@ class Dataset:
         indices = tf.data.Dataset.range(len(labels))
         indices = indices.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
         batches = indices.repeat().batch(batch_size, drop_remainder=True)
-        return _fast(
-            batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
-        )
+        data = batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
+        if augment:
+            numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), data))
+            data = numbered.map(
+                lambda number, batch: (_augmented(batch[0], [seed, number]), batch[1])
+            )
+        return _fast(data)
 
     def evaluation_pipeline(self, part: str, batch_size: int = 1000) -> tf.data.Dataset:
         """The validation or test part in order, for `evaluate` and `predict`."""
@@ -223,6 +232,26 @@ def _normalised(name, train_split, test_split, classes, held_out):
         mean=mean,
         std=std,
     )
+
+
+def _augmented(images, seed):
+    count, height, width, _ = images.shape
+    flip_seed, *shift_seeds = tf.unstack(
+        tf.random.experimental.stateless_split(tf.cast(seed, tf.int32), 3)
+    )
+    flip = tf.random.stateless_uniform((count, 1, 1, 1), flip_seed) < 0.5
+    images = tf.where(flip, tf.reverse(images, [2]), images)
+    for axis, (size, shift_seed) in enumerate(
+        zip((height, width), shift_seeds, strict=True), 1
+    ):
+        most = max(1, size // 8)
+        padding = [[most, most] if i == axis else [0, 0] for i in range(4)]
+        first = tf.random.stateless_uniform(
+            (count, 1), shift_seed, 0, 2 * most + 1, tf.int32
+        )
+        places = first + tf.range(size)
+        images = tf.gather(tf.pad(images, padding), places, axis=axis, batch_dims=1)
+    return images
 
 
 def _fast(data):

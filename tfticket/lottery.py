@@ -1,7 +1,6 @@
 """The lottery-ticket experiment: one network, one data set, from dense to ticket."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -14,7 +13,7 @@ import tensorflow as tf
 from tfticket import data, models
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
-from tfticket.files import atomic_path
+from tfticket.files import write_json
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 
@@ -261,12 +260,6 @@ def find_ticket(
     return Found(
         experiment, pruning.records, pruning.ticket, strip(model), dataset, compiled
     )
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _check_free(folder, overwrite):

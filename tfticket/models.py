@@ -7,7 +7,9 @@ import keras
 from keras import layers
 
 
-def lenet_300_100(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def lenet_300_100(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """LeNet-300-100, fully connected, 266,200 weights on MNIST.
 
     Gaussian Glorot initialisation as in the lottery ticket paper
@@ -16,18 +18,21 @@ def lenet_300_100(image_shape: tuple[int, int, int], classes: int) -> keras.Mode
     Args:
         image_shape: (height, width, channels).
         classes: Number of outputs, which are logits.
+        width: Factor on the number of hidden units.
     """
     return keras.Sequential(
         [
             keras.Input(image_shape, name="image"),
             layers.Flatten(name="flatten"),
-            *_classifier([300, 100], classes),
+            *_classifier(_wide([300, 100], width), classes),
         ],
         name="lenet_300_100",
     )
 
 
-def lenet_5(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def lenet_5(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """LeNet-5 as Han et al. prune it (arXiv 1506.02626), 431K parameters on MNIST.
 
     Caffe's variant: 5x5 convolutions of 20 and 50 filters without padding, each
@@ -43,6 +48,7 @@ def lenet_5(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
             f"images of at least 16x16. Received: image_shape={tuple(image_shape)}"
         )
     initializer = "lecun_uniform"
+    filters = _wide([20, 50, 500], width)
 
     def conv(filters, name):
         return layers.Conv2D(filters, 5, kernel_initializer=initializer, name=name)
@@ -50,35 +56,97 @@ def lenet_5(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input(image_shape, name="image"),
-            conv(20, "conv1"),
+            conv(filters[0], "conv1"),
             layers.MaxPooling2D(name="pool1"),
-            conv(50, "conv2"),
+            conv(filters[1], "conv2"),
             layers.MaxPooling2D(name="pool2"),
             layers.Flatten(name="flatten"),
-            *_classifier([500], classes, initializer),
+            *_classifier(filters[2:], classes, initializer),
         ],
         name="lenet_5",
     )
 
 
-def conv_2(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def conv_2(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """Conv-2 of the lottery ticket paper: 64, 64, pool; 256, 256, classes."""
-    return _conv("conv_2", [64], image_shape, classes)
+    return _conv("conv_2", [64], image_shape, classes, width)
 
 
-def conv_4(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def conv_4(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """Conv-4 of the lottery ticket paper: Conv-2 and 128, 128, pool."""
-    return _conv("conv_4", [64, 128], image_shape, classes)
+    return _conv("conv_4", [64, 128], image_shape, classes, width)
 
 
-def conv_6(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def conv_6(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """Conv-6 of the lottery ticket paper: Conv-4 and 256, 256, pool."""
-    return _conv("conv_6", [64, 128, 256], image_shape, classes)
+    return _conv("conv_6", [64, 128, 256], image_shape, classes, width)
 
 
-MODELS: dict[str, Callable[[tuple[int, int, int], int], keras.Model]] = {
+def conv_8(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
+    """Conv-8 of the edge-popup paper (1911.13299): Conv-6 and 512, 512, pool."""
+    return _conv("conv_8", [64, 128, 256, 512], image_shape, classes, width)
+
+
+def resnet_20(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
+    """ResNet-20 for small images (He et al. 2016, arXiv 1512.03385).
+
+    A convolution, three stages of three blocks with 16, 32 and 64 filters, global
+    average pooling. Shortcuts that change shape are 1x1 convolutions with
+    BatchNormalization. No biases but the classifier's.
+    """
+
+    def conv(x, filters, size, strides, name):
+        x = layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+        return layers.BatchNormalization(name=f"{name}_norm")(x)
+
+    image = keras.Input(image_shape, name="image")
+    filters = _wide([16, 32, 64], width)
+    x = layers.ReLU(name="relu0")(conv(image, filters[0], 3, 1, "conv0"))
+    for stage, n in enumerate(filters, 1):
+        for block in (1, 2, 3):
+            strides = 2 if stage > 1 and block == 1 else 1
+            name = f"stage{stage}_block{block}"
+            y = layers.ReLU(name=f"{name}_relu1")(
+                conv(x, n, 3, strides, f"{name}_conv1")
+            )
+            y = conv(y, n, 3, 1, f"{name}_conv2")
+            if x.shape[-1] != n or strides != 1:
+                x = conv(x, n, 1, strides, f"{name}_shortcut")
+            x = layers.Add(name=f"{name}_add")([x, y])
+            x = layers.ReLU(name=f"{name}_relu2")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, name="fc")(x), name="resnet_20")
+
+
+MODELS: dict[str, Callable[..., keras.Model]] = {
     function.__name__: function
-    for function in (lenet_300_100, lenet_5, conv_2, conv_4, conv_6)
+    for function in (
+        lenet_300_100,
+        lenet_5,
+        conv_2,
+        conv_4,
+        conv_6,
+        conv_8,
+        resnet_20,
+    )
 }
 
 # Adam's learning rate and the batch size of the papers' recipes.
@@ -88,21 +156,34 @@ LEARNING_RATES = {
     "conv_2": 2e-4,
     "conv_4": 3e-4,
     "conv_6": 3e-4,
+    "conv_8": 3e-4,
+    "resnet_20": 1e-3,
 }
 BATCH_SIZE = 60
 
 
-def build(name: str, image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def build(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
     """Builds the network of that name.
 
+    Args:
+        name: One of `MODELS`.
+        image_shape: (height, width, channels).
+        classes: Number of outputs, which are logits.
+        width: Factor on the number of units and filters of every hidden layer.
+
     Raises:
-        ValueError: If there is none; says which exist.
+        ValueError: If there is none of that name; says which exist. If `width` is
+            not above 0, or the images are too small.
     """
+    if not width > 0:
+        raise ValueError(f"width must be above 0. Received: width={width}")
     if name not in MODELS:
         raise ValueError(
             f"model must be one of {sorted(MODELS)}. Received: model={name!r}"
         )
-    return MODELS[name](image_shape, classes)
+    return MODELS[name](image_shape, classes, width)
 
 
 def compile_settings(
@@ -147,7 +228,11 @@ def _leaves(model):
             yield layer
 
 
-def _conv(name, blocks, image_shape, classes):
+def _wide(units, width):
+    return [max(1, round(n * width)) for n in units]
+
+
+def _conv(name, blocks, image_shape, classes, width):
     smallest = 2 ** len(blocks)
     if min(image_shape[:2]) < smallest:
         raise ValueError(
@@ -155,7 +240,7 @@ def _conv(name, blocks, image_shape, classes):
             f"{smallest}x{smallest}. Received: image_shape={tuple(image_shape)}"
         )
     stack = []
-    for i, filters in enumerate(blocks, 1):
+    for i, filters in enumerate(_wide(blocks, width), 1):
         stack += [
             layers.Conv2D(
                 filters,
@@ -173,7 +258,7 @@ def _conv(name, blocks, image_shape, classes):
             keras.Input(image_shape, name="image"),
             *stack,
             layers.Flatten(name="flatten"),
-            *_classifier([256, 256], classes),
+            *_classifier(_wide([256, 256], width), classes),
         ],
         name=name,
     )

@@ -1,7 +1,8 @@
 """Tables and plots of what a run found."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -92,6 +93,69 @@ def rounds_plot(
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def popup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a kind and density: test accuracy, and the random mask's.
+
+    Args:
+        rows: What `tfticket.popup_experiment.summary` returns.
+
+    Returns:
+        A `rich` table.
+    """
+    table = Table(title="Edge-popup: accuracy with weights that were never trained")
+    table.add_column("weights", no_wrap=True)
+    for heading in ("density %", "test accuracy %", "lowest", "highest", "random mask"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        values = [row[key] for key in ("mean", "lowest", "highest", "random")]
+        kind = "trained, dense" if row["kind"] == "dense" else row["kind"]
+        percents = [_percent(value) for value in values]
+        table.add_row(kind, f"{100 * row['density']:.3g}", *percents)
+    table.caption = (
+        "Random mask: the same weights before the scores were trained, and the dense "
+        "network before training."
+    )
+    return table
+
+
+def popup_plot(
+    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str = ""
+) -> None:
+    """Plots accuracy against density, a line an initialiser, to a PNG file.
+
+    Error bars go from the lowest to the highest replicate; the trained dense
+    network is a dashed line (arXiv 1911.13299, figure 3).
+
+    Args:
+        rows: What `tfticket.popup_experiment.summary` returns.
+        path: The file to write.
+        title: Title of the figure.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        group = sorted(
+            (row for row in rows if row["kind"] == kind), key=lambda r: r["density"]
+        )
+        means = [100 * row["mean"] for row in group]
+        if kind == "dense":
+            axes.axhline(means[0], color="k", linestyle="--", label="trained, dense")
+            continue
+        below = [100 * (row["mean"] - row["lowest"]) for row in group]
+        above = [100 * (row["highest"] - row["mean"]) for row in group]
+        densities = [100 * row["density"] for row in group]
+        axes.errorbar(
+            densities, means, [below, above], marker="o", capsize=3, label=kind
+        )
+    axes.set_xlabel("Edges kept, %")
+    axes.set_ylabel("Test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -1,0 +1,161 @@
+"""The popup experiment: what it runs, resumes and refuses; and its script."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tfticket import data, popup_experiment, report
+from tfticket.popup_experiment import PopupExperiment, run, summary
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train_popup.py"
+SHORT = PopupExperiment(
+    densities=[0.3, 0.6],
+    weight_initializers=["signed_constant"],
+    replicates=2,
+    epochs=2,
+    width=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("popup") / "run"
+    return folder, run(SHORT, folder)
+
+
+def test_every_part_runs_once_and_the_seed_decides(finished):
+    folder, results = finished
+    parts = [(r.kind, r.density, r.seed) for r in results]
+    assert parts == [
+        ("dense", 1.0, 0),
+        ("dense", 1.0, 1),
+        *(("signed_constant", d, s) for d in (0.3, 0.6) for s in (0, 1)),
+    ]
+    assert results[2].test_accuracy != results[3].test_accuracy
+    written = json.loads((folder / "results.json").read_text())
+    assert written == [dataclasses.asdict(result) for result in results]
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(finished, tmp_path):
+    folder, results = finished
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    written = json.loads((folder / "results.json").read_text())
+    del written[4]
+    (tmp_path / "results.json").write_text(json.dumps(written[:4]))
+    trained = []
+    again = run(SHORT, tmp_path, on_result=lambda *args: trained.append(args))
+    assert [(r.kind, r.density, r.seed) for r, _, _ in trained] == [
+        ("signed_constant", 0.6, 0),
+        ("signed_constant", 0.6, 1),
+    ]
+    assert [count for _, *count in trained] == [[5, 6], [6, 6]]
+    assert again == results  # to the bit
+
+
+def test_another_experiment_in_the_folder_is_refused(finished, tmp_path):
+    folder, _ = finished
+    with pytest.raises(FileExistsError, match=r"another experiment: \['width'\]"):
+        run(dataclasses.replace(SHORT, width=0.2), folder)
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(FileExistsError, match="no run's"):
+        run(SHORT, tmp_path)
+
+
+def test_summary():
+    rows = summary(
+        [
+            popup_experiment.PopupResult("dense", 1.0, 0, 0.9, 0.9, 0.1),
+            popup_experiment.PopupResult("dense", 1.0, 1, 0.7, 0.9, 0.3),
+        ]
+    )
+    want = {"mean": 0.8, "lowest": 0.7, "highest": 0.9, "random": 0.2}
+    assert rows[0].pop("kind") == "dense"
+    assert rows[0].pop("replicates") == 2
+    assert rows[0].pop("density") == 1.0
+    assert rows == [pytest.approx(want)]
+
+
+def test_plot_and_table(finished, tmp_path):
+    rows = summary(finished[1])
+    report.popup_plot(rows, tmp_path / "plot.png", "title")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    table = report.popup_table(rows)
+    assert table.row_count == 3
+    assert next(iter(table.columns[0].cells)) == "trained, dense"
+
+
+def test_augmentation_shifts_flips_and_repeats():
+    digits = data.load("digits")
+    plain, first, again, other = (
+        next(iter(digits.training_pipeline(64, seed, augment=augment)))[0].numpy()
+        for seed, augment in ((0, False), (0, True), (0, True), (1, True))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    seen = set()
+    for image, augmented in zip(plain[..., 0], first[..., 0], strict=True):
+        moves = {
+            (flip, dy, dx): np.pad(image[:, :: -1 if flip else 1], 1)[
+                1 + dy : 9 + dy, 1 + dx : 9 + dx
+            ]
+            for flip in (False, True)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+        }
+        found = [
+            move for move, want in moves.items() if np.array_equal(want, augmented)
+        ]
+        assert found
+        seen.update(found[:1])
+    assert len(seen) > 9
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"densities": [0.5, 1.5]}, "density=1.5"),
+        ({"densities": []}, "densities"),
+        ({"densities": [0.5, 0.5]}, "none of them twice"),
+        ({"weight_initializers": ["ones"]}, "'ones'"),
+        ({"model": "vgg"}, "model='vgg'"),
+        ({"score_scope": "model"}, "score_scope='model'"),
+        ({"replicates": 0}, "replicates=0"),
+        ({"width": -1}, "width=-1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PopupExperiment(**values)
+
+
+def test_the_script(tmp_path):
+    flags = ["--density=0.3,0.6", "--weight_initializer=signed_constant", "--epochs=1"]
+
+    def script(*more):
+        command = [sys.executable, str(SCRIPT), *flags, f"--out_dir={tmp_path}/run"]
+        return subprocess.run(
+            [*command, *more],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = script()
+    assert done.returncode == 0, done.stderr
+    assert "3/3: signed_constant at density 60 %" in done.stdout
+    assert "trained, dense" in done.stdout
+    assert (tmp_path / "run" / "plot.png").is_file()
+    refused = script("--width=2")
+    assert refused.returncode == 1
+    assert "holds another experiment" in " ".join(refused.stdout.split())
+    wrong = script("--density=half")
+    assert wrong.returncode == 1
+    assert "--density must be fractions" in " ".join(wrong.stdout.split())
