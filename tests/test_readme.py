@@ -45,9 +45,12 @@ def test_commands(command, tmp_path):
     # The flags as they stand, but nothing downloaded and little trained.
     flags = [word for word in words[2:] if not word.startswith("--dataset")]
     if "--help" not in flags:
-        short = ["--rounds=1", "--iterations=2", "--evaluate_every=1"]
-        flags += [*short, "--batch_size=10", f"--out_dir={tmp_path}/run"]
-        flags += [f"--export_dir={tmp_path}/models"]
+        flags += ["--batch_size=10", f"--out_dir={tmp_path}/run"]
+        if "popup" in words[1]:
+            flags += ["--epochs=1", "--replicates=1", "--width=0.1"]
+        else:
+            flags += ["--rounds=1", "--iterations=2", "--evaluate_every=1"]
+            flags += [f"--export_dir={tmp_path}/models"]
         flags = ["--rewind_to=1" if f.startswith("--rewind_to") else f for f in flags]
     done = subprocess.run(
         [sys.executable, str(ROOT / words[1]), *flags], check=False, cwd=tmp_path
