@@ -1,6 +1,7 @@
 """Image classification sets as normalised arrays, and fast pipelines over them."""
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -68,13 +69,12 @@ class Dataset:
         Raises:
             ValueError: If `batch_size` is out of range.
         """
-        images, labels = self.train
+        images, labels = self._tensors
         if not 1 <= batch_size <= len(labels):
             raise ValueError(
                 f"batch_size must be between 1 and the {len(labels)} training images. "
                 f"Received: batch_size={batch_size}"
             )
-        images, labels = tf.constant(images), tf.constant(labels)
         # Shuffling numbers and gathering whole batches is several times faster
         # than shuffling and stacking single images, and exact.
         indices = tf.data.Dataset.range(len(labels))
@@ -87,6 +87,12 @@ class Dataset:
                 lambda number, batch: (_augmented(batch[0], [seed, number]), batch[1])
             )
         return _fast(data)
+
+    @functools.cached_property
+    def _tensors(self):
+        # Made once: TensorFlow keeps what a pipeline's function captures for as
+        # long as the process lives.
+        return tuple(tf.constant(values) for values in self.train)
 
     def evaluation_pipeline(self, part: str, batch_size: int = 1000) -> tf.data.Dataset:
         """The validation or test part in order, for `evaluate` and `predict`."""
