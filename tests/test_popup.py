@@ -403,3 +403,29 @@ def test_bad_input():
             call()
     with pytest.raises(ValueError, match="wrapped already"):
         tfticket.popup(tfticket.prune(small()))
+    with pytest.raises(TypeError, match="no argument densitty"):
+        tfticket.popup(small(), densitty=0.3)
+    for change in (lambda: layer.quantize("int8"), lambda: layer.enable_lora(2)):
+        with pytest.raises(ValueError, match=r"with tfticket\.strip"):
+            change()
+
+
+def test_mixed_precision_trains(images):
+    model = keras.Sequential(
+        [
+            keras.Input((128,)),
+            tfticket.PopupDense(16, activation="relu", dtype="mixed_float16"),
+            tfticket.PopupDense(4, dtype="float32"),
+        ]
+    )
+    kernel = model.layers[0].kernel.numpy()
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=8.0
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    x = images[0].reshape(64, -1)
+    history = model.fit(x, images[1], epochs=15, verbose=0)
+    assert history.history["loss"][-1] < 0.8 * history.history["loss"][0]
+    assert model.layers[0].kernel.numpy().tobytes() == kernel.tobytes()

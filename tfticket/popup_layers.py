@@ -10,7 +10,7 @@ from tfticket.masks import check_density, kept_count
 from tfticket.selection import top_mask
 
 _register = keras.saving.register_keras_serializable(package="tfticket")
-_OURS = (
+POPUP_ARGUMENTS = (
     "density",
     "score_initializer",
     "weight_initializer",
@@ -186,6 +186,12 @@ class Popup:
             weights = weights * (math.prod(self.kernel.shape) / kept)
         return _straight_through(ops.abs(self.scores.value), weights, mask)
 
+    def quantize(self, *args, **kwargs):
+        self._refuse("quantized")
+
+    def enable_lora(self, *args, **kwargs):
+        self._refuse("given LoRA weights")
+
     def get_config(self):
         config = super().get_config()
         for name in self._kernel_arguments:
@@ -207,7 +213,9 @@ class Popup:
 
     def plain(self) -> keras.layers.Layer:
         """The Keras layer that this one stands for, not built."""
-        config = {k: v for k, v in self.get_config().items() if k not in _OURS}
+        config = {
+            k: v for k, v in self.get_config().items() if k not in POPUP_ARGUMENTS
+        }
         return self._plain_class.from_config(config)
 
     def save_own_variables(self, store):
@@ -224,6 +232,12 @@ class Popup:
             )
         for variable in self._own():
             variable.assign(store[variable.name])
+
+    def _refuse(self, what):
+        raise ValueError(
+            f"Popup layer '{self.name}' can't be {what}. Make it a plain layer first, "
+            "with tfticket.strip."
+        )
 
     def _own(self):
         own = [self.kernel, self.scores, self.kept, self.bias]

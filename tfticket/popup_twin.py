@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfticket.masks import check_density, kept_count
-from tfticket.popup_layers import POPUP_LAYERS, Popup
+from tfticket.popup_layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.popup_model import PopupModel, popup_layers
 from tfticket.transform import (
     clone_with,
@@ -62,6 +62,11 @@ def popup(
     3
     """
     check_density(density)
+    if unknown := sorted(set(popup_arguments) - set(POPUP_ARGUMENTS)):
+        raise TypeError(
+            f"popup has no argument {', '.join(unknown)}. It takes exclude and "
+            f"{', '.join(POPUP_ARGUMENTS)}."
+        )
     layers = require_transformable(model, exclude)
     refused = [
         f"'{name}' ({type(layer).__name__})"
