@@ -19,7 +19,7 @@ def inner_optimizers(optimizer) -> Iterator[keras.optimizers.Optimizer]:
     yield optimizer
     if getattr(optimizer, "inner_optimizer", None) is not None:
         yield from inner_optimizers(optimizer.inner_optimizer)
-    for inner in getattr(optimizer, "_optimizers", None) or ():
+    for inner in getattr(optimizer, "_inner_optimizers", None) or ():
         yield from inner_optimizers(inner)
 
 

@@ -1,5 +1,7 @@
 """`prune` a model, `strip` it again, and the masks of all its layers by name."""
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 import keras
@@ -121,25 +123,18 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
         Name of the weight ("layer/kernel") to boolean array in its shape, in
         the order of the layers. Empty for a model that has none.
     """
-    masks = {}
+    masks = {name: mask for name, _, mask in _masks_of(model)}
     with chosen_edges(model):
-        for name, layer in named_layers(model):
+        for path, layer in named_layers(model):
             if isinstance(layer, Popup):
-                mask = layer.mask()
-                masks[f"{name}/{layer.kernel.name}"] = keras.ops.convert_to_numpy(mask)
-            elif isinstance(layer, Prune):
-                for weight, mask in zip(layer.pruned_weights, layer.masks, strict=True):
-                    value = keras.ops.convert_to_numpy(mask)
-                    masks[f"{name}/{weight.name}"] = value
-    return masks
+                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
+    return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
 
 
 def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """The values of the weights that carry masks, named as in `get_masks`."""
     return {
-        f"{name}/{weight.name}": keras.ops.convert_to_numpy(weight)
-        for name, prune in pruned_layers(model)
-        for weight in prune.pruned_weights
+        name: keras.ops.convert_to_numpy(weight) for name, weight, _ in _masks_of(model)
     }
 
 
@@ -157,11 +152,7 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: If a name or a shape is not the model's.
     """
-    known = {
-        f"{name}/{weight.name}": (weight, mask)
-        for name, prune in pruned_layers(model)
-        for weight, mask in zip(prune.pruned_weights, prune.masks, strict=True)
-    }
+    known = {name: (weight, mask) for name, weight, mask in _masks_of(model)}
     for name, mask in masks.items():
         if name not in known:
             raise ValueError(
@@ -183,16 +174,22 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
 
 
 def named_layers(
-    model: keras.Model, prefix: str = ""
+    model: keras.Model, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for every layer, into nested models, each once."""
-    seen = set()
+    """Yields (path, layer) for every layer, into nested models, each once.
+
+    Args:
+        model: A model.
+        prefix: What its paths begin with.
+        seen: Identities of layers to leave out; those yielded are added.
+    """
+    seen = set() if seen is None else seen
     for layer in model.layers:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
         if isinstance(layer, keras.Model):
-            yield from named_layers(layer, f"{prefix}{layer.name}/")
+            yield from named_layers(layer, f"{prefix}{layer.name}/", seen)
         else:
             yield f"{prefix}{layer.name}", layer
 
@@ -211,12 +208,44 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     layer has two of one name.
     """
     weights = {}
-    for name, layer in named_layers(model):
+    for path, layer in named_layers(model):
         inner = layer.layer if isinstance(layer, Prune) else layer
-        for i, weight in enumerate(inner.weights):
-            key = f"{name}/{weight.name}"
-            weights[key if key not in weights else f"{key}:{i}"] = weight
+        weights.update(_weights_of(path, inner))
     return weights
+
+
+def _weights_of(path, layer):
+    weights = {}
+    for i, weight in enumerate(layer.weights):
+        key = f"{path}/{weight.name}"
+        weights[key if key not in weights else f"{key}:{i}"] = weight
+    return weights
+
+
+def _masks_of(model):
+    """Yields (name, weight, mask variable) for every weight that `Prune` masks."""
+    for path, layer in pruned_layers(model):
+        names = {id(w): name for name, w in _weights_of(path, layer.layer).items()}
+        for weight, mask in zip(layer.pruned_weights, layer.masks, strict=True):
+            yield names[id(weight)], weight, mask
+
+
+def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
+    target.set_weights(source.get_weights())
+    for old, new in zip(source.weights, target.weights, strict=True):
+        new.trainable = old.trainable
+    pairs = zip(source._flatten_layers(), target._flatten_layers(), strict=True)
+    for old, new in pairs:
+        if not hasattr(old, "finalize_state"):
+            continue
+        # Preprocessing layers work out more from their weights, or keep tables.
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables({k: np.array(value) for k, value in store.items()})
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
 
 
 def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -246,6 +275,8 @@ def clone_with(
 ) -> keras.Model:
     """Clones a model into nested ones, layer by layer, then copies weights.
 
+    The clone is not compiled.
+
     Args:
         model: A Sequential or Functional model.
         clone_layer: Function of a layer that returns its copy, not built.
@@ -258,10 +289,24 @@ def clone_with(
         pairs.append((layer, copy))
         return copy
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    with _uncompiled(model):
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     for source, target in pairs:
         copy_weights(source, target)
     return copy
+
+
+@contextlib.contextmanager
+def _uncompiled(model):
+    """Keeps Keras from cloning the compile state, which not every loss survives."""
+    models = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
+    for part in models:
+        part.compiled = False
+    try:
+        yield
+    finally:
+        for part in models:
+            part.compiled = True
 
 
 def _plain_layer(layer):
@@ -280,9 +325,9 @@ def _copy_weights(source, target):
     if isinstance(target, Prune):
         target = target.layer
     if not isinstance(source, Prune):
-        target.set_weights(source.get_weights())
+        copy_state(source, target)
         return
-    target.set_weights(source.layer.get_weights())
+    copy_state(source.layer, target)
     for weight, mask in zip(prunable_weights(target), source.masks, strict=True):
         weight.assign(apply_mask(weight, mask))
 
@@ -342,6 +387,20 @@ def _require_keras_3(model) -> None:
 
 
 def _require_cloneable(model: keras.Model) -> None:
+    for part in model._flatten_layers():
+        ours = isinstance(part, PopupModel)
+        kind = type(part)
+        if (
+            isinstance(part, keras.Model)
+            and hasattr(part, "operations")
+            and not ours
+            and kind.__module__.split(".")[0] != "keras"
+        ):
+            raise TypeError(
+                f"Model '{part.name}' is of a class of its own, {kind.__name__}, whose "
+                "methods and attributes a copy would lose. Pass the plain model of the "
+                "same layers, keras.Model(model.inputs, model.outputs)."
+            )
     if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
         raise TypeError(
             f"Model '{model.name}' ({type(model).__name__}) is subclassed: its "

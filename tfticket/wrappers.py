@@ -1,9 +1,6 @@
 """`Prune`: the layer wrapper that owns the masks and makes them act."""
 
-from collections.abc import Sequence
-
 import keras
-import numpy as np
 from keras import ops
 
 from tfticket.prunable import prunable_weights
@@ -19,9 +16,12 @@ class Prune(keras.layers.Wrapper):
     nor an exponential moving average sees the pruned part. A constraint, which
     every Keras optimizer applies after its update, masks once more, for the
     optimizers that mix the entries of a matrix (Muon). The forward pass is the
-    wrapped layer's own: nothing is multiplied there. (One gap is Keras's: for
-    Muon with `use_ema`, the average that `fit` writes over the weights at its
-    very end passes no constraint. `strip` and tfticket's callbacks mask again.)
+    wrapped layer's own: nothing is multiplied there. One
+    gap is Keras's: with `use_ema`, the average that `fit` writes over the weights at
+    its very end passes no constraint. It is zero where it always saw zeros; it is
+    not with Muon, or where masks were set past `tfticket.set_masks` (by
+    `load_weights` on a model that has trained). `strip` and tfticket's callbacks
+    mask again.
 
     The wrapper takes the name of its layer, so `get_layer(name)` and losses
     that are keyed by the output's name go on working.
@@ -48,6 +48,7 @@ class Prune(keras.layers.Wrapper):
         # The wrapped layer casts its own inputs and variables. The masking must
         # see variables in their stored dtype, whatever the compute dtype is.
         kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, autocast=False, **kwargs)
         self.supports_masking = self.layer.supports_masking
         self.masks: list[keras.Variable] = []
@@ -75,6 +76,8 @@ class Prune(keras.layers.Wrapper):
         ]
         for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
             weight.constraint = MaskConstraint(mask, weight.constraint)
+            if weight.regularizer is not None:
+                weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
 
     def call(self, inputs, *args, **kwargs):
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
@@ -109,32 +112,6 @@ class Prune(keras.layers.Wrapper):
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)
 
-    def set_masks(self, masks: Sequence[np.ndarray]) -> None:
-        """Assigns the masks and sets what they prune to 0.0.
-
-        Args:
-            masks: One boolean array for each of `self.masks`, in that order.
-
-        Raises:
-            ValueError: If number or shapes differ, or the layer is not built.
-        """
-        if len(masks) != len(self.masks):
-            raise ValueError(
-                f"Layer '{self.name}' has {len(self.masks)} masks"
-                f"{'' if self.built else ' (it is not built)'}. "
-                f"Received: {len(masks)} arrays."
-            )
-        for weight, variable, mask in zip(
-            self.pruned_weights, self.masks, masks, strict=True
-        ):
-            if np.shape(mask) != tuple(variable.shape):
-                raise ValueError(
-                    f"The mask of '{self.name}/{weight.name}' has shape "
-                    f"{tuple(variable.shape)}. Received: shape {np.shape(mask)}"
-                )
-            variable.assign(np.asarray(mask, bool))
-        self.apply_masks()
-
     def apply_masks(self) -> None:
         """Sets every masked weight to 0.0."""
         for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
@@ -162,6 +139,22 @@ class MaskConstraint(keras.constraints.Constraint):
         if self.constraint is None:
             return weight
         return apply_mask(self.constraint(weight), self.mask)
+
+
+class MaskedRegularizer(keras.regularizers.Regularizer):
+    """A weight's own regularizer, whose gradient is masked as the layer's is.
+
+    Args:
+        mask: Boolean variable in the shape of the weight.
+        regularizer: The weight's own, a function of it.
+    """
+
+    def __init__(self, mask: keras.Variable, regularizer):
+        self.mask = mask
+        self.regularizer = regularizer
+
+    def __call__(self, weight):
+        return self.regularizer(mask_gradient(ops.convert_to_tensor(weight), self.mask))
 
 
 def apply_mask(value, mask):
