@@ -11,7 +11,6 @@ network as a line. A run that was stopped goes on when it is started again.
 
 import os
 import pathlib
-import shutil
 
 # Before TensorFlow is imported: its start-up notes would hide the progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -87,7 +86,7 @@ _OUT_DIR = flags.DEFINE_string(
     "Folder for settings, results and plot. Default: runs/popup-DATASET-MODEL.",
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Remove what an earlier run with other flags left there."
+    "overwrite", False, "Replace the results of an earlier run with other flags."
 )
 
 
@@ -135,8 +134,6 @@ def run(console):
     experiment = experiment_from_flags()
     name = f"popup-{experiment.dataset}-{experiment.model}"
     out_dir = pathlib.Path(_OUT_DIR.value or pathlib.Path("runs", name))
-    if _OVERWRITE.value and (out_dir / "config.json").is_file():
-        shutil.rmtree(out_dir)
 
     def on_result(result, done, total):
         kind = "dense network" if result.kind == "dense" else result.kind
@@ -152,6 +149,7 @@ def run(console):
             out_dir=out_dir,
             data_dir=_DATA_DIR.value,
             download=_DOWNLOAD.value,
+            overwrite=_OVERWRITE.value,
             on_result=on_result,
         )
     rows = popup_experiment.summary(results)

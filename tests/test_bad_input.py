@@ -175,6 +175,18 @@ def test_rounds_that_do_not_divide_the_fit(mlp, data):
         fit(tfticket.prune(mlp), data, callback)
 
 
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
+def test_rates_that_leave_nothing(scope, mlp, data):
+    callback = tfticket.IterativeMagnitudePruning(rounds=3, rate=0.99, scope=scope)
+    with pytest.raises(ValueError, match=r"rate=0\.99 leaves no weight of.*rounds=3"):
+        fit(tfticket.prune(mlp), data, callback)
+
+
+def test_a_seed_that_is_no_integer():
+    with pytest.raises(TypeError, match=r"seed must be an integer.*1\.5"):
+        tfticket.IterativeMagnitudePruning(rounds=1, seed=1.5)
+
+
 @pytest.mark.parametrize("rewind", [(12, "step"), (13, "step"), (2, "epoch")])
 def test_rewind_point_after_the_rounds_end(rewind, mlp, data):
     callback = tfticket.IterativeMagnitudePruning(

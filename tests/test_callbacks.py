@@ -1,5 +1,8 @@
 """Iterative magnitude pruning in one fit."""
 
+import functools
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -263,3 +266,48 @@ def test_slots_found_for_every_trainable_weight(mlp, data):
     found = [variable.path for variable, _, _ in slots(wrapped.optimizer)]
     for variable in wrapped.trainable_variables:
         assert found.count(variable.path) == 2  # Adam's momentum and velocity
+
+
+def test_other_callbacks_see_the_trained_weights_in_any_order(mlp, data, tmp_path):
+    for first in (True, False):
+        wrapped = compiled(mlp)
+        imp = tfticket.IterativeMagnitudePruning(rounds=1, rate=0.5)
+        path = tmp_path / f"{first}.{{epoch}}.weights.h5"
+        saver = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+        history = wrapped.fit(
+            *data,
+            epochs=4,
+            verbose=0,
+            validation_data=data,
+            callbacks=[imp, saver] if first else [saver, imp],
+        )
+        for epoch in (2, 4):
+            wrapped.load_weights(str(path).format(epoch=epoch))
+            loss = wrapped.evaluate(*data, verbose=0)[0]
+            assert loss == pytest.approx(history.history["val_loss"][epoch - 1])
+
+
+def test_stopping_early_is_warned_of(mlp, data):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    wrapped = compiled(mlp)
+    imp = tfticket.IterativeMagnitudePruning(rounds=2, rate=0.5)
+    with pytest.warns(UserWarning, match="after 1 of the 3 trainings"):
+        wrapped.fit(*data, epochs=3, verbose=0, callbacks=[imp, Stop()])
+
+
+def test_arguments_in_other_clothes(mlp, data):
+    """A criterion without a name, NumPy's integers, test data as a list."""
+    wrapped = compiled(mlp)
+    imp = tfticket.IterativeMagnitudePruning(
+        rounds=np.int64(1),
+        rewind_to=np.int64(1),
+        seed=np.int64(3),
+        criterion=functools.partial(np.abs),
+        test_data=list(data),
+    )
+    wrapped.fit(*data, epochs=2, verbose=0, callbacks=[imp])
+    json.dumps(imp.ticket.provenance)
+    assert imp.records[1].test["accuracy"] > 0

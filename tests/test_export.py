@@ -9,6 +9,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tfticket
@@ -96,7 +97,9 @@ def test_litert_runs_with_the_models_names(make, tmp_path):
     single = len(inputs) == 1
     want = model.predict(next(iter(inputs.values())) if single else inputs, verbose=0)
     want = [want] if single else [want["first"], want["second"]]
-    for name, value in zip(sorted(got), want, strict=True):
+    names = ["logits"] if single else ["first", "second"]
+    assert sorted(got) == names
+    for name, value in zip(names, want, strict=True):
         np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
 
 
@@ -193,3 +196,64 @@ def test_integer_inputs(tmp_path):
         ]
     )
     assert export.saved_model(tfticket.prune(model), tmp_path / "m").agreement == 1.0
+
+
+def test_names_that_tensorflow_does_not_take(tmp_path):
+    a, b = keras.Input((3,), name="my-input"), keras.Input((3,), name="2nd")
+    dense = layers.Dense(2, name="out.1")
+    model = keras.Model([a, b], [dense(a), dense(b), layers.Dense(2, name="out_1")(a)])
+    path = export.saved_model(model, tmp_path / "m").path
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    assert set(serve.structured_input_signature[1]) == {"my_input", "arg_2nd"}
+    x = np.ones((2, 3), "float32")
+    got = serve(my_input=tf.constant(x), arg_2nd=tf.constant(2 * x))
+    assert set(got) == {"out_1", "out_1_1", "out_1_2"}
+    np.testing.assert_allclose(got["out_1_1"], dense(2 * x), rtol=1e-6)
+
+
+def test_bfloat16_outputs(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(2, dtype="mixed_bfloat16")]
+    )
+    assert export.saved_model(model, tmp_path / "m").max_error < 0.1
+
+
+def test_what_litert_can_not_do_is_an_export_error(tmp_path):
+    model = keras.Sequential([keras.Input((5, 3)), layers.LSTM(2)])
+    with pytest.raises(export.ExportError, match="can't convert"):
+        export.litert(model, tmp_path / "m.tflite")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_vocabulary_is_refused(tmp_path):
+    lookup = layers.IntegerLookup(vocabulary=[1, 2, 3], output_mode="one_hot")
+    model = keras.Sequential(
+        [keras.Input((1,), dtype="int64"), lookup, layers.Dense(2)]
+    )
+    with pytest.raises(ValueError, match="keeps a table"):
+        export.saved_model(model, tmp_path / "m")
+
+
+def test_a_check_needs_samples_and_one_array_an_input(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    with pytest.raises(ValueError, match="no samples"):
+        export.saved_model(model, tmp_path / "m", inputs=np.zeros((0, 2)))
+    with pytest.raises(ValueError, match="one array for each"):
+        export.saved_model(model, tmp_path / "m", inputs=[np.ones((1, 2))] * 3)
+    exported = export.saved_model(model, tmp_path / "m", inputs=[[1, 2], [3, 4]])
+    assert exported.agreement is None
+    assert "%" not in str(exported)
+
+
+def test_the_check_is_against_the_model_that_was_given(tmp_path, monkeypatch):
+    """A strip that loses something must not be compared with itself."""
+    from tfticket.export import serving
+
+    def forgetful(model):
+        plain = tfticket.strip(model)
+        plain.layers[-1].bias.assign_add(np.ones(5))
+        return plain
+
+    monkeypatch.setattr(serving, "strip", forgetful)
+    with pytest.raises(export.ExportError, match="differs from the model"):
+        export.saved_model(pruned_cnn(), tmp_path / "m")

@@ -89,11 +89,15 @@ def test_overwrite_replaces_a_run_and_nothing_else(finished, tmp_path):
     run(tmp_path, *FAST)
     extra = tmp_path / "runs" / "digits-lenet_300_100" / "tickets" / "round_09.npz"
     extra.write_text("of the older run")
+    notes = extra.parents[1] / "notes.txt"
+    notes.write_text("what I saw")
     run(tmp_path, *FAST, "--overwrite")
     assert not extra.exists()
+    assert notes.read_text() == "what I saw"
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
+    (mine / "config.json").write_text('{"model_type": "of another program"}')
     done = run(tmp_path, *FAST, "--out_dir=mine", "--overwrite", check=False)
     assert done.returncode == 1
     assert "won't be touched" in done.stdout

@@ -156,6 +156,11 @@ def test_the_script(tmp_path):
     refused = script("--width=2")
     assert refused.returncode == 1
     assert "holds another experiment" in " ".join(refused.stdout.split())
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    replaced = script("--width=0.1", "--overwrite")
+    assert replaced.returncode == 0, replaced.stderr
+    assert "3/3" in replaced.stdout
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     wrong = script("--density=half")
     assert wrong.returncode == 1
     assert "--density must be fractions" in " ".join(wrong.stdout.split())

@@ -287,3 +287,111 @@ def test_unmasked_training_is_the_plain_models_training(mlp, data):
         np.testing.assert_allclose(
             np.array(weight), np.array(theirs[name]), rtol=2e-4, atol=1e-6
         )
+
+
+def test_copies_are_not_compiled_whatever_the_loss(mlp, data):
+    def my_loss(y_true, y_pred):  # not registered: its name is all a config could hold
+        return keras.ops.mean(keras.ops.square(y_pred), axis=-1)
+
+    mlp.compile("adam", my_loss)
+    wrapped = tfticket.prune(mlp)
+    assert mlp.compiled
+    assert not wrapped.compiled
+    wrapped.compile("adam", my_loss)
+    imp = tfticket.IterativeMagnitudePruning(rounds=1, rate=0.5)
+    wrapped.fit(*data, epochs=2, verbose=0, callbacks=[imp])
+    assert not tfticket.strip(wrapped).compiled
+    assert wrapped.compiled
+
+
+def test_adapted_layers_keep_what_they_learned():
+    numbers, words = keras.Input((3,)), keras.Input((1,), dtype="int64")
+    norm, lookup = layers.Normalization(), layers.IntegerLookup(output_mode="one_hot")
+    x = np.random.default_rng(0).normal(3, 5, (20, 3)).astype("float32")
+    w = np.arange(20)[:, None] % 4
+    norm.adapt(x)
+    lookup.adapt(w)
+    joined = layers.Concatenate()([norm(numbers), lookup(words)])
+    model = keras.Model([numbers, words], layers.Dense(2)(joined))
+    want = model.predict([x, w], verbose=0)
+    wrapped = tfticket.prune(model)
+    for copy in (wrapped, tfticket.strip(wrapped)):
+        np.testing.assert_array_equal(copy.predict([x, w], verbose=0), want)
+
+
+def test_a_class_of_its_own_is_refused():
+    class WithTrainStep(keras.Model):
+        def train_step(self, data):
+            raise NotImplementedError
+
+    class Stack(keras.Sequential):
+        pass
+
+    x = keras.Input((4,))
+    for model in (
+        WithTrainStep(x, layers.Dense(2)(x)),
+        Stack([keras.Input((4,)), layers.Dense(2)]),
+        keras.Sequential([x, Stack([keras.Input((4,)), layers.Dense(2)])]),
+    ):
+        with pytest.raises(TypeError, match="a class of its own"):
+            tfticket.prune(model)
+
+
+def test_what_is_frozen_stays_frozen():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, name="a", trainable=False),
+            layers.Dense(3, name="b"),
+            layers.Dense(2, name="c"),
+        ]
+    )
+    model.get_layer("b").kernel.trainable = False
+    wrapped = tfticket.prune(model)
+    assert [layer.trainable for layer in wrapped.layers] == [False, True, True]
+    for copy in (wrapped, tfticket.strip(wrapped)):
+        paths = [v.path.split("/")[-2:] for v in copy.trainable_variables]
+        assert paths == [["b", "bias"], ["c", "kernel"], ["c", "bias"]]
+
+
+def test_a_layer_inside_and_outside_of_a_nested_model_counts_once():
+    dense = layers.Dense(4, name="dense")
+    inner = keras.Sequential([keras.Input((4,)), dense], name="inner")
+    x = keras.Input((4,))
+    wrapped = tfticket.prune(keras.Model(x, layers.Dense(2)(dense(inner(x)))))
+    masks = tfticket.get_masks(wrapped)
+    assert sorted(mask.size for mask in masks.values()) == [8, 16]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TwoKernels(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.a, self.b = layers.Dense(4), layers.Dense(4)
+
+    def build(self, shape):
+        self.a.build(shape)
+        self.b.build(shape)
+
+    def call(self, x):
+        return self.a(x) + self.b(x)
+
+    def get_prunable_weights(self):
+        return [self.a.kernel, self.b.kernel]
+
+
+def test_two_weights_of_one_name_have_a_mask_each(data):
+    model = keras.Sequential([keras.Input((6,)), TwoKernels(), layers.Dense(3)])
+    wrapped = tfticket.prune(model)
+    wrapped.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
+    imp = tfticket.IterativeMagnitudePruning(rounds=1, rate=0.5)
+    wrapped.fit(*data, epochs=2, verbose=0, callbacks=[imp])
+    masks = tfticket.get_masks(wrapped)
+    assert [mask.sum() for mask in masks.values()] == [12, 12, 9]
+    assert imp.records[1].parameters == 33
+    again = imp.ticket.apply(model)
+    for name, mask in tfticket.get_masks(again).items():
+        np.testing.assert_array_equal(mask, masks[name])
+        np.testing.assert_array_equal(
+            get_pruned_weights(again)[name], imp.ticket.weights[name]
+        )

@@ -179,3 +179,41 @@ def test_mixed_precision(data):
     wrapped = fit_masked(model, data, keras.optimizers.Adam(0.01))
     assert wrapped.layers[0].layer.kernel.dtype == "float32"
     assert wrapped(data[0]).dtype == tf.bfloat16
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TowardsOne(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return keras.ops.sum(keras.ops.square(x - 1))
+
+
+def test_a_regularizer_does_not_reach_pruned_weights(data):
+    """Its gradient goes past the layer, and would fill momentum and averages."""
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(3, kernel_regularizer=TowardsOne())]
+    )
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True)
+    wrapped = fit_masked(model, data, optimizer)
+    assert_zeros(wrapped)  # after fit, where the average is written over the weights
+    masks = [mask for _, layer in pruned_layers(wrapped) for mask in layer.masks]
+    momenta = [s for v, s, _ in slots(optimizer) if v.name == "kernel"]
+    assert momenta
+    for slot in momenta:
+        assert np.all(np.array(slot)[~np.array(masks[0])] == 0)
+        assert np.any(np.array(slot) != 0)
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none yet"
+)
+def test_slots_of_several_optimizers(mlp, data):
+    def choose(variable):
+        return sgd if "hidden" in variable.path else adam
+
+    sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+    adam = keras.optimizers.Adam(use_ema=True)
+    optimizer = keras.optimizers.MultiOptimizer(choose)
+    wrapped = fit_masked(mlp, data, optimizer)
+    assert_zeros(wrapped)
+    kernels = {v.path for v, _, _ in slots(optimizer) if v.name == "kernel"}
+    assert len(kernels) == 2

@@ -3,7 +3,7 @@
 import importlib
 
 from tfticket._version import __version__
-from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
+from tfticket.callbacks import IterativeMagnitudePruning
 from tfticket.popup_layers import (
     PopupConv1D,
     PopupConv2D,
@@ -14,6 +14,7 @@ from tfticket.popup_layers import (
 )
 from tfticket.popup_model import PopupModel
 from tfticket.popup_twin import DensityScheduler, popup, set_density
+from tfticket.records import RoundRecord
 from tfticket.tickets import Ticket
 from tfticket.transform import get_masks, prune, set_masks, strip
 from tfticket.wrappers import Prune

@@ -1,6 +1,6 @@
 """Iterative magnitude pruning with rewinding, inside one `fit`."""
 
-import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,14 +9,21 @@ import numpy as np
 
 from tfticket import criteria
 from tfticket.graph import output_layers
-from tfticket.masks import density, prune_globally, prune_layerwise
+from tfticket.masks import (
+    density,
+    prune_globally,
+    prune_layerwise,
+    pruned_count,
+)
 from tfticket.optimizers import built_optimizer
+from tfticket.records import RoundRecord, flat
 from tfticket.schedules import check_rate, round_rates
 from tfticket.state import State
 from tfticket.tickets import Ticket, plain_config
 from tfticket.transform import (
     get_masks,
     get_pruned_weights,
+    masked_names,
     named_weights,
     pruned_layers,
     set_masks,
@@ -24,35 +31,6 @@ from tfticket.transform import (
 
 # Prefix of the optimizer's variables in a state, where no layer's name can be.
 _OPTIMIZER = "optimizer:"
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundRecord:
-    """What one round of training came to.
-
-    Args:
-        round: 0 for the first (dense) round, then 1, 2, ...
-        density: Fraction of the maskable weights kept in this round.
-        parameters: Maskable weights kept, a count.
-        iteration: Optimizer iteration at the end of the round.
-        best_iteration: Iteration of the minimum validation loss, the paper's
-            early-stop iteration, counted from the start of training (a round
-            that is rewound to step k starts at k). `None` without validation.
-        logs: Training and validation logs of the last epoch.
-        best_logs: Logs of the epoch of minimum validation loss.
-        test: Metrics on `test_data` at the end of the round.
-        best_test: The same with the weights of `best_iteration`.
-    """
-
-    round: int
-    density: float
-    parameters: int
-    iteration: int
-    best_iteration: int | None
-    logs: dict[str, float]
-    best_logs: dict[str, float]
-    test: dict[str, float]
-    best_test: dict[str, float]
 
 
 class IterativeMagnitudePruning(keras.callbacks.Callback):
@@ -65,7 +43,12 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
     2019, arXiv 1803.03635; rewinding to a later step: 1912.05671; no rewinding,
     `rewind_to=None`, is the prune and fine-tune of Han et al., 1506.02626).
     Every round trains the same number of steps, so one that is rewound to step
-    k ends k iterations later than the first.
+    k ends k steps later than the first.
+
+    Pruning and rewinding happen at the beginning of the next round's first epoch;
+    callbacks see the trained weights before. What other callbacks remember is not
+    rewound: give the optimizer a learning-rate schedule rather than use
+    `LearningRateScheduler` or `ReduceLROnPlateau`, and no `EarlyStopping`.
 
     Logs get `round` and `density` every epoch, and each field of `records`
     under `round_*` once a round, so `History` has them.
@@ -142,14 +125,14 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                 f"through all weights. Received: output_rate={output_rate}"
             )
         if rewind_to is not None:
-            _check_integer("rewind_to", rewind_to, 0)
+            rewind_to = _check_integer("rewind_to", rewind_to, 0)
         self.rewind_to = rewind_to
         self.rewind_unit = _check_choice("rewind_unit", rewind_unit, ("step", "epoch"))
         self.criterion = criterion
         self._score = criteria.get(criterion)
         self.monitor = monitor
-        self.test_data = test_data
-        self.seed = seed
+        self.test_data = tuple(test_data) if isinstance(test_data, list) else test_data
+        self.seed = None if seed is None else _check_integer("seed", seed, 0)
         self.on_round_end = on_round_end
         self.records: list[RoundRecord] = []
         self.ticket: Ticket | None = None
@@ -167,12 +150,8 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                     "load or initialise the model again."
                 )
         self._epochs_per_round, self._rewind_step = self._plan()
-        self._outputs = {
-            f"{name}/{weight.name}"
-            for name, layer in pruned_layers(self.model)
-            if any(layer is output for output in output_layers(self.model))
-            for weight in layer.pruned_weights
-        }
+        self._outputs = masked_names(self.model, output_layers(self.model))
+        self._check_survivors()
         self.records, self.ticket = [], None
         self._config = plain_config(self.model)
         self._optimizer = built_optimizer(self.model)
@@ -180,6 +159,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self._start_round(0)
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._epoch == self._epochs_per_round:
+            # Not at the end of the epoch before, so that whatever other callbacks
+            # do there (save, log, evaluate) is done with the trained weights.
+            self._next_round()
         if epoch == 0 or self._epoch > 0 or self._round > 0:
             return
         raise ValueError(
@@ -213,11 +196,17 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         if self._epoch < self._epochs_per_round:
             return
         record = self._finish_round(metrics)
-        logs.update({f"round_{k}": v for k, v in _flat(record).items() if k != "round"})
-        if self._round < self.rounds:
-            self._next_round()
+        logs.update({f"round_{k}": v for k, v in flat(record).items() if k != "round"})
 
     def on_train_end(self, logs=None):
+        if len(self.records) <= self.rounds:
+            warnings.warn(
+                f"Training stopped after {len(self.records)} of the {self.rounds + 1} "
+                "trainings that IterativeMagnitudePruning was to do. A callback that "
+                "stops early has no place here: best_iteration and best_test of each "
+                "record are those of the early stop.",
+                stacklevel=2,
+            )
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
         set_masks(self.model, get_masks(self.model))
@@ -237,6 +226,22 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             return prune_globally(scores, masks, self.rate)
         rates = round_rates(masks, self.rate, self._outputs, self.output_rate)
         return prune_layerwise(scores, masks, rates)
+
+    def _check_survivors(self):
+        """Refuses rates that leave a layer (globally, the model) without a weight."""
+        left = {name: int(mask.sum()) for name, mask in get_masks(self.model).items()}
+        rates = round_rates(left, self.rate, self._outputs, self.output_rate)
+        if self.scope == "global":
+            left, rates = {"the model": sum(left.values())}, {"the model": self.rate}
+        for name, rate in rates.items():
+            for number in range(1, self.rounds + 1):
+                left[name] -= pruned_count(left[name], rate)
+                if left[name] == 0:
+                    raise ValueError(
+                        f"rate={rate} leaves no weight of '{name}' after round "
+                        f"{number} of rounds={self.rounds}. Use fewer rounds or a "
+                        "lower rate."
+                    )
 
     def _start_round(self, number):
         masks = get_masks(self.model)
@@ -291,10 +296,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                 "seed": self.seed,
                 "criterion": criterion
                 if isinstance(criterion, str)
-                else criterion.__name__,
+                else getattr(criterion, "__name__", repr(criterion)),
                 "round": record.round,
                 "step": self._rewind_step,
-                "metrics": _flat(record),
+                "metrics": flat(record),
             },
         )
 
@@ -303,7 +308,8 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             return {}
         kwargs = {"verbose": 0, "return_dict": True}
         if isinstance(self.test_data, tuple):
-            kwargs["batch_size"] = min(len(self.test_data[0]), 1024)
+            samples = len(keras.tree.flatten(self.test_data[0])[0])
+            kwargs["batch_size"] = min(samples, 1024)
             results = self.model.evaluate(*self.test_data, **kwargs)
         else:
             results = self.model.evaluate(self.test_data, **kwargs)
@@ -344,6 +350,11 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                 f"end of a round, which has {epochs_per_round} epochs of {steps} steps."
             )
         per_execution = self.model.steps_per_execution
+        if not isinstance(per_execution, int):
+            raise ValueError(
+                f"rewind_to={self.rewind_to} needs to know which steps run together. "
+                f"Compile with a number, not steps_per_execution={per_execution!r}."
+            )
         if step % steps % per_execution:
             raise ValueError(
                 f"rewind_to={step} steps falls inside one execution of {per_execution} "
@@ -353,25 +364,12 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         return epochs_per_round, step
 
 
-def _flat(record):
-    """A record as one level of JSON-ready values, without what is missing."""
-    flat = {
-        field: getattr(record, field)
-        for field in ("round", "density", "parameters", "iteration", "best_iteration")
-        if getattr(record, field) is not None
-    }
-    for group in ("logs", "best_logs", "test", "best_test"):
-        prefix = {"logs": "", "best_logs": "best_"}.get(group, f"{group}_")
-        flat.update({prefix + k: v for k, v in getattr(record, group).items()})
-    return flat
-
-
 def _check_integer(name, value, minimum):
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer. Received: {name}={value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}. Received: {name}={value}")
-    return value
+    return int(value)
 
 
 def _check_choice(name, value, choices):

@@ -1,9 +1,9 @@
 """The lottery-ticket experiment: one network, one data set, from dense to ticket."""
 
 import dataclasses
+import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from tfticket import data, models
 from tfticket._version import __version__
-from tfticket.callbacks import IterativeMagnitudePruning, RoundRecord
+from tfticket.callbacks import IterativeMagnitudePruning
 from tfticket.files import write_json
+from tfticket.records import RoundRecord
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 
 _CONFIG = "config.json"
+_FILES = (_CONFIG, "rounds.json", "ticket.npz", "plot.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,8 @@ def find_ticket(
             writes nothing.
         data_dir: Directory of TFDS data.
         download: Whether TFDS may download.
-        overwrite: Whether an earlier run in `out_dir` may be removed.
+        overwrite: Whether an earlier run in `out_dir` may be replaced; other files
+            there stay.
         callbacks: Further Keras callbacks for `fit`.
         on_start: Called with (dataset, wrapped model, compile settings) before
             training.
@@ -265,7 +268,7 @@ def find_ticket(
 def _check_free(folder, overwrite):
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / _CONFIG).is_file():
+    if not _is_run(folder):
         raise FileExistsError(
             f"out_dir={folder} holds files that are no run's and won't be touched. "
             "Choose another folder."
@@ -277,8 +280,18 @@ def _check_free(folder, overwrite):
         )
 
 
+def _is_run(folder):
+    try:
+        return "tfticket" in json.loads((folder / _CONFIG).read_text())["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def _start_folder(folder, experiment):
-    shutil.rmtree(folder, ignore_errors=True)
+    # Of an earlier run only what it wrote itself; a user's files stay.
+    for pattern in (*_FILES, "tickets/round_*.npz"):
+        for path in folder.glob(pattern):
+            path.unlink()
     config = {
         **dataclasses.asdict(experiment),
         "versions": {

@@ -152,6 +152,7 @@ def run(
     out_dir: str | os.PathLike | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
+    overwrite: bool = False,
     on_result: Callable[[PopupResult, int, int], None] | None = None,
 ) -> list[PopupResult]:
     """Runs what is missing of an experiment, and returns all of its results.
@@ -164,10 +165,12 @@ def run(
         out_dir: Folder for `config.json` and `results.json`. `None` writes nothing.
         data_dir: Directory of TFDS data.
         download: Whether TFDS may download.
+        overwrite: Whether another experiment's results in `out_dir` may be replaced.
         on_result: Called with (result, trainings done, trainings in all).
 
     Raises:
-        FileExistsError: If `out_dir` holds another experiment.
+        FileExistsError: If `out_dir` holds another experiment and `overwrite` is
+            off, or files that are no run's.
         ValueError: If the data set can't be loaded or does not fit the model.
 
     Example:
@@ -180,7 +183,7 @@ def run(
     [('dense', 1.0), ('signed_constant', 0.5)]
     """
     folder = None if out_dir is None else pathlib.Path(out_dir)
-    results = [] if folder is None else _open(folder, experiment)
+    results = [] if folder is None else _open(folder, experiment, overwrite)
     done = {(r.kind, r.density, r.seed) for r in results}
     dataset = data.load(experiment.dataset, data_dir, download)
     if experiment.batch_size > len(dataset.train[1]):
@@ -312,7 +315,7 @@ class _Trainer:
         return float(logs["accuracy"])
 
 
-def _open(folder, experiment):
+def _open(folder, experiment, overwrite):
     """The results that a folder holds of this very experiment."""
     config = json.loads(json.dumps(dataclasses.asdict(experiment)))
     versions = {
@@ -321,21 +324,30 @@ def _open(folder, experiment):
         "tensorflow": tf.__version__,
     }
     path = folder / _CONFIG
-    if not path.is_file():
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"out_dir={folder} holds files that are no run's and won't be touched. "
-                "Choose another folder."
-            )
+    if not folder.exists() or not any(folder.iterdir()):
         write_json(path, {**config, "versions": versions})
         return []
-    held = json.loads(path.read_text())
-    held.pop("versions", None)
+    try:
+        held = json.loads(path.read_text())
+        of_a_run = "tfticket" in held.pop("versions")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        of_a_run = False
+    if not of_a_run:
+        raise FileExistsError(
+            f"out_dir={folder} holds files that are no run's and won't be touched. "
+            "Choose another folder."
+        )
     if held != config:
+        if overwrite:
+            # Only what the earlier run wrote itself; a user's files stay.
+            for name in (_CONFIG, _RESULTS, "plot.png"):
+                (folder / name).unlink(missing_ok=True)
+            write_json(path, {**config, "versions": versions})
+            return []
         changed = sorted(k for k in config if held.get(k) != config[k])
         raise FileExistsError(
             f"out_dir={folder} holds another experiment: {changed} differ. Choose "
-            "another folder, or pass overwrite (--overwrite) to remove that run."
+            "another folder, or pass overwrite (--overwrite) to replace that run."
         )
     if not (folder / _RESULTS).is_file():
         return []

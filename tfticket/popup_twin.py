@@ -6,14 +6,11 @@ from typing import Any
 
 import keras
 
+from tfticket.clone import clone_with, copy_layer, copy_state
 from tfticket.masks import check_density, kept_count
 from tfticket.popup_layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.popup_model import PopupModel, popup_layers
-from tfticket.transform import (
-    clone_with,
-    copy_layer,
-    require_transformable,
-)
+from tfticket.transform import require_transformable
 
 
 def popup(
@@ -105,7 +102,7 @@ def popup(
         elif not isinstance(target, keras.layers.BatchNormalization) or (
             id(source) in excluded
         ):
-            target.set_weights(source.get_weights())
+            copy_state(source, target)
         else:
             target.moving_mean.assign(source.moving_mean)
             target.moving_variance.assign(source.moving_variance)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.table import Table
 
-from tfticket.callbacks import RoundRecord
 from tfticket.files import atomic_path
+from tfticket.records import RoundRecord
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:

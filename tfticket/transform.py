@@ -1,12 +1,11 @@
 """`prune` a model, `strip` it again, and the masks of all its layers by name."""
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import keras
 import numpy as np
 
+from tfticket.clone import clone_with, copy_layer, copy_state
 from tfticket.optimizers import mask_slots
 from tfticket.popup_layers import Popup
 from tfticket.popup_model import PopupModel, chosen_edges
@@ -194,6 +193,12 @@ def named_layers(
             yield f"{prefix}{layer.name}", layer
 
 
+def masked_names(model: keras.Model, layers: Collection[Prune]) -> set[str]:
+    """The names in `get_masks` of what these layers of the model mask."""
+    masked = {id(mask) for layer in layers for mask in layer.masks}
+    return {name for name, _, mask in _masks_of(model) if id(mask) in masked}
+
+
 def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
     """Yields (path, wrapper) for every `Prune` of a model."""
     for name, layer in named_layers(model):
@@ -230,29 +235,6 @@ def _masks_of(model):
             yield names[id(weight)], weight, mask
 
 
-def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
-    target.set_weights(source.get_weights())
-    for old, new in zip(source.weights, target.weights, strict=True):
-        new.trainable = old.trainable
-    pairs = zip(source._flatten_layers(), target._flatten_layers(), strict=True)
-    for old, new in pairs:
-        if not hasattr(old, "finalize_state"):
-            continue
-        # Preprocessing layers work out more from their weights, or keep tables.
-        store = {}
-        old.save_own_variables(store)
-        new.load_own_variables({k: np.array(value) for k, value in store.items()})
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
-
-
-def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A layer of the same configuration, not built."""
-    return layer.__class__.from_config(layer.get_config())
-
-
 def _wrap_layer(layer: keras.layers.Layer) -> Prune:
     if isinstance(layer, Prune):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
@@ -266,47 +248,6 @@ def _wrap_layer(layer: keras.layers.Layer) -> Prune:
         wrapped.build()
         _copy_weights(layer, wrapped)
     return wrapped
-
-
-def clone_with(
-    model: keras.Model,
-    clone_layer: Callable[[keras.layers.Layer], keras.layers.Layer],
-    copy_weights: Callable[[keras.layers.Layer, keras.layers.Layer], None],
-) -> keras.Model:
-    """Clones a model into nested ones, layer by layer, then copies weights.
-
-    The clone is not compiled.
-
-    Args:
-        model: A Sequential or Functional model.
-        clone_layer: Function of a layer that returns its copy, not built.
-        copy_weights: Called with each layer and its copy, when all are built.
-    """
-    pairs = []
-
-    def clone(layer):
-        copy = clone_layer(layer)
-        pairs.append((layer, copy))
-        return copy
-
-    with _uncompiled(model):
-        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    for source, target in pairs:
-        copy_weights(source, target)
-    return copy
-
-
-@contextlib.contextmanager
-def _uncompiled(model):
-    """Keeps Keras from cloning the compile state, which not every loss survives."""
-    models = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
-    for part in models:
-        part.compiled = False
-    try:
-        yield
-    finally:
-        for part in models:
-            part.compiled = True
 
 
 def _plain_layer(layer):

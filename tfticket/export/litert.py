@@ -63,7 +63,15 @@ def litert(
         converter = tf.lite.TFLiteConverter.from_saved_model(
             str(pathlib.Path(folder, "model")), signature_keys=[SIGNATURE]
         )
-        content = converter.convert()
+        try:
+            content = converter.convert()
+        except Exception as error:  # the converter's own classes are not public
+            raise parity.ExportError(
+                f"TensorFlow can't convert model '{model.name}' to LiteRT. Models in "
+                "half or double precision and recurrent layers are beyond it: build "
+                "the model in float32, or export a SavedModel. The converter says: "
+                f"{str(error).strip()[:500]}"
+            ) from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
         return parity.check("litert", temporary, path, ready, inputs, tolerance)

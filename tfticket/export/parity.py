@@ -26,21 +26,23 @@ class Exported:
         path: Where it is.
         size: Bytes of all its files.
         max_error: Largest absolute difference to the model's outputs.
-        agreement: Fraction of samples with the same argmax over the last axis,
-            in [0, 1].
+        agreement: Fraction of samples with the same argmax over the last axis, in
+            [0, 1]; `None` where no output has several values there.
     """
 
     path: pathlib.Path
     size: int
     max_error: float
-    agreement: float
+    agreement: float | None
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.path} ({self.size / 1000:.0f} kB, checked in another process: "
-            f"largest difference {self.max_error:.1e}, same answer for "
-            f"{self.agreement:.1%} of the samples)"
+            f"largest difference {self.max_error:.1e}"
         )
+        if self.agreement is not None:
+            text += f", same answer for {self.agreement:.1%} of the samples"
+        return f"{text})"
 
 
 def check(
@@ -93,7 +95,14 @@ def check(
         )
     error, same = 0.0, []
     for name, value in expected.items():
-        difference = float(np.max(np.abs(actual[name] - value), initial=0.0))
+        if actual[name].shape != value.shape:
+            raise ExportError(
+                f"The {kind} written for {target} differs from the model: output "
+                f"'{name}' has shape {actual[name].shape}, and not {value.shape}."
+            )
+        value = value.astype(np.float64)
+        found = actual[name].astype(np.float64)
+        difference = float(np.max(np.abs(found - value), initial=0.0))
         limit = tolerance * max(1.0, float(np.max(np.abs(value), initial=0.0)))
         if not difference <= limit:  # NaN is not
             raise ExportError(
@@ -102,9 +111,9 @@ def check(
                 "was kept."
             )
         error = max(error, difference)
-        if value.ndim > 1:
-            same.append(np.mean(actual[name].argmax(-1) == value.argmax(-1)))
+        if value.ndim > 1 and value.shape[-1] > 1:
+            same.append(np.mean(found.argmax(-1) == value.argmax(-1)))
     size = sum(
         file.stat().st_size for file in [written, *written.rglob("*")] if file.is_file()
     )
-    return Exported(target, size, error, float(np.mean(same)) if same else 1.0)
+    return Exported(target, size, error, float(np.mean(same)) if same else None)

@@ -1,13 +1,15 @@
 """The function that an export serves: named inputs to named outputs."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfticket.transform import get_masks, strip
+from tfticket.popup_model import PopupModel
+from tfticket.transform import get_masks, get_pruned_weights, strip
 
 SIGNATURE = "serving_default"
 
@@ -20,7 +22,8 @@ class Serving:
         module: Holds the model's variables and the function, nothing of Keras.
         function: Concrete function from named inputs to a dict of outputs.
         signature: Input name to `tf.TensorSpec`.
-        predict: Runs the Keras model on a dict of arrays, for comparison.
+        predict: Runs the Keras model that was given, not the stripped one, on a dict
+            of arrays, for comparison.
     """
 
     module: tf.Module
@@ -32,13 +35,14 @@ class Serving:
 def serving(model: keras.Model) -> Serving:
     """Makes a model ready to be written; a wrapped or popup one is stripped first.
 
-    Inputs are named as the model's `keras.Input`s and outputs as the layers
-    they come from.
+    Inputs are named as the model's `keras.Input`s and outputs as the layers they
+    come from, with "_" for what TensorFlow takes in no name ("my-input").
 
     Raises:
         RuntimeError: If Keras does not run on TensorFlow.
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model is not built, or a weight is NaN or infinite.
+        ValueError: If the model is not built, a weight is NaN or infinite, or a layer
+            keeps a vocabulary table.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -53,8 +57,20 @@ def serving(model: keras.Model) -> Serving:
             f"Model '{model.name}' has no known inputs. Start it with "
             "keras.Input(shape), so that the served function has a signature."
         )
-    if get_masks(model):
+    given = model
+    masks = get_masks(model)
+    if masks:
         model = strip(model)
+        weights = get_pruned_weights(given)
+        if any(np.any(weights[name][~masks[name]]) for name in weights):
+            given = model  # not masked since its weights were set: strip has done it
+    for layer in model._flatten_layers():
+        if getattr(layer, "lookup_table", None) is not None:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) keeps a table of its "
+                "vocabulary, which is not exported yet. Look up before the model, and "
+                "export the part that takes numbers."
+            )
     for weight in model.weights:
         value = keras.ops.convert_to_numpy(weight)
         if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
@@ -65,12 +81,17 @@ def serving(model: keras.Model) -> Serving:
     }
     output_names = list(_named(model.outputs))
 
-    # Over the same layers, with inputs and outputs as flat lists.
-    flat = keras.Model(model.inputs, model.outputs)
+    def function_of(model):
+        # Over the same layers, with inputs and outputs as flat lists.
+        flat = _flat(model)
 
-    def call(inputs):
-        outputs = flat([inputs[name] for name in signature], training=False)
-        return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
+        def call(inputs):
+            outputs = flat([inputs[name] for name in signature], training=False)
+            return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
+
+        return call
+
+    call, call_given = function_of(model), function_of(given)
 
     module = tf.Module(name=model.name)
     module.weights = [variable.value for variable in model.variables]
@@ -79,7 +100,7 @@ def serving(model: keras.Model) -> Serving:
 
     def predict(inputs):
         inputs = {name: tf.constant(inputs[name]) for name in signature}
-        return {name: value.numpy() for name, value in call(inputs).items()}
+        return {name: value.numpy() for name, value in call_given(inputs).items()}
 
     return Serving(module, function, signature, predict)
 
@@ -119,8 +140,16 @@ def named_inputs(inputs, signature: dict[str, tf.TensorSpec]) -> dict[str, np.nd
     if inputs is None:
         return sample_inputs(signature)
     if not isinstance(inputs, dict):
-        flat = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        inputs = dict(zip(signature, flat, strict=len(flat) == len(signature)))
+        one = len(signature) == 1 and not (
+            isinstance(inputs, (list, tuple)) and len(inputs) == 1
+        )
+        flat = [inputs] if one else list(inputs)
+        if len(flat) != len(signature):
+            raise ValueError(
+                f"inputs must have one array for each of {list(signature)}. "
+                f"Received: {len(flat)}"
+            )
+        inputs = dict(zip(signature, flat, strict=True))
     if set(inputs) != set(signature):
         raise ValueError(
             f"inputs must have one array for each of {list(signature)}. "
@@ -134,13 +163,26 @@ def named_inputs(inputs, signature: dict[str, tf.TensorSpec]) -> dict[str, np.nd
                 f"Input '{name}' must have shape {tuple(spec.shape)}. "
                 f"Received: shape {arrays[name].shape}"
             )
+        if not arrays[name].size:
+            raise ValueError(f"Input '{name}' has no samples to check the export on.")
     return arrays
 
 
+def _flat(model):
+    kind = PopupModel if isinstance(model, PopupModel) else keras.Model
+    return kind(model.inputs, model.outputs)
+
+
 def _named(tensors):
+    """Tensors by the name of their layer, as TensorFlow spells it, each its own."""
     named = {}
     for tensor in tensors:
-        name = tensor._keras_history[0].name
-        taken = sum(key == name or key.startswith(f"{name}_") for key in named)
-        named[f"{name}_{taken}" if name in named else name] = tensor
+        layer = tensor._keras_history[0].name
+        name = "".join(c if c.isalnum() else "_" for c in layer)
+        name = name if name[0].isalpha() else f"arg_{name}"
+        number = itertools.count(1)
+        unique = name
+        while unique in named:
+            unique = f"{name}_{next(number)}"
+        named[unique] = tensor
     return named
