@@ -97,7 +97,7 @@ def test_litert_runs_with_the_models_names(make, tmp_path):
     single = len(inputs) == 1
     want = model.predict(next(iter(inputs.values())) if single else inputs, verbose=0)
     want = [want] if single else [want["first"], want["second"]]
-    names = ["logits"] if single else ["first", "second"]
+    names = ["logits"] if single else ["x", "y"]
     assert sorted(got) == names
     for name, value in zip(names, want, strict=True):
         np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
@@ -238,8 +238,10 @@ def test_a_check_needs_samples_and_one_array_an_input(tmp_path):
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
     with pytest.raises(ValueError, match="no samples"):
         export.saved_model(model, tmp_path / "m", inputs=np.zeros((0, 2)))
-    with pytest.raises(ValueError, match="one array for each"):
+    with pytest.raises(ValueError, match=r"shape \(3, 1, 2\)"):
         export.saved_model(model, tmp_path / "m", inputs=[np.ones((1, 2))] * 3)
+    with pytest.raises(ValueError, match="one array for each"):
+        export.saved_model(two_by_two(), tmp_path / "m", inputs=[np.ones((1, 2))] * 3)
     exported = export.saved_model(model, tmp_path / "m", inputs=[[1, 2], [3, 4]])
     assert exported.agreement is None
     assert "%" not in str(exported)

@@ -358,7 +358,9 @@ def test_a_layer_inside_and_outside_of_a_nested_model_counts_once():
     dense = layers.Dense(4, name="dense")
     inner = keras.Sequential([keras.Input((4,)), dense], name="inner")
     x = keras.Input((4,))
-    wrapped = tfticket.prune(keras.Model(x, layers.Dense(2)(dense(inner(x)))))
+    wrapped = tfticket.prune(
+        keras.Model(x, layers.Dense(2, name="out")(dense(inner(x))))
+    )
     masks = tfticket.get_masks(wrapped)
     assert sorted(mask.size for mask in masks.values()) == [8, 16]
 

@@ -186,6 +186,9 @@ class TowardsOne(keras.regularizers.Regularizer):
     def __call__(self, x):
         return keras.ops.sum(keras.ops.square(x - 1))
 
+    def get_config(self):
+        return {}
+
 
 def test_a_regularizer_does_not_reach_pruned_weights(data):
     """Its gradient goes past the layer, and would fill momentum and averages."""

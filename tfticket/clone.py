@@ -63,6 +63,8 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         store = {}
         old.save_own_variables(store)
         new.load_own_variables({k: np.array(value) for k, value in store.items()})
+        if not hasattr(old, "save_assets"):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
             new.load_assets(folder)

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 _TINY = 1.1754944e-38  # the smallest normal float32
+_HUGE = 3e38
 _ROW = 1024
 _MOST_PASSES = 300
 
@@ -26,7 +27,7 @@ def top_mask(scores, keep):
     threshold are indices compared. Scores below 1.2e-38 count as equal.
 
     Args:
-        scores: Float tensor of any shape, non-negative, with a finite sum.
+        scores: Float tensor of any shape, non-negative and below 3e38.
         keep: How many to keep, an integer or integer tensor between 1 and the
             number of scores.
 
@@ -60,7 +61,7 @@ def _top_mask(flat, keep):
 
     # No score is above their sum, and fewer than a third are above thrice the mean:
     # good enough to begin with, and several times faster than a maximum.
-    total = ops.sum(ops.matmul(padded, ones))
+    total = ops.minimum(ops.sum(ops.matmul(padded, ones)), _HUGE)
     ceiling = total * 1.001 + _TINY
     thrice_mean = total * (3 / flat.shape[0])
     # At least `keep` scores reach `low` and fewer reach `high`; the excesses are

@@ -333,7 +333,7 @@ def _require_cloneable(model: keras.Model) -> None:
         kind = type(part)
         if (
             isinstance(part, keras.Model)
-            and hasattr(part, "operations")
+            and (isinstance(part, keras.Sequential) or hasattr(part, "operations"))
             and not ours
             and kind.__module__.split(".")[0] != "keras"
         ):
