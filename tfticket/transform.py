@@ -18,6 +18,10 @@ def prune(
 ) -> keras.Model | Prune:
     """Copies a model with every prunable layer wrapped in `Prune`.
 
+    Prunable are Dense, EinsumDense, convolutions, and layers with a method
+    `get_prunable_weights()`. What other layers hold inside (MultiHeadAttention, LSTM,
+    TimeDistributed) stays dense.
+
     Masks start as all True: nothing is pruned yet, and the copy computes what
     the original computes. The original is left untouched and shares nothing
     with the copy. Compile the copy with an optimizer of its own.
