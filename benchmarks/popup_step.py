@@ -98,7 +98,7 @@ def selection_contenders(size):
         return x >= tf.math.top_k(x, keep).values[-1]
 
     compiled = {
-        "counting": tf.function(lambda x: top_mask(x, keep)),
+        "counting": tf.function(lambda x: top_mask(x, keep)[0]),
         "sort": tf.function(by_sort),
         "top_k": tf.function(by_top_k),
     }

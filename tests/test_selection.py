@@ -24,10 +24,14 @@ SCORES = st.one_of(
 def test_as_on_the_host(shape, data):
     scores = data.draw(npst.arrays(np.float32, shape, elements=SCORES))
     keep = data.draw(st.integers(1, scores.size))
-    np.testing.assert_array_equal(top_mask(scores, keep), keep_largest(scores, keep))
+    guess = data.draw(st.one_of(st.just(0.0), SCORES))
+    mask, threshold = top_mask(scores, keep, guess)
+    np.testing.assert_array_equal(mask, keep_largest(scores, keep))
+    assert np.all(scores[~np.array(mask)] <= np.max(scores[np.array(mask)]))
+    assert np.sum(scores >= float(threshold)) >= keep
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e30])
 @pytest.mark.parametrize("spread", ["uniform", "normal", "wide", "equal", "two values"])
 def test_exact_at_size_for_any_spread(spread, scale):
     random = np.random.default_rng(0)
@@ -41,14 +45,17 @@ def test_exact_at_size_for_any_spread(spread, scale):
     }[spread]
     scores = (scores * scale).astype(np.float32)
     for keep in (1, size // 10, size // 2, size - 1, size):
-        mask = top_mask(scores, keep)
-        np.testing.assert_array_equal(mask, keep_largest(scores, keep))
+        want = keep_largest(scores, keep)
+        mask, threshold = top_mask(scores, keep)
+        np.testing.assert_array_equal(mask, want)
+        for guess in (float(threshold), 1.01 * float(threshold)):
+            np.testing.assert_array_equal(top_mask(scores, keep, guess)[0], want)
 
 
 def test_the_count_may_be_a_tensor_inside_a_compiled_function():
     scores = np.random.default_rng(1).random((40, 50), np.float32)
     choose = tf.function(top_mask, jit_compile=True)
     for keep in (3, 1000):
-        mask = choose(tf.constant(scores), tf.constant(keep))
+        mask, _ = choose(tf.constant(scores), tf.constant(keep))
         np.testing.assert_array_equal(mask, keep_largest(scores, keep))
     assert choose.experimental_get_tracing_count() == 1

@@ -6,6 +6,7 @@ import math
 import keras
 from keras import ops
 
+from tfticket.initializers import SignedConstant
 from tfticket.masks import check_density, kept_count
 from tfticket.selection import top_mask
 
@@ -143,6 +144,15 @@ class Popup:
             trainable=False,
             autocast=False,
         )
+        # Of the step before, for the next to begin with; a mask never depends on it.
+        self.threshold = super().add_weight(
+            name="threshold",
+            shape=(),
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
         return kernel
 
     def call(self, inputs, *args, **kwargs):
@@ -153,7 +163,12 @@ class Popup:
             )
         # An inner scope hides the outer one (Keras's JAX trainer has one), so the
         # bias goes in with its present value.
-        values = [(self.kernel, self.effective_kernel())]
+        if self.score_scope == "layerwise":
+            mask, threshold = self._choose()
+            self.threshold.assign(threshold)
+        else:
+            mask = self.mask()
+        values = [(self.kernel, self.effective_kernel(mask))]
         if self.bias is not None:
             values.append((self.bias, ops.convert_to_tensor(self.bias.value)))
         with keras.StatelessScope(values):
@@ -162,7 +177,7 @@ class Popup:
     def mask(self):
         """Boolean tensor in the shape of the kernel: the edges in use."""
         if self.score_scope == "layerwise":
-            return top_mask(ops.abs(ops.stop_gradient(self.scores)), self.kept)
+            return self._choose()[0]
         if self._global_mask is None:
             raise ValueError(
                 f"Popup layer '{self.name}' has score_scope='global' and can't choose "
@@ -171,9 +186,13 @@ class Popup:
             )
         return self._global_mask
 
-    def effective_kernel(self):
+    def _choose(self):
+        scores = ops.abs(ops.stop_gradient(self.scores))
+        return top_mask(scores, self.kept, self.threshold)
+
+    def effective_kernel(self, mask=None):
         """The kernel in the compute dtype as the forward pass uses it."""
-        mask = self.mask()
+        mask = self.mask() if mask is None else mask
         weights = ops.convert_to_tensor(self.kernel.value)
         if self.binarize or self.rescale:
             kept = ops.cast(self.kept, weights.dtype)
@@ -240,7 +259,7 @@ class Popup:
         )
 
     def _own(self):
-        own = [self.kernel, self.scores, self.kept, self.bias]
+        own = [self.kernel, self.scores, self.kept, self.threshold, self.bias]
         return [variable for variable in own if variable is not None]
 
     def _initializer(self, fan_in):
@@ -253,35 +272,6 @@ class Popup:
 
     def _fan_in(self, shape):
         return math.prod(shape[:-1])
-
-
-@_register
-class SignedConstant(keras.initializers.Initializer):
-    """Plus or minus one constant, each with probability a half.
-
-    Args:
-        value: The constant.
-        seed: Integer; `None` draws one from Keras's global seed.
-
-    Example:
-
-    >>> values = tfticket.popup_layers.SignedConstant(0.5)((3, 2))
-    >>> bool(np.all(np.abs(values) == 0.5))
-    True
-    """
-
-    def __init__(self, value: float = 1.0, seed: int | None = None):
-        self.value = value
-        self._random = keras.initializers.RandomUniform(-1.0, 1.0, seed)
-        self.seed = self._random.seed
-
-    def __call__(self, shape, dtype=None):
-        uniform = self._random(shape, dtype)
-        value = ops.cast(self.value, uniform.dtype)
-        return ops.where(uniform < 0, -value, value)
-
-    def get_config(self):
-        return {"value": self.value, "seed": self.seed}
 
 
 @_register

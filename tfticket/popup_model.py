@@ -46,7 +46,9 @@ def chosen_edges(model: keras.Model) -> Iterator[None]:
     if layers:
         scores = [ops.stop_gradient(layer.scores.value) for layer in layers]
         joined = ops.concatenate([ops.reshape(ops.abs(s), (-1,)) for s in scores])
-        mask = top_mask(joined, sum(layer.kept.value for layer in layers))
+        kept = sum(layer.kept.value for layer in layers)
+        mask, threshold = top_mask(joined, kept, layers[0].threshold)
+        layers[0].threshold.assign(threshold)
         start = 0
         for layer, score in zip(layers, scores, strict=True):
             size = math.prod(score.shape)

@@ -13,120 +13,144 @@ from keras import ops
 
 _TINY = 1.1754944e-38  # the smallest normal float32
 _HUGE = 3e38
-_ROW = 1024
+_BASE = 2048
 _MOST_PASSES = 300
 
 
-def top_mask(scores, keep):
+def top_mask(scores, keep, guess=0.0):
     """Boolean mask of exactly `keep` scores, the highest; ties go to the lower index.
 
     Counts how many scores reach a threshold, and moves it to where `keep` of them
     do: by the Anderson-Björck variant of false position, which is quick where
     scores are spread smoothly, and by halving every eighth pass, which bounds the
     number of passes whatever they are. Only where equal scores straddle the
-    threshold are indices compared. Scores below 1.2e-38 count as equal.
+    threshold are indices compared. Scores that are less than
+    1.2e-38 apart, which compilers take for 0, count as equal.
 
     Args:
         scores: Float tensor of any shape, non-negative and below 3e38.
         keep: How many to keep, an integer or integer tensor between 1 and the
             number of scores.
+        guess: Where to look for the threshold first, a float or float tensor: the
+            one of a step before halves the number of passes. It changes nothing
+            else. 0.0 is no guess.
 
     Returns:
-        Boolean tensor shaped like `scores`.
+        Boolean tensor shaped like `scores`, and the threshold, a float32 scalar.
 
     Example:
 
     >>> scores = np.array([0.5, 0.2, 0.5, 0.5], "float32")
-    >>> np.array(tfticket.selection.top_mask(scores, keep=2))
-    array([ True, False,  True, False])
+    >>> mask, threshold = tfticket.selection.top_mask(scores, keep=2)
+    >>> np.array(mask), float(threshold)
+    (array([ True, False,  True, False]), 0.5)
     """
     scores = ops.cast(ops.convert_to_tensor(scores), "float32")
     shape = scores.shape
     choose = _compiled(math.prod(shape))
     flat = ops.reshape(scores, (-1,))
-    return ops.reshape(choose(flat, ops.cast(keep, "int32")), shape)
+    mask, threshold = choose(flat, ops.cast(keep, "int32"), ops.cast(guess, "float32"))
+    return ops.reshape(mask, shape), threshold
 
 
-def _top_mask(flat, keep):
-    rows = -(-flat.shape[0] // _ROW)
-    padding = [[0, rows * _ROW - flat.shape[0]]]
-    padded = ops.reshape(ops.pad(flat, padding, constant_values=0.0), (rows, _ROW))
-    ones = ops.ones((_ROW,), "float32")
+def _top_mask(flat, keep, guess):
+    size = flat.shape[0]
+    width = _row_width(size)
+    rows = -(-size // width)
+    padded = ops.reshape(ops.pad(flat, [[0, rows * width - size]]), (rows, width))
+    ones = ops.ones((width,), "float32")
 
-    def count(threshold):
+    def count(thresholds):
         # As a product with ones, which compilers vectorise better than a sum of
-        # booleans; within a row the float32 sum is exact.
-        reached = ops.cast(padded >= threshold, "float32")
-        return ops.sum(ops.cast(ops.matmul(reached, ones), "int32"))
+        # booleans, and both in one: a row's counts are below _BASE, so exact.
+        reached = ops.where(padded >= thresholds[0], 1.0, 0.0)
+        reached = ops.where(padded >= thresholds[1], 1.0 + _BASE, reached)
+        both = ops.matmul(reached, ones)
+        upper = ops.floor(both / _BASE)
+        pair = ops.stack([both - _BASE * upper, upper])
+        return ops.sum(ops.cast(pair, "int32"), axis=1)
 
-    # No score is above their sum, and fewer than a third are above thrice the mean:
-    # good enough to begin with, and several times faster than a maximum.
-    total = ops.minimum(ops.sum(ops.matmul(padded, ones)), _HUGE)
-    ceiling = total * 1.001 + _TINY
-    thrice_mean = total * (3 / flat.shape[0])
-    # At least `keep` scores reach `low` and fewer reach `high`; the excesses are
-    # by how many, halved or so for an end that stays where it is (`side`).
+    # Without a guess, the mean of some of the rows is a place to begin.
+    warm = guess > 0
+    mean = ops.minimum(ops.mean(padded[:: max(1, rows // 16)]), _HUGE / 2)
+    first = ops.maximum(ops.where(warm, guess, mean), _TINY)
+    first_step = ops.where(warm, 0.1 / math.sqrt(size), 0.5)
+
+    def is_open(tried, ends, excess, passes):
+        return (excess[0] > 0) & (passes < _MOST_PASSES)
+
+    def narrow(tried, ends, excess, passes):
+        counted = count(tried) - keep
+        reached = ops.cast(counted >= 0, "int32")
+        nearest = reached[0] + reached[1] + ops.arange(2, dtype="int32")
+        ends = ops.take(ops.concatenate([ends[:1], tried, ends[1:]]), nearest)
+        excess = ops.take(ops.concatenate([excess[:1], counted, excess[1:]]), nearest)
+        # What to try next is part of the state, or compilers would work it out anew
+        # for every score. With all that was tried on one side it lies away from there,
+        # by growing steps.
+        passes = passes + 1
+        step = first_step * ops.power(32.0, ops.cast(ops.minimum(passes, 9), "float32"))
+        rising = ends[0] * (1 + step * _pair(1 / 8, 1))
+        falling = ends[1] * (1 - ops.minimum(step, 0.75) * _pair(1, 1 / 8))
+        tried = _interpolated(ends, excess)
+        tried = ops.where(ends[1] >= _HUGE, rising, tried)
+        tried = ops.where(ends[0] <= 0, falling, tried)
+        misses = (tried <= ends[0]) | (tried >= ends[1]) | (passes % 8 == 0)
+        tried = ops.where(misses, _thirds(ends), tried)
+        tried = ops.clip(ops.maximum(tried, tried[0]), ends[0], ends[1])
+        # No float lies between the two ends: what is left is equal.
+        inside = (tried > ends[0]) & (tried < ends[1])
+        passes = ops.where(inside[0] | inside[1], passes, _MOST_PASSES)
+        return tried, ends, excess, passes
+
+    # Too many scores reach the lower end, `excess[0]` of them; too few the upper.
     start = (
-        ops.zeros((), "float32"),
-        ceiling,
-        ops.cast(flat.shape[0] - keep, "float32"),
-        ops.cast(-keep, "float32"),
-        flat.shape[0] - keep,
-        -keep,
-        ops.zeros((), "int32"),
+        first * (1 + first_step * _pair(-1, 1)),
+        _pair(0, _HUGE),
+        ops.stack([size - keep, -keep]),
         ops.zeros((), "int32"),
     )
+    _, ends, excess, _ = ops.while_loop(is_open, narrow, start)
 
-    def is_open(low, high, low_excess, high_excess, over, under, side, passes):
-        return (over > 0) & (passes < _MOST_PASSES)
+    def last_tie():
+        tied = (flat >= ends[0]) & (flat < ends[1])
+        place = ops.cumsum(ops.cast(tied, "int32"))
+        return ops.sum(ops.cast(place < -excess[1], "int32"))
 
-    def narrow(low, high, low_excess, high_excess, over, under, side, passes):
-        middle = low + (high - low) * (low_excess / (low_excess - high_excess))
-        no_high_yet = high >= ceiling
-        middle = ops.where(no_high_yet, ops.maximum(thrice_mean, 4 * low), middle)
-        halve = (passes % 8 == 7) | (middle <= low) | (middle >= high)
-        middle = ops.where(halve, _halfway(low, high), middle)
-        # No float lies between the two: what is left is equal.
-        closed = (middle <= low) | (middle >= high)
-        found = count(middle) - keep
-        excess = ops.cast(found, "float32")
-        up = found >= 0
-        high_excess *= ops.where(up & (side > 0), _less(excess, low_excess), 1.0)
-        low_excess *= ops.where(~up & (side < 0), _less(excess, high_excess), 1.0)
-        rises, falls = up & ~closed, ~up & ~closed
-        return (
-            ops.where(rises, middle, low),
-            ops.where(falls, middle, high),
-            ops.where(rises, excess, low_excess),
-            ops.where(falls, excess, high_excess),
-            ops.where(rises, found, over),
-            ops.where(falls, found, under),
-            ops.where(up, 1, -1),
-            ops.where(closed, _MOST_PASSES, passes + 1),
-        )
-
-    low, high, _, _, over, under, _, _ = ops.while_loop(is_open, narrow, start)
-
-    def by_index():
-        above = flat >= high
-        band = (flat >= low) & ~above
-        place = ops.cumsum(ops.cast(band, "int32"))
-        return above | (band & (place <= -under))
-
-    return ops.cond(over > 0, by_index, lambda: flat >= low)
+    last = ops.cond(excess[0] > 0, last_tie, lambda: ops.full((), size, "int32"))
+    by_index = ops.arange(size, dtype="int32") <= last
+    return (flat >= ends[1]) | ((flat >= ends[0]) & by_index), ends[0]
 
 
-def _less(excess, replaced):
-    """Weight of the end that stays, when the other moved twice (Anderson-Björck)."""
-    share = 1 - excess / replaced
-    return ops.where(share > 0, share, 0.5)
+def _interpolated(ends, excess):
+    """Two thresholds that likely enclose the sought one.
+
+    Were the scores between the ends spread evenly, the sought one would lie at `share`
+    of the way, with a standard deviation of `spread`.
+    """
+    between = ops.cast(excess[0] - excess[1], "float32")
+    share = ops.cast(excess[0], "float32") / between
+    spread = ops.sqrt(share * (1 - share) / (between + 1))
+    return ends[0] + (ends[1] - ends[0]) * (share + spread * _pair(-0.67, 0.67))
 
 
-def _halfway(low, high):
-    """Halves the interval: its exponents while they differ, then its values."""
-    low = ops.maximum(low, _TINY)
-    geometric = ops.sqrt(low) * ops.sqrt(high)
-    return ops.where(high > 4 * low, geometric, low + (high - low) / 2)
+def _thirds(ends):
+    """Divides the interval: its exponents while they differ, then its values."""
+    floor = ops.maximum(ends[0], _TINY)
+    ratio = ops.sqrt(ops.sqrt(ends[1]) / ops.sqrt(floor))
+    values = ends[0] + (ends[1] - ends[0]) * _pair(1 / 3, 2 / 3)
+    exponents = floor * ops.stack([ratio, ratio * ratio])
+    return ops.where(ends[1] > 4 * floor, exponents, ops.maximum(values, floor))
+
+
+def _pair(first, second):
+    return ops.convert_to_tensor([first, second], "float32")
+
+
+def _row_width(size):
+    """Largest divisor of `size` that makes rows of a good length, else a power of 2."""
+    widths = [width for width in range(128, 1025) if size % width == 0]
+    return max(widths, default=512)
 
 
 @functools.cache
