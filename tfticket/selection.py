@@ -2,7 +2,8 @@
 
 `masks` chooses on the host, where a partition is fastest; this is the same choice
 made of operations that compile on every Keras backend. It closes in on a threshold
-by counting, some twelve passes over the scores, and never sorts.
+by counting, four passes over the scores with the last step's threshold to begin with
+and some ten without, and never sorts.
 """
 
 import functools
@@ -20,9 +21,9 @@ _MOST_PASSES = 300
 def top_mask(scores, keep, guess=0.0):
     """Boolean mask of exactly `keep` scores, the highest; ties go to the lower index.
 
-    Counts how many scores reach a threshold, and moves it to where `keep` of them
-    do: by the Anderson-Björck variant of false position, which is quick where
-    scores are spread smoothly, and by halving every eighth pass, which bounds the
+    Counts how many scores reach either of two thresholds and moves them to where
+    they should enclose the sought one: by interpolation, which is quick where scores
+    are spread smoothly, and by dividing in three every eighth pass, which bounds the
     number of passes whatever they are. Only where equal scores straddle the
     threshold are indices compared. Scores that are less than
     1.2e-38 apart, which compilers take for 0, count as equal.
