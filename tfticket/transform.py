@@ -126,7 +126,7 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
         Name of the weight ("layer/kernel") to boolean array in its shape, in
         the order of the layers. Empty for a model that has none.
     """
-    masks = {name: mask for name, _, mask in _masks_of(model)}
+    masks = {name: mask for name, _, mask in masked_weights(model)}
     with chosen_edges(model):
         for path, layer in named_layers(model):
             if isinstance(layer, Popup):
@@ -137,7 +137,8 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
 def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """The values of the weights that carry masks, named as in `get_masks`."""
     return {
-        name: keras.ops.convert_to_numpy(weight) for name, weight, _ in _masks_of(model)
+        name: keras.ops.convert_to_numpy(weight)
+        for name, weight, _ in masked_weights(model)
     }
 
 
@@ -155,7 +156,7 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: If a name or a shape is not the model's.
     """
-    known = {name: (weight, mask) for name, weight, mask in _masks_of(model)}
+    known = {name: (weight, mask) for name, weight, mask in masked_weights(model)}
     for name, mask in masks.items():
         if name not in known:
             raise ValueError(
@@ -200,7 +201,7 @@ def named_layers(
 def masked_names(model: keras.Model, layers: Collection[Prune]) -> set[str]:
     """The names in `get_masks` of what these layers of the model mask."""
     masked = {id(mask) for layer in layers for mask in layer.masks}
-    return {name for name, _, mask in _masks_of(model) if id(mask) in masked}
+    return {name for name, _, mask in masked_weights(model) if id(mask) in masked}
 
 
 def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
@@ -231,7 +232,9 @@ def _weights_of(path, layer):
     return weights
 
 
-def _masks_of(model):
+def masked_weights(
+    model: keras.Model,
+) -> Iterator[tuple[str, keras.Variable, keras.Variable]]:
     """Yields (name, weight, mask variable) for every weight that `Prune` masks."""
     for path, layer in pruned_layers(model):
         names = {id(w): name for name, w in _weights_of(path, layer.layer).items()}
