@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfticket.ranking import PartError, keep_largest_jointly
+
 
 def pruned_count(size: int, sparsity: float) -> int:
     """Number of weights that a sparsity prunes: `round(size * sparsity)`.
@@ -76,7 +78,7 @@ def keep_largest(
 ) -> np.ndarray:
     """Mask of the `keep` highest scores; of equal scores the lower index stays.
 
-    Selection by partition, O(n): never a full sort.
+    Never a full sort; memory beside the mask is a few percent of the scores'.
 
     Args:
         scores: Float array of any shape, one score a weight.
@@ -96,46 +98,12 @@ def keep_largest(
     >>> keep_largest(np.array([3.0, 1.0, 1.0, 2.0]), keep=3)
     array([ True,  True, False,  True])
     """
-    scores = np.asarray(scores)
-    shape = scores.shape
-    scores = scores.ravel()
-    if alive is not None:
-        if np.shape(alive) != shape:
-            raise ValueError(
-                "alive must have the shape of scores. Received: "
-                f"alive.shape={np.shape(alive)}, scores.shape={shape}"
-            )
-        candidates = np.flatnonzero(alive)
-        scores = scores[candidates]
-    if not 0 <= keep <= scores.size:
-        raise ValueError(
-            f"keep must be between 0 and the {scores.size} weights that are alive. "
-            f"Received: keep={keep}"
+    try:
+        (mask,) = keep_largest_jointly(
+            [scores], keep, None if alive is None else [alive]
         )
-    # min and max carry NaN through, without the temporary of np.isfinite(scores).
-    if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
-        raise ValueError(
-            "scores must be finite, found NaN or infinity. Weights that have "
-            "diverged can't be ranked: lower the learning rate or clip gradients."
-        )
-    mask = _largest(scores, keep)
-    if alive is not None:
-        full = np.zeros(np.prod(shape, dtype=int), bool)
-        full[candidates] = mask
-        mask = full
-    return mask.reshape(shape)
-
-
-def _largest(scores: np.ndarray, keep: int) -> np.ndarray:
-    if keep == 0:
-        return np.zeros(scores.size, bool)
-    if keep == scores.size:
-        return np.ones(scores.size, bool)
-    cut = scores.size - keep
-    threshold = np.partition(scores, cut)[cut]
-    mask = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
-    mask[ties[: keep - np.count_nonzero(mask)]] = True
+    except PartError as error:
+        raise ValueError(error.reason) from None
     return mask
 
 
@@ -188,24 +156,16 @@ def prune_globally(
     Raises:
         ValueError: As `keep_largest`, with the first tensor that is not finite.
     """
-    for name in masks:
-        if not np.all(np.isfinite(scores[name])):
-            raise ValueError(
-                f"In weight '{name}': scores must be finite, found NaN or infinity."
-            )
+    names = list(masks)
     survivors = sum(int(np.count_nonzero(mask)) for mask in masks.values())
-    joined = keep_largest(
-        np.concatenate([np.ravel(scores[name]) for name in masks]),
-        survivors - pruned_count(survivors, rate),
-        np.concatenate([np.ravel(mask) for mask in masks.values()]),
-    )
-    ends = np.cumsum([mask.size for mask in masks.values()])[:-1]
-    return {
-        name: part.reshape(mask.shape)
-        for (name, mask), part in zip(
-            masks.items(), np.split(joined, ends), strict=True
+    keep = survivors - pruned_count(survivors, rate)
+    try:
+        pruned = keep_largest_jointly(
+            [scores[name] for name in names], keep, list(masks.values())
         )
-    }
+    except PartError as error:
+        raise ValueError(f"In weight '{names[error.part]}': {error.reason}") from error
+    return dict(zip(names, pruned, strict=True))
 
 
 def density(masks: Mapping[str, np.ndarray]) -> float:
