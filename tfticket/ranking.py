@@ -95,8 +95,7 @@ def _threshold(pool: "_Pool", keep: int) -> tuple[np.generic, int]:
     for attempt, spread in enumerate(_SPREADS):
         bracket = pool.bracket(keep, spread, seed=attempt)
         if bracket is None:
-            chunks = pool.living_scores()
-            everything = [s if a is None else s[a] for s, a in chunks]
+            everything = [s if a is None else s[a] for s, a in pool.living_scores()]
             return _nth_largest(everything, keep)
         low, high = bracket
         counts = np.zeros(4, np.int64)
@@ -104,12 +103,13 @@ def _threshold(pool: "_Pool", keep: int) -> tuple[np.generic, int]:
         for scores, alive in pool.living_scores():
             # Scores equal to a bound are counted, not collected: where values are
             # few, they can be most.
-            flags = [scores > high, scores >= high, scores > low, scores >= low]
-            if alive is not None:
-                for flag in flags:
-                    flag &= alive
-            counts += [np.count_nonzero(flag) for flag in flags]
-            inside.append(scores[np.flatnonzero(flags[2] & ~flags[1])])
+            counts += [
+                np.count_nonzero(_and(scores > high, alive)),
+                np.count_nonzero(upper := _and(scores >= high, alive)),
+                np.count_nonzero(lower := _and(scores > low, alive)),
+                np.count_nonzero(_and(scores >= low, alive)),
+            ]
+            inside.append(scores[np.flatnonzero(lower > upper)])
         above_high, from_high, above_low, from_low = counts.tolist()
         if above_high < keep <= from_high:
             return high, keep - above_high
@@ -118,6 +118,10 @@ def _threshold(pool: "_Pool", keep: int) -> tuple[np.generic, int]:
         if above_low < keep <= from_low:
             return low, keep - above_low
     raise AssertionError("unreachable: the last bracket is None")
+
+
+def _and(flags: np.ndarray, others: np.ndarray | None) -> np.ndarray:
+    return flags if others is None else np.logical_and(flags, others, out=flags)
 
 
 def _nth_largest(chunks: list[np.ndarray], n: int) -> tuple[np.generic, int]:
@@ -214,10 +218,8 @@ class _Pool:
         )
 
     def sample(self, seed: int) -> np.ndarray:
-        """Scores that are alive, of one drawn from each of many equal stretches.
-
-        Drawn, since one at every so many would all be alike where scores repeat.
-        """
+        """Scores that are alive, of one drawn from each of many equal stretches."""
+        # Steps of one length would see but few values where scores have a period.
         size = sum(part.size for part in self.parts)
         stretches = min(_SAMPLE, size // _LEAST_STRETCH)
         positions = np.arange(stretches) + np.random.default_rng(seed).random(stretches)
@@ -236,14 +238,11 @@ class _Pool:
         for number, window, scores, alive in self.chunks():
             mask = np.greater(scores, threshold, out=masks[number][window])
             if ties:
-                tied = scores == threshold
-                if alive is not None:
-                    tied &= alive
+                tied = _and(scores == threshold, alive)
                 count = int(np.count_nonzero(tied))
                 if count > ties:
                     tied[np.flatnonzero(tied)[ties:]] = False
                 mask |= tied
                 ties -= min(ties, count)
-            if alive is not None:
-                mask &= alive
+            _and(mask, alive)
         return masks
