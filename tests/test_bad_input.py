@@ -70,8 +70,17 @@ def test_subclassed_model():
         def call(self, x):
             return self.dense(x)
 
-    with pytest.raises(TypeError, match=r"subclassed.*__init__"):
+    with pytest.raises(ValueError, match="not built"):
         tfticket.prune(Mine())
+
+    class TrainsItsOwnWay(Mine):
+        def train_step(self, data):
+            return {}
+
+    model = TrainsItsOwnWay()
+    model(np.zeros((1, 2)))
+    with pytest.raises(TypeError, match=r"own train_step.*__init__"):
+        tfticket.prune(model)
 
 
 def test_not_a_model():

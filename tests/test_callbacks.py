@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 import tfticket
+from tfticket.model_masks import get_pruned_weights, named_weights
 from tfticket.optimizers import slots
-from tfticket.transform import get_pruned_weights, named_weights
 
 
 class Spy(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import tfticket
-from tfticket.transform import get_pruned_weights, named_weights
+from tfticket.model_masks import get_pruned_weights, named_weights
 
 
 def branching():

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tfticket
+from tfticket.model_masks import get_pruned_weights, pruned_layers
 from tfticket.optimizers import slots
-from tfticket.transform import get_pruned_weights, pruned_layers
 
 OPTIMIZERS = {
     name: cls

@@ -4,6 +4,7 @@ import importlib
 
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning
+from tfticket.model_masks import get_masks, set_masks
 from tfticket.popup_layers import (
     PopupConv1D,
     PopupConv2D,
@@ -16,7 +17,7 @@ from tfticket.popup_model import PopupModel
 from tfticket.popup_twin import DensityScheduler, popup, set_density
 from tfticket.records import RoundRecord
 from tfticket.tickets import Ticket
-from tfticket.transform import get_masks, prune, set_masks, strip
+from tfticket.transform import prune, strip
 from tfticket.wrappers import Prune
 
 # Imported when first used: they need TensorFlow or matplotlib, and training on

@@ -15,12 +15,7 @@ from tfticket.masks import (
     prune_layerwise,
     pruned_count,
 )
-from tfticket.optimizers import built_optimizer
-from tfticket.records import RoundRecord, flat
-from tfticket.schedules import check_rate, round_rates
-from tfticket.state import State
-from tfticket.tickets import Ticket, plain_config
-from tfticket.transform import (
+from tfticket.model_masks import (
     get_masks,
     get_pruned_weights,
     masked_names,
@@ -28,6 +23,11 @@ from tfticket.transform import (
     pruned_layers,
     set_masks,
 )
+from tfticket.optimizers import built_optimizer
+from tfticket.records import RoundRecord, flat
+from tfticket.schedules import check_rate, round_rates
+from tfticket.state import State
+from tfticket.tickets import Ticket, plain_config
 
 # Prefix of the optimizer's variables in a state, where no layer's name can be.
 _OPTIMIZER = "optimizer:"

@@ -25,9 +25,12 @@ def clone_with(
     Raises:
         ValueError: If a layer's copy has another name.
     """
-    pairs = []
+    pairs = {}
 
     def clone(layer):
+        if id(layer) in pairs:
+            # A layer that several nested models share stays shared.
+            return pairs[id(layer)][1]
         copy = clone_layer(layer)
         if copy.name != layer.name:
             raise ValueError(
@@ -35,12 +38,12 @@ def clone_with(
                 "does not carry its name, so the copy's weights can't be told by "
                 "name. Let its get_config and __init__ pass `name` on."
             )
-        pairs.append((layer, copy))
+        pairs[id(layer)] = (layer, copy)
         return copy
 
     with _uncompiled(model):
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    for source, target in pairs:
+    for source, target in pairs.values():
         copy_weights(source, target)
     return copy
 

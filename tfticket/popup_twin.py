@@ -8,16 +8,17 @@ import keras
 
 from tfticket.clone import clone_with, copy_layer, copy_state
 from tfticket.masks import check_density, kept_count
+from tfticket.model_checks import require_transformable
+from tfticket.patterns import Pattern, choose
 from tfticket.popup_layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.popup_model import PopupModel, popup_layers
-from tfticket.transform import require_transformable
 
 
 def popup(
     model: keras.Model,
     density: float = 0.5,
     weight_initializer: Any = "signed_constant",
-    exclude: Collection[str] = (),
+    exclude: Collection[Pattern] = (),
     **popup_arguments: Any,
 ) -> keras.Model:
     """Copies a model with its layers turned into popup layers (arXiv 1911.13299).
@@ -64,7 +65,9 @@ def popup(
             f"popup has no argument {', '.join(unknown)}. It takes exclude and "
             f"{', '.join(POPUP_ARGUMENTS)}."
         )
-    layers = require_transformable(model, exclude)
+    layers = require_transformable(model)
+    things = {path: [layer] for path, layer in layers.items()}
+    exclude = set().union(*choose("exclude", exclude, things).values())
     refused = [
         f"'{name}' ({type(layer).__name__})"
         for name, layer in layers.items()

@@ -15,16 +15,15 @@ import numpy as np
 
 from tfticket.files import atomic_path
 from tfticket.masks import density
-from tfticket.popup_model import popup_layers
-from tfticket.transform import (
+from tfticket.model_masks import (
     get_masks,
     named_layers,
     named_weights,
-    prune,
     pruned_layers,
     set_masks,
-    strip,
 )
+from tfticket.popup_model import popup_layers
+from tfticket.transform import prune, strip
 
 # What NumPy, zipfile and zlib raise for bytes that are not what was written.
 _DAMAGE = (
@@ -154,9 +153,12 @@ class Ticket:
                     f"{'none' if theirs is None else tuple(theirs.shape)}"
                 )
         if not any(pruned_layers(model)):
-            masked = {name.rpartition("/")[0] for name in self.masks}
-            layers = (name for name, _ in named_layers(model))
-            model = prune(model, exclude=[x for x in layers if x not in masked])
+            layers = {name: self._masks_in(name) for name, _ in named_layers(model)}
+            model = prune(
+                model,
+                exclude=[name for name, masked in layers.items() if not masked],
+                include=[name for name, masked in layers.items() if masked],
+            )
         if missing := sorted(set(self.masks) - set(get_masks(model))):
             raise ValueError(
                 "The ticket does not fit the model: they first differ in weight "
@@ -168,6 +170,9 @@ class Ticket:
         everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
         set_masks(model, {**everything, **self.masks})
         return model
+
+    def _masks_in(self, layer):
+        return any(name.startswith(f"{layer}/") for name in self.masks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the ticket to one file, whole or not at all.

@@ -1,46 +1,74 @@
-"""`prune` a model, `strip` it again, and the masks of all its layers by name."""
+"""`prune` a model, `strip` it again."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 
 import keras
-import numpy as np
 
 from tfticket.clone import clone_with, copy_layer, copy_state
-from tfticket.optimizers import mask_slots
+from tfticket.model_checks import (
+    require_built,
+    require_graph,
+    require_keras_3,
+    require_plain_training,
+    require_transformable,
+    unwrapped_layers,
+)
+from tfticket.model_masks import (
+    get_masks,
+    get_pruned_weights,
+    holds_wrapped,
+    named_weights,
+)
+from tfticket.paths import every_layer, is_graph, sublayers, weights_by_path
+from tfticket.patterns import Pattern, choose
 from tfticket.popup_layers import Popup
 from tfticket.popup_model import PopupModel, chosen_edges
-from tfticket.prunable import is_prunable, prunable_weights
+from tfticket.prunable import has_adapter, may_be_prunable, prunable_weights
+from tfticket.schedules import Schedule
+from tfticket.structures import Unstructured
 from tfticket.wrappers import Prune, apply_mask
 
 
 def prune(
-    model_or_layer: keras.Model | keras.layers.Layer, exclude: Collection[str] = ()
+    model_or_layer: keras.Model | keras.layers.Layer,
+    exclude: Collection[Pattern] = (),
+    include: Collection[Pattern] = (),
+    schedule: Schedule | None = None,
+    structure: Unstructured | None = None,
 ) -> keras.Model | Prune:
     """Copies a model with every prunable layer wrapped in `Prune`.
 
-    Prunable are Dense, EinsumDense, convolutions, and layers with a method
-    `get_prunable_weights()`. What other layers hold inside (MultiHeadAttention, LSTM,
-    TimeDistributed) stays dense.
+    Prunable are the kernels of Dense, EinsumDense, convolutions and recurrent cells,
+    wherever they are (in MultiHeadAttention, Bidirectional, TimeDistributed, a nested
+    model), and what a layer's method `get_prunable_weights()` returns. An Embedding is
+    pruned where `include` asks for it. `tfticket.summary` says what is not, and why.
 
     Masks start as all True: nothing is pruned yet, and the copy computes what
     the original computes. The original is left untouched and shares nothing
     with the copy. Compile the copy with an optimizer of its own.
 
     Args:
-        model_or_layer: A built Sequential or Functional `keras.Model`, nested
-            ones included, or a single layer, built or not.
-        exclude: Names of layers that stay dense ("block/dense" for the layer
-            `dense` of a nested model `block`).
+        model_or_layer: A built `keras.Model`, or a single layer, built or not. Of a
+            Sequential or Functional model, nested ones included, each layer is
+            wrapped; a subclassed one is wrapped whole, in a Functional model of the
+            inputs it was built for. To keep a subclass's own methods, wrap its layers
+            in its `__init__`.
+        exclude: Layers that stay dense: paths ("block/dense" for the layer `dense`
+            of a nested model `block`, "block" for all of it), compiled regular
+            expressions searched for in the path, or classes.
+        include: In the same way, Embedding layers to prune.
+        schedule: Kept in each wrapper, for `GradualPruning` to follow.
+        structure: Kept in each wrapper: what is pruned together there.
 
     Returns:
         A model of the same kind, layer names unchanged; or, for a layer, a
         `Prune` around a copy of it.
 
     Raises:
-        TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or not
-            Sequential or Functional.
+        TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
+            subclass with methods that a copy would lose.
         ValueError: If the model is not built, is wrapped already, has nothing
-            to prune, or `exclude` names a layer that isn't there.
+            to prune, or `exclude` or `include` names a layer that isn't there.
 
     Example:
 
@@ -49,29 +77,82 @@ def prune(
     >>> sorted(tfticket.get_masks(wrapped))
     ['dense/kernel']
     """
+    own = {"schedule": schedule, "structure": structure}
+    require_keras_3(model_or_layer)
     if not isinstance(model_or_layer, keras.Model):
-        _require_keras_3(model_or_layer)
-        return _wrap_layer(model_or_layer)
+        return _wrap_layer(model_or_layer, own)
     model = model_or_layer
-    layers = require_transformable(model, exclude)
-    wrap = {
-        id(layer)
-        for name, layer in layers.items()
-        if name not in exclude and prunable_weights(layer)
-    }
-    if not wrap:
-        raise ValueError(
-            f"Model '{model.name}' has nothing to prune. Prunable are Dense, "
-            "EinsumDense, convolutions, and layers with get_prunable_weights(). "
-            f"Its layers: {[type(layer).__name__ for layer in layers.values()]}"
-            + (f", of which excluded: {sorted(exclude)}" if exclude else "")
-        )
+    if not is_graph(model):
+        return _wrap_subclassed(model, own)
+    layers = require_transformable(model)
+    wrap = _layers_to_wrap(model, layers, exclude, include)
 
     def clone(layer):
         copy = copy_layer(layer)
-        return Prune(copy) if id(layer) in wrap else copy
+        return Prune(copy, **own) if id(layer) in wrap else copy
 
     return clone_with(model, clone, _copy_weights)
+
+
+def _layers_to_wrap(model, layers, exclude, include):
+    """Identities of the layers that get a wrapper."""
+    things = {path: [layer] for path, layer in layers.items()}
+    excluded = set().union(*choose("exclude", exclude, things).values())
+    included = set().union(*choose("include", include, things).values())
+    if hopeless := [path for path in included if not prunable_weights(layers[path])]:
+        raise ValueError(
+            f"include names layers that have nothing to prune: {hopeless}."
+        )
+    wrap = {
+        id(layer)
+        for path, layer in layers.items()
+        if path not in excluded
+        and prunable_weights(layer)
+        and (path in included or not isinstance(layer, keras.layers.Embedding))
+    }
+    if not wrap:
+        raise ValueError(
+            f"Model '{model.name}' has nothing to prune. Prunable are kernels of "
+            "Dense, EinsumDense, convolutions and recurrent cells, Embedding layers "
+            "named in include, and layers with get_prunable_weights(). "
+            f"Its layers: {[type(layer).__name__ for layer in layers.values()]}"
+            + (f", of which excluded: {sorted(excluded)}" if excluded else "")
+        )
+    return wrap
+
+
+def _wrap_layer(layer, own):
+    if isinstance(layer, Prune) or holds_wrapped(layer):
+        raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+    if not may_be_prunable(layer):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
+        )
+    wrapped = Prune(copy_layer(layer), **own)
+    if layer.built:
+        wrapped.layer.build_from_config(layer.get_build_config())
+        wrapped.build()
+        _copy_weights(layer, wrapped)
+    return wrapped
+
+
+def _wrap_subclassed(model, own):
+    require_built(model)
+    require_plain_training(model)
+    unwrapped_layers(model)
+    wrapped = _wrap_layer(model, own)
+    shapes = model.get_build_config()
+    if "input_shape" not in (shapes or {}):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) takes several arguments: "
+            f"{sorted((shapes or {}).get('shapes_dict', {}))}. Let its call take one, "
+            "a list or a dict of tensors, or wrap its layers in its __init__."
+        )
+    inputs = keras.tree.map_shape_structure(
+        lambda shape: keras.Input(batch_shape=(None, *shape[1:])),
+        shapes["input_shape"],
+    )
+    return keras.Model(inputs, wrapped(inputs), name=f"pruned_{model.name}")
 
 
 def strip(
@@ -81,18 +162,21 @@ def strip(
 
     The copy is plain Keras: it saves, loads and clones where tfticket is not
     installed. Masks are applied once more on the way, so that the copy is
-    sparse whatever was assigned to the weights in between. Popup layers become
+    sparse whatever was assigned to the weights in between. LoRA weights of wrapped
+    layers are merged into their kernels. Popup layers become
     the Keras layers they stand for, with the weights of the edges in use.
 
     Args:
         model_or_layer: A model that holds `Prune` or popup layers, or one such
-            layer. A model without any is copied as it is.
+            layer. A model without any is copied as it is. A subclassed model that
+            wraps its layers itself is made anew by its configuration, then its
+            wrappers are taken out.
 
     Returns:
         A model of the same kind, or the layer; nothing is shared.
 
     Raises:
-        TypeError: If the model is not a Keras 3 Sequential or Functional one.
+        TypeError: If the model is not one of Keras 3.
         ValueError: If the model is not built.
 
     Example:
@@ -102,261 +186,115 @@ def strip(
     >>> type(plain.layers[0]).__name__
     'Dense'
     """
-    _require_keras_3(model_or_layer)
-    if isinstance(model_or_layer, (Prune, Popup)):
-        layer = model_or_layer
-        copy = _plain_layer(layer)
-        if layer.built:
-            inner = layer.layer if isinstance(layer, Prune) else layer
-            copy.build_from_config(inner.get_build_config())
-            _copy_weights(layer, copy)
-        return copy
-    _require_cloneable(model_or_layer)
-    model = model_or_layer
-    with chosen_edges(model):
-        if isinstance(model, PopupModel):
-            model = keras.Model(model.inputs, model.outputs, name=model.name)
-        return clone_with(model, _plain_layer, _copy_weights)
-
-
-def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
-    """The masks of a wrapped model as plain data; of a popup model, its edges in use.
-
-    Returns:
-        Name of the weight ("layer/kernel") to boolean array in its shape, in
-        the order of the layers. Empty for a model that has none.
-    """
-    masks = {name: mask for name, _, mask in masked_weights(model)}
-    with chosen_edges(model):
-        for path, layer in named_layers(model):
-            if isinstance(layer, Popup):
-                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
-    return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
-
-
-def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """The values of the weights that carry masks, named as in `get_masks`."""
-    return {
-        name: keras.ops.convert_to_numpy(weight)
-        for name, weight, _ in masked_weights(model)
-    }
-
-
-def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
-    """Sets masks by name and zeroes all that belongs to a pruned weight.
-
-    That is the weight, and, where the model is compiled, the optimizer's
-    momentum, second moment, average and accumulated gradient of it.
-
-    Args:
-        model: A wrapped model.
-        masks: Name of the weight to boolean array. Names left out keep their
-            mask.
-
-    Raises:
-        ValueError: If a name or a shape is not the model's.
-    """
-    known = {name: (weight, mask) for name, weight, mask in masked_weights(model)}
-    for name, mask in masks.items():
-        if name not in known:
-            raise ValueError(
-                f"No masked weight is named '{name}'. The model's: {list(known)}"
-            )
-        shape = tuple(known[name][0].shape)
-        if np.shape(mask) != shape:
-            raise ValueError(
-                f"The mask of '{name}' must have shape {shape}. "
-                f"Received: shape {np.shape(mask)}"
-            )
-    for name, mask in masks.items():
-        known[name][1].assign(np.asarray(mask, bool))
-    for _, layer in pruned_layers(model):
-        layer.apply_masks()
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        mask_slots(optimizer, known.values())
-
-
-def named_layers(
-    model: keras.Model, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for every layer, into nested models, each once.
-
-    Args:
-        model: A model.
-        prefix: What its paths begin with.
-        seen: Identities of layers to leave out; those yielded are added.
-    """
-    seen = set() if seen is None else seen
-    for layer in model.layers:
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        if isinstance(layer, keras.Model):
-            yield from named_layers(layer, f"{prefix}{layer.name}/", seen)
-        else:
-            yield f"{prefix}{layer.name}", layer
-
-
-def masked_names(model: keras.Model, layers: Collection[Prune]) -> set[str]:
-    """The names in `get_masks` of what these layers of the model mask."""
-    masked = {id(mask) for layer in layers for mask in layer.masks}
-    return {name for name, _, mask in masked_weights(model) if id(mask) in masked}
-
-
-def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
-    """Yields (path, wrapper) for every `Prune` of a model."""
-    for name, layer in named_layers(model):
-        if isinstance(layer, Prune):
-            yield name, layer
-
-
-def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """Every weight but the masks, named the same whether wrapped or not.
-
-    Names are "layer/weight", with the index of the weight in its layer where a
-    layer has two of one name.
-    """
-    weights = {}
-    for path, layer in named_layers(model):
-        inner = layer.layer if isinstance(layer, Prune) else layer
-        weights.update(_weights_of(path, inner))
-    return weights
-
-
-def _weights_of(path, layer):
-    weights = {}
-    for i, weight in enumerate(layer.weights):
-        key = f"{path}/{weight.name}"
-        weights[key if key not in weights else f"{key}:{i}"] = weight
-    return weights
-
-
-def masked_weights(
-    model: keras.Model,
-) -> Iterator[tuple[str, keras.Variable, keras.Variable]]:
-    """Yields (name, weight, mask variable) for every weight that `Prune` masks."""
-    for path, layer in pruned_layers(model):
-        names = {id(w): name for name, w in _weights_of(path, layer.layer).items()}
-        for weight, mask in zip(layer.pruned_weights, layer.masks, strict=True):
-            yield names[id(weight)], weight, mask
-
-
-def _wrap_layer(layer: keras.layers.Layer) -> Prune:
-    if isinstance(layer, Prune):
-        raise ValueError(f"Layer '{layer.name}' is wrapped already.")
-    if not (prunable_weights(layer) if layer.built else is_prunable(layer)):
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
-        )
-    wrapped = Prune(copy_layer(layer))
+    require_keras_3(model_or_layer)
+    if isinstance(model_or_layer, keras.Model) and is_graph(model_or_layer):
+        model = model_or_layer
+        require_graph(model)
+        with chosen_edges(model):
+            if isinstance(model, PopupModel):
+                model = keras.Model(model.inputs, model.outputs, name=model.name)
+            return clone_with(model, _plain_layer, _copy_weights)
+    layer = model_or_layer
+    if isinstance(layer, keras.Model):
+        require_built(layer)
+    copy = _plain_layer(layer)
     if layer.built:
-        wrapped.layer.build_from_config(layer.get_build_config())
-        wrapped.build()
-        _copy_weights(layer, wrapped)
-    return wrapped
+        inner = layer.layer if isinstance(layer, Prune) else layer
+        copy.build_from_config(inner.get_build_config())
+        _copy_weights(layer, copy)
+    return copy
 
 
 def _plain_layer(layer):
+    """A copy, not built, of a layer without wrappers on it or in it."""
     if isinstance(layer, Popup):
         return layer.plain()
-    return copy_layer(layer.layer if isinstance(layer, Prune) else layer)
+    if not isinstance(layer, Prune):
+        copy = copy_layer(layer)
+        if holds_wrapped(copy):
+            _take_wrappers_out(copy)
+        return copy
+    config = layer.layer.get_config()
+    for name in ("lora_rank", "lora_alpha"):
+        config.pop(name, None)
+    return layer.layer.__class__.from_config(config)
+
+
+def _take_wrappers_out(layer):
+    """Puts plain layers in place of those wrapped, in every attribute."""
+    if is_graph(layer):
+        raise TypeError(
+            f"Model '{layer.name}' is made by the layer that holds it and has wrapped "
+            "layers: strip that model by itself."
+        )
+    for attribute, value in list(vars(layer).items()):
+        if attribute == "_layers":
+            continue
+        plain = _without_wrappers(value)
+        if plain is not value:
+            # Deleted first, or Keras would go on tracking the wrapper.
+            delattr(layer, attribute)
+            setattr(layer, attribute, plain)
+    for _, part in sublayers(layer):
+        if not isinstance(part, (Prune, Popup)) and holds_wrapped(part):
+            _take_wrappers_out(part)
+
+
+def _without_wrappers(value):
+    """An attribute's value with plain copies of wrapped layers, itself if none."""
+    if isinstance(value, (Prune, Popup)):
+        return _plain_layer(value)
+    if isinstance(value, dict):
+        plain = {key: _without_wrappers(part) for key, part in value.items()}
+        changed = any(plain[key] is not value[key] for key in value)
+    elif isinstance(value, (list, tuple)):
+        plain = [_without_wrappers(part) for part in value]
+        changed = any(x is not y for x, y in zip(plain, value, strict=True))
+    else:
+        return value
+    return plain if changed else value
 
 
 def _copy_weights(source, target):
     """Copies values between a layer and its twin, either of them wrapped."""
-    if isinstance(source, Popup) and not isinstance(target, Popup):
+    if isinstance(target, Prune):
+        copy_state(source, target.layer)
+    elif isinstance(source, Popup) and not isinstance(target, Popup):
         target.kernel.assign(source.effective_kernel())
         if target.bias is not None:
             target.bias.assign(source.bias)
-        return
-    if isinstance(target, Prune):
-        target = target.layer
-    if not isinstance(source, Prune):
+    elif isinstance(source, Prune):
+        _require_no_other_adapters(source)
+        merged = {weight.name for weight in source.prunable if has_adapter(weight)}
+        if not merged:
+            copy_state(source.layer, target)
+        values = zip(source.prunable, source.pruned_values(), source.masks, strict=True)
+        pruned = {
+            weight.name: apply_mask(value, mask) for weight, value, mask in values
+        }
+        _copy_by_name(weights_by_path(source.layer), pruned, target, merged)
+    elif holds_wrapped(source):
+        masks, values = get_masks(source), get_pruned_weights(source)
+        pruned = {
+            name: apply_mask(value, masks[name]) for name, value in values.items()
+        }
+        _copy_by_name(named_weights(source), pruned, target)
+    else:
         copy_state(source, target)
-        return
-    copy_state(source.layer, target)
-    for weight, mask in zip(prunable_weights(target), source.masks, strict=True):
-        weight.assign(apply_mask(weight, mask))
 
 
-def require_transformable(
-    model: keras.Model, exclude: Collection[str] = ()
-) -> dict[str, keras.layers.Layer]:
-    """The layers by path of a model that `prune` and `popup` can copy.
-
-    Raises:
-        TypeError: If the model is not a Keras 3 Sequential or Functional one.
-        ValueError: If it is not built, is wrapped already, or `exclude` names a
-            layer that isn't there.
-    """
-    _require_keras_3(model)
-    if isinstance(exclude, str):
-        raise TypeError(
-            "exclude must be a collection of layer names, a list for one. "
-            f"Received: exclude={exclude!r}"
-        )
-    _require_cloneable(model)
-    layers = dict(named_layers(model))
-    if any(isinstance(layer, Prune) for layer in layers.values()):
-        raise ValueError(
-            f"Model '{model.name}' is wrapped already. Call "
-            "tfticket.strip(model) first, or train it as it is."
-        )
-    if unknown := sorted(set(exclude) - set(layers)):
-        raise ValueError(
-            f"exclude names layers that the model does not have: {unknown}. "
-            f"Its layers: {list(layers)}"
-        )
-    return layers
+def _copy_by_name(weights, pruned, target, merged=()):
+    for name, variable in weights_by_path(target).items():
+        variable.assign(pruned.get(name, weights[name]))
+        # A kernel that LoRA froze is free again once merged.
+        variable.trainable = name in merged or weights[name].trainable
 
 
-def _require_keras_3(model) -> None:
-    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
-    kinds = {type(x).__module__.split(".")[0] for x in getattr(model, "layers", [])}
-    if "tensorflow_model_optimization" in modules | kinds:
-        raise TypeError(
-            f"{type(model).__name__} is wrapped by TF-MOT, which works on tf_keras "
-            "only. Call TF-MOT's strip_pruning, rebuild the model in Keras 3 "
-            "(import keras) and copy the weights, then wrap it here."
-        )
-    if isinstance(model, keras.layers.Layer):
-        return
-    if "tf_keras" in modules or "tensorflow" in modules:
-        raise TypeError(
-            f"{type(model).__name__} is a tf_keras (Keras 2) object; tfticket works "
-            "on Keras 3. Build it with `import keras` instead of tf_keras, unset "
-            "TF_USE_LEGACY_KERAS, and copy the weights with set_weights()."
-        )
-    raise TypeError(
-        "Expected a keras.Model or keras.layers.Layer. "
-        f"Received: {model!r} (of type {type(model)})"
-    )
-
-
-def _require_cloneable(model: keras.Model) -> None:
-    for part in model._flatten_layers():
-        ours = isinstance(part, PopupModel)
-        kind = type(part)
-        if (
-            isinstance(part, keras.Model)
-            and (isinstance(part, keras.Sequential) or hasattr(part, "operations"))
-            and not ours
-            and kind.__module__.split(".")[0] != "keras"
-        ):
-            raise TypeError(
-                f"Model '{part.name}' is of a class of its own, {kind.__name__}, whose "
-                "methods and attributes a copy would lose. Pass the plain model of the "
-                "same layers, keras.Model(model.inputs, model.outputs)."
+def _require_no_other_adapters(wrapper):
+    ours = {id(weight.layer) for weight in wrapper.prunable}
+    for path, layer in every_layer(wrapper.layer):
+        if getattr(layer, "lora_enabled", False) and id(layer) not in ours:
+            raise ValueError(
+                f"Layer '{path}' in '{wrapper.name}' has LoRA weights and no mask, so "
+                "they can't be merged. Merge them first, or include the layer."
             )
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-        raise TypeError(
-            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its "
-            "layers can't be swapped from outside. Wrap them in its __init__ "
-            "with tfticket.prune(layer), or rebuild it as a Functional model."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Model '{model.name}' is not built, so it has no weights to carry over. "
-            "Start it with keras.Input(shape), or call it on data first."
-        )

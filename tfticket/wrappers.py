@@ -1,9 +1,20 @@
 """`Prune`: the layer wrapper that owns the masks and makes them act."""
 
+import contextlib
+import inspect
+
 import keras
 from keras import ops
 
-from tfticket.prunable import prunable_weights
+from tfticket import schedules, structures
+from tfticket.prunable import (
+    PrunableWeight,
+    effective_value,
+    has_adapter,
+    prunable_weights,
+)
+from tfticket.schedules import Schedule
+from tfticket.structures import Unstructured
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -27,12 +38,19 @@ class Prune(keras.layers.Wrapper):
     that are keyed by the output's name go on working.
 
     Args:
-        layer: The `keras.layers.Layer` to wrap. It is used as it is: use
+        layer: The `keras.layers.Layer` to wrap, a composite one or a whole model
+            too: every prunable weight inside gets a mask. It is used as it is: use
             `tfticket.prune` to wrap a copy.
+        schedule: When and how far to prune this layer, as of `tfticket.schedules`;
+            the callback `GradualPruning` follows it. `None`: as the callback says.
+        structure: What is pruned together, as of `tfticket.structures`. `None`: as
+            the callback says.
         **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
 
     Raises:
-        ValueError: When built, if the layer has nothing to prune.
+        TypeError: If `schedule` or `structure` is none.
+        ValueError: When built, if the layer has nothing to prune; when it trains with
+            a schedule that no callback follows.
 
     Example:
 
@@ -43,22 +61,48 @@ class Prune(keras.layers.Wrapper):
     True
     """
 
-    def __init__(self, layer: keras.layers.Layer, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        schedule: Schedule | None = None,
+        structure: Unstructured | None = None,
+        **kwargs,
+    ):
         kwargs.setdefault("name", getattr(layer, "name", None))
         # The wrapped layer casts its own inputs and variables. The masking must
         # see variables in their stored dtype, whatever the compute dtype is.
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, autocast=False, **kwargs)
+        self._take_signature(inspect.signature(self.layer.call))
         self.supports_masking = self.layer.supports_masking
+        self.schedule = None if schedule is None else schedules.get(schedule)
+        self.structure = None if structure is None else structures.get(structure)
+        # True while a callback follows `schedule`.
+        self.is_followed = False
         self.masks: list[keras.Variable] = []
-        self.pruned_weights: list[keras.Variable] = []
+        self.prunable: tuple[PrunableWeight, ...] = ()
+
+    def _take_signature(self, signature):
+        # Keras hands masks, `training` and shapes to those who ask for them by name.
+        self._call_signature = signature
+        self.call_signature_parameters = list(signature.parameters)
+        self._call_has_training_arg = "training" in signature.parameters
+        self._call_has_mask_arg = "mask" in signature.parameters
+        self._call_has_context_arg = {"training": self._call_has_training_arg}
+
+    def __call__(self, *args, **kwargs):
+        if not self.layer.built:
+            # A layer of several inputs is built from all of their shapes, which
+            # Keras passes to a `build` that names each of them: not to ours.
+            self.layer(*_symbolic(args), **_symbolic(kwargs))
+        return super().__call__(*args, **kwargs)
 
     def build(self, input_shape=None):
         """Builds the wrapped layer, then one all-True mask a prunable weight."""
         super().build(input_shape)
-        self.pruned_weights = prunable_weights(self.layer)
-        if not self.pruned_weights:
+        self.prunable = tuple(prunable_weights(self.layer))
+        if not self.prunable:
             raise ValueError(
                 f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
                 "prunable weight. Leave it unwrapped, or give it a method "
@@ -66,33 +110,55 @@ class Prune(keras.layers.Wrapper):
             )
         self.masks = [
             self.add_weight(
-                name=f"{weight.name}_mask",
-                shape=weight.shape,
+                name=f"{weight.name.replace('/', '_')}_mask",
+                shape=weight.variable.shape,
                 dtype="bool",
                 initializer="ones",
                 trainable=False,
             )
-            for weight in self.pruned_weights
+            for weight in self.prunable
         ]
         for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
             weight.constraint = MaskConstraint(mask, weight.constraint)
             if weight.regularizer is not None:
                 weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
 
-    def call(self, inputs, *args, **kwargs):
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if not self.layer.built and config:
+            self.layer.build_from_config(config["layer"])
+        if self.layer.built:
+            self.build()
+
+    @property
+    def pruned_weights(self) -> list[keras.Variable]:
+        """The variables that carry masks, in the order of `masks`."""
+        return [weight.variable for weight in self.prunable]
+
+    def call(self, *args, **kwargs):
+        self._require_follower(kwargs.get("training"))
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
         # every variable of the layer goes in with its present value.
         variables = {id(v): v for v in self.layer.variables}
         values = {k: ops.convert_to_tensor(v.value) for k, v in variables.items()}
-        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
-            values[id(weight)] = mask_gradient(values[id(weight)], mask)
+        adapted = []
+        for weight, mask in zip(self.prunable, self.masks, strict=True):
+            value = values[id(weight.variable)]
+            if has_adapter(weight):
+                # What the layer would add to its kernel is added here, where the
+                # sum can be masked.
+                value = apply_mask(effective_value(weight), mask)
+                adapted.append(weight.layer)
+            values[id(weight.variable)] = mask_gradient(value, mask)
         scope = keras.StatelessScope(
             [(variables[k], value) for k, value in values.items()],
             collect_losses=True,
         )
         before = {k: scope.get_current_value(v) for k, v in variables.items()}
-        with scope:
-            outputs = self.layer(inputs, *args, **kwargs)
+        with scope, _adapters_off(adapted):
+            outputs = self.layer(*args, **kwargs)
         # What the layer updated (BatchNorm statistics, a seed's state) and added
         # as a loss would end with the scope: carry it out.
         for key, variable in variables.items():
@@ -103,6 +169,20 @@ class Prune(keras.layers.Wrapper):
             self.add_loss(loss)
         return outputs
 
+    def _require_follower(self, training):
+        if self.schedule is None or self.is_followed:
+            return
+        if training is None:
+            training = getattr(self._get_call_context(), "training", None)
+        if training:
+            raise ValueError(
+                f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
+                "it would train dense. Pass the callback tfticket.GradualPruning() "
+                "to fit; in a loop of your own call its set_model(model) and "
+                "on_train_begin(), and on_train_batch_begin(step) every step. To train "
+                "under the masks as they are, set the layer's schedule to None."
+            )
+
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
 
@@ -112,10 +192,39 @@ class Prune(keras.layers.Wrapper):
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)
 
+    def get_config(self):
+        config = super().get_config()
+        for name, value in (("schedule", self.schedule), ("structure", self.structure)):
+            if value is not None:
+                config[name] = keras.saving.serialize_keras_object(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("schedule", "structure"):
+            if config.get(name) is not None:
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects=custom_objects
+                )
+        return super().from_config(config, custom_objects=custom_objects)
+
     def apply_masks(self) -> None:
         """Sets every masked weight to 0.0."""
         for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
             weight.assign(apply_mask(weight, mask))
+
+    def pruned_values(self) -> list:
+        """What the layer computes with, weight by weight.
+
+        The variables' values as they are; where LoRA adds to one, the masked sum.
+        """
+        return [
+            apply_mask(effective_value(weight), mask)
+            if has_adapter(weight)
+            else effective_value(weight)
+            for weight, mask in zip(self.prunable, self.masks, strict=True)
+        ]
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -177,3 +286,27 @@ def mask_gradient(value, mask):
         return value, gradient
 
     return identity(value)
+
+
+@contextlib.contextmanager
+def _adapters_off(layers):
+    """Makes layers compute with their kernel alone, LoRA left out."""
+    for layer in layers:
+        layer.lora_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.lora_enabled = True
+
+
+def _symbolic(arguments):
+    """The arguments with placeholders for tensors, to build a layer with."""
+
+    def placeholder(value):
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            return keras.KerasTensor(value.shape, dtype)
+        return value
+
+    return keras.tree.map_structure(placeholder, arguments)

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfticket.model_masks import get_masks, get_pruned_weights
 from tfticket.popup_model import PopupModel
-from tfticket.transform import get_masks, get_pruned_weights, strip
+from tfticket.transform import strip
 
 SIGNATURE = "serving_default"
 

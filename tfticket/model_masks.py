@@ -1,0 +1,152 @@
+"""The layers, weights and masks of a whole model, by name, as plain data."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import keras
+import numpy as np
+
+from tfticket.optimizers import mask_slots
+from tfticket.paths import every_layer, is_graph, join, sublayers, weights_by_path
+from tfticket.popup_layers import Popup
+from tfticket.popup_model import chosen_edges
+from tfticket.wrappers import Prune
+
+
+def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
+    """The masks of a wrapped model as plain data; of a popup model, its edges in use.
+
+    Returns:
+        Name of the weight ("layer/kernel") to boolean array in its shape, in
+        the order of the layers. Empty for a model that has none.
+    """
+    masks = {name: mask for name, _, mask in masked_weights(model)}
+    with chosen_edges(model):
+        for path, layer in named_layers(model):
+            if isinstance(layer, Popup):
+                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
+    return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
+
+
+def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """What layers compute with where they carry masks, named as in `get_masks`."""
+    return {
+        join(path, weight.name): keras.ops.convert_to_numpy(value)
+        for path, layer in pruned_layers(model)
+        for weight, value in zip(layer.prunable, layer.pruned_values(), strict=True)
+    }
+
+
+def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
+    """Sets masks by name and zeroes all that belongs to a pruned weight.
+
+    That is the weight, and, where the model is compiled, the optimizer's
+    momentum, second moment, average and accumulated gradient of it.
+
+    Args:
+        model: A wrapped model.
+        masks: Name of the weight to boolean array. Names left out keep their
+            mask.
+
+    Raises:
+        ValueError: If a name or a shape is not the model's.
+    """
+    known = {name: (weight, mask) for name, weight, mask in masked_weights(model)}
+    for name, mask in masks.items():
+        if name not in known:
+            raise ValueError(
+                f"No masked weight is named '{name}'. The model's: {list(known)}"
+            )
+        shape = tuple(known[name][0].shape)
+        if np.shape(mask) != shape:
+            raise ValueError(
+                f"The mask of '{name}' must have shape {shape}. "
+                f"Received: shape {np.shape(mask)}"
+            )
+    for name, mask in masks.items():
+        known[name][1].assign(np.asarray(mask, bool))
+    for _, layer in pruned_layers(model):
+        layer.apply_masks()
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        mask_slots(optimizer, known.values())
+
+
+def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for every layer, into nested models, each once.
+
+    A layer made of others counts as one, unless some of those are wrapped: then
+    they count each for themselves.
+
+    Args:
+        model: A model. The layers of a subclassed one go by their attributes.
+    """
+    seen = set()
+
+    def walk(prefix, parent):
+        for name, layer in sublayers(parent):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            path = join(prefix, name)
+            if is_graph(layer) or holds_wrapped(layer):
+                yield from walk(path, layer)
+            else:
+                yield path, layer
+
+    return walk("", model)
+
+
+def holds_wrapped(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that is not wrapped itself has wrapped ones inside."""
+    if isinstance(layer, (Prune, Popup)):
+        return False
+    return any(isinstance(part, (Prune, Popup)) for _, part in every_layer(layer))
+
+
+def masked_names(model: keras.Model, layers: Collection[Prune]) -> set[str]:
+    """The names in `get_masks` of what these layers of the model mask."""
+    masked = {id(mask) for layer in layers for mask in layer.masks}
+    return {name for name, _, mask in masked_weights(model) if id(mask) in masked}
+
+
+def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
+    """Yields (path, wrapper) for every `Prune` of a model."""
+    for name, layer in named_layers(model):
+        if isinstance(layer, Prune):
+            yield name, layer
+
+
+def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """Every weight but the masks, named the same whether wrapped or not.
+
+    Names are "layer/weight", and for a layer made of others the way to the one
+    inside: "attention/query_dense/kernel".
+    """
+    weights, masks = {}, set()
+    for path, layer in named_layers(model):
+        if isinstance(layer, Prune):
+            masks.update(id(mask) for mask in layer.masks)
+            layer = layer.layer
+        weights.update(weights_by_path(layer, path))
+    # What belongs to a layer whose parts are wrapped, or to a subclassed model itself.
+    known = masks | {id(weight) for weight in weights.values()}
+    for path, layer in every_layer(model):
+        for weight in layer.weights:
+            if id(weight) not in known and not _within(layer, weight):
+                weights[join(path, weight.name)] = weight
+                known.add(id(weight))
+    return weights
+
+
+def _within(layer, weight):
+    """Whether the weight belongs to a layer inside this one."""
+    return any(weight is w for _, part in sublayers(layer) for w in part.weights)
+
+
+def masked_weights(
+    model: keras.Model,
+) -> Iterator[tuple[str, keras.Variable, keras.Variable]]:
+    """Yields (name, weight, mask variable) for every weight that `Prune` masks."""
+    for path, layer in pruned_layers(model):
+        for weight, mask in zip(layer.prunable, layer.masks, strict=True):
+            yield join(path, weight.name), weight.variable, mask

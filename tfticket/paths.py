@@ -1,0 +1,109 @@
+"""Layers and weights by path: where in a model each of them is."""
+
+from collections.abc import Iterator, Mapping
+
+import keras
+
+# Keras's list of all layers, and TensorFlow's notes for its checkpoints.
+_BOOKKEEPING = ("_layers", "_functional", "_self_")
+
+
+def is_graph(layer: keras.layers.Layer) -> bool:
+    """Whether it is a Sequential or Functional model: layers in a known graph."""
+    return isinstance(layer, keras.Model) and (
+        isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+    )
+
+
+def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (name, layer) for the layers directly inside, each once.
+
+    Those of a Sequential or Functional model go by their own names. Those of any
+    other layer go by the attribute that holds them, which unlike an automatic name
+    is the same in every copy; members of a list by their index, of a dict by key.
+
+    Args:
+        layer: A layer or model.
+
+    Example:
+
+    >>> inner = keras.layers.LSTM(2)
+    >>> [name for name, _ in tfticket.paths.sublayers(inner)]
+    ['cell']
+    """
+    if is_graph(layer):
+        yield from ((x.name, x) for x in layer.layers)
+        return
+    seen = set()
+    for attribute, value in vars(layer).items():
+        if attribute.startswith(_BOOKKEEPING):
+            continue
+        for name, part in _layers_in(attribute.lstrip("_"), value):
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield name, part
+
+
+def _layers_in(name, value):
+    if isinstance(value, keras.layers.Layer):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _layers_in(f"{name}/{key}", part)
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _layers_in(f"{name}/{i}", part)
+
+
+def every_layer(
+    layer: keras.layers.Layer, path: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for a layer and all inside it at any depth, each once.
+
+    Args:
+        layer: A layer or model.
+        path: The path of the layer itself.
+    """
+    seen = set()
+
+    def walk(path, layer):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for name, part in sublayers(layer):
+            yield from walk(join(path, name), part)
+
+    yield from walk(path, layer)
+
+
+def weights_by_path(
+    layer: keras.layers.Layer, path: str = ""
+) -> dict[str, keras.Variable]:
+    """Every weight of a layer, "kernel" or "cell/recurrent_kernel".
+
+    Args:
+        layer: A built layer.
+        path: What the names begin with.
+
+    Returns:
+        Name to variable, each variable once. The second of two weights with one
+        name in one layer gets its index there: "kernel:1".
+    """
+    weights = {}
+    taken = set()
+    inner_first = list(every_layer(layer, path))[::-1]
+    for at, part in inner_first:
+        own = [w for w in part.weights if id(w) not in taken]
+        for i, weight in enumerate(own):
+            key = join(at, weight.name)
+            weights[key if key not in weights else f"{key}:{i}"] = weight
+            taken.add(id(weight))
+    # In the order in which the layer itself lists them.
+    order = {id(w): i for i, w in enumerate(layer.weights)}
+    return dict(sorted(weights.items(), key=lambda item: order[id(item[1])]))
+
+
+def join(*parts: str) -> str:
+    """The path of these parts, empty ones left out."""
+    return "/".join(part for part in parts if part)

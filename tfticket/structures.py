@@ -1,0 +1,284 @@
+"""What is pruned together: single weights, blocks, channels, or all but N of every M.
+
+A structure turns scores of weights into scores of its units, and a choice of units
+back into a mask. It knows arrays and axes, nothing of layers.
+"""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import keras
+import numpy as np
+
+# Rows are ranked a piece at a time: the order of a whole weight would take twice
+# the weight's memory.
+_CHUNK = 1 << 20
+
+
+class Axes(NamedTuple):
+    """What the axes of a weight mean.
+
+    Args:
+        reduction: Those its layer sums over; empty where nothing is summed.
+        channels: Those that number the layer's output channels.
+    """
+
+    reduction: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+@dataclasses.dataclass(frozen=True)
+class Unstructured:
+    """Every weight by itself. The base of the other structures.
+
+    A sparsity counts units: of `u` units at sparsity `s`, `u - round(u * s)` stay.
+
+    >>> tfticket.structures.Unstructured().pool(np.ones((2, 3)), np.ones((2, 3), bool),
+    ...     tfticket.structures.Axes((0,), (1,)))[0].shape
+    (2, 3)
+    """
+
+    def check(self, shape: tuple[int, ...], axes: Axes) -> None:
+        """Raises a ValueError if a weight of that shape can't be cut into units."""
+
+    def pool(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the units, and which of them have a weight that is alive.
+
+        Args:
+            scores: Array of the weight's shape.
+            alive: Boolean array of that shape, True where not pruned yet.
+            axes: What the weight's axes mean.
+        """
+        return scores, alive
+
+    def candidates(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> np.ndarray:
+        """Boolean array of the units, as `pool` gave them, that may be pruned now."""
+        return alive
+
+    def spread(self, units: np.ndarray, shape: tuple[int, ...], axes: Axes):
+        """The mask, in the weight's shape, of a boolean array of units kept."""
+        return units
+
+    def get_config(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+@dataclasses.dataclass(frozen=True)
+class Block(Unstructured):
+    """Rectangular blocks, pruned and kept whole.
+
+    Blocks start at index 0 of every axis; where a length does not divide, the last
+    block is smaller and scored by the weights it has.
+
+    Args:
+        shape: Sizes of a block along the last axes of the weight, as Keras lays the
+            weight out: `(4, 1)` is four inputs of one output of a Dense kernel, which
+            LiteRT calls 1x4.
+        pooling: `"average"` or `"max"` of the scores in a block.
+
+    Raises:
+        ValueError: If the shape or the pooling is none.
+
+    Example:
+
+    >>> block = tfticket.structures.Block((2, 1))
+    >>> scores = np.array([[1.0, 0.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> axes = tfticket.structures.Axes((0,), (1,))
+    >>> block.pool(scores, scores >= 0, axes)[0]
+    array([[2., 2.],
+           [5., 6.]])
+    """
+
+    shape: tuple[int, ...]
+    pooling: Literal["average", "max"] = "average"
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.shape or not all(
+            isinstance(n, (int, np.integer)) and n > 0 for n in self.shape
+        ):
+            raise ValueError(
+                "shape must be a tuple of positive integers, the sizes of a block. "
+                f"Received: shape={self.shape}"
+            )
+        if self.pooling not in ("average", "max"):
+            raise ValueError(
+                "pooling must be 'average' or 'max'. Received: "
+                f"pooling={self.pooling!r}"
+            )
+
+    def check(self, shape, axes):
+        sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
+        if len(sizes) > len(shape) or any(
+            b > n for b, n in zip(sizes, shape, strict=True)
+        ):
+            raise ValueError(
+                f"a block of {self.shape} is larger than the weight, which has shape "
+                f"{shape}. Use a smaller block, or exclude the layer"
+            )
+
+    def pool(self, scores, alive, axes):
+        lowest = 0.0 if self.pooling == "average" else -np.inf
+        cells = self._cells(np.where(alive, scores, lowest), lowest)
+        inside = tuple(range(1, cells.ndim, 2))
+        if self.pooling == "max":
+            pooled = cells.max(inside)
+        else:
+            real = self._cells(np.ones(scores.shape, np.float32), 0.0)
+            pooled = cells.sum(inside) / real.sum(inside)
+        return pooled, self._cells(alive, False).any(inside)
+
+    def spread(self, units, shape, axes):
+        mask = units
+        for axis, size in enumerate(self._sizes(len(shape))):
+            mask = np.repeat(mask, size, axis)
+        return mask[tuple(slice(n) for n in shape)]
+
+    def _sizes(self, rank):
+        return (1,) * (rank - len(self.shape)) + self.shape
+
+    def _cells(self, array, padding):
+        """The array as (blocks, inside, blocks, inside, ...), padded at the ends."""
+        sizes = self._sizes(array.ndim)
+        pairs = list(zip(array.shape, sizes, strict=True))
+        if any(n % b for n, b in pairs):
+            pad = [(0, -n % b) for n, b in pairs]
+            array = np.pad(array, pad, constant_values=padding)
+        return array.reshape([x for n, b in pairs for x in (-(-n // b), b)])
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+@dataclasses.dataclass(frozen=True)
+class Channel(Unstructured):
+    """Whole output channels: columns of a Dense kernel, filters of a convolution.
+
+    A channel's score is the average of its weights'. Output layers are left out:
+    their channels are the model's answers.
+
+    Example:
+
+    >>> scores = np.array([[1.0, 0.0], [3.0, 4.0]])
+    >>> axes = tfticket.structures.Axes((0,), (1,))
+    >>> tfticket.structures.Channel().pool(scores, scores >= 0, axes)[0]
+    array([2., 2.])
+    """
+
+    def pool(self, scores, alive, axes):
+        inside = self._inside(scores.ndim, axes)
+        pooled = np.where(alive, scores, 0).mean(inside)
+        return pooled, alive.any(inside)
+
+    def spread(self, units, shape, axes):
+        inside = self._inside(len(shape), axes)
+        return np.broadcast_to(np.expand_dims(units, inside), shape).copy()
+
+    def _inside(self, rank, axes):
+        return tuple(sorted(set(range(rank)) - set(axes.channels)))
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+@dataclasses.dataclass(frozen=True)
+class NM(Unstructured):
+    """At most `kept` of every `group` weights along the axes that a layer sums over.
+
+    2:4, `NM(2, 4)`, is what sparse tensor cores compute with. A sparsity says how many
+    weights are pruned; it grows with the schedule and stops at `1 - kept / group`,
+    where every group is full. Only the lowest `group - kept` weights of a group can go.
+    Where the length does not divide, the last group is padded with zeros, which count
+    as pruned first: of its `r` weights, `min(r, kept)` stay.
+
+    Args:
+        kept: Weights that stay in each group.
+        group: Size of a group.
+
+    Raises:
+        ValueError: If not `0 < kept < group`.
+
+    Example:
+
+    >>> scores = np.array([[4.0], [1.0], [2.0], [3.0]])
+    >>> axes = tfticket.structures.Axes((0,), (1,))
+    >>> nm = tfticket.structures.NM(2, 4)
+    >>> nm.candidates(scores, scores > 0, axes).ravel()
+    array([False,  True,  True, False])
+    """
+
+    kept: int
+    group: int
+
+    def __post_init__(self):
+        whole = all(isinstance(n, (int, np.integer)) for n in (self.kept, self.group))
+        if not whole or not 0 < self.kept < self.group:
+            raise ValueError(
+                "kept and group must be integers with 0 < kept < group: NM(2, 4) keeps "
+                f"2 of every 4. Received: kept={self.kept}, group={self.group}"
+            )
+
+    def check(self, shape, axes):
+        if not axes.reduction:
+            raise ValueError(
+                f"{self.kept}:{self.group} needs an axis that the layer sums over, and "
+                f"a weight of shape {shape} has none. Exclude the layer"
+            )
+        length = math.prod(shape[i] for i in axes.reduction)
+        if length <= self.kept:
+            raise ValueError(
+                f"{self.kept}:{self.group} prunes nothing of a weight of shape "
+                f"{shape}, whose layer sums over {length}. Exclude the layer"
+            )
+
+    def candidates(self, scores, alive, axes):
+        order = [i for i in range(scores.ndim) if i not in axes.reduction]
+        order += axes.reduction
+        length = math.prod(scores.shape[i] for i in axes.reduction)
+        rows = np.transpose(scores, order).reshape(-1, length)
+        living = np.transpose(alive, order).reshape(-1, length)
+        found = np.empty(rows.shape, bool)
+        step = max(1, _CHUNK // length)
+        for i in range(0, len(rows), step):
+            part = slice(i, i + step)
+            found[part] = self._lowest(rows[part], living[part])
+        found = found.reshape([scores.shape[i] for i in order])
+        return np.transpose(found, np.argsort(order))
+
+    def _lowest(self, scores, alive):
+        length = scores.shape[1]
+        # Dead weights and padding are the lowest: they have been pruned before.
+        ranked = np.where(alive, scores, -np.inf)
+        ranked = np.pad(
+            ranked, [(0, 0), (0, -length % self.group)], constant_values=-np.inf
+        )
+        # Backwards, since of equal scores the later one is pruned first.
+        groups = ranked.reshape(len(ranked), -1, self.group)[..., ::-1]
+        lowest = np.argsort(groups, axis=-1, kind="stable")
+        lowest = lowest[..., : self.group - self.kept]
+        found = np.zeros(groups.shape, bool)
+        np.put_along_axis(found, lowest, True, axis=-1)
+        return found[..., ::-1].reshape(len(ranked), -1)[:, :length] & alive
+
+
+def get(structure: Unstructured | None) -> Unstructured:
+    """The structure itself, `Unstructured()` for `None`.
+
+    Raises:
+        TypeError: If it is no structure.
+    """
+    if structure is None:
+        return Unstructured()
+    if not isinstance(structure, Unstructured):
+        raise TypeError(
+            "structure must be Unstructured(), Block(shape), Channel() or NM(kept, "
+            f"group) of tfticket.structures, or None. Received: structure={structure!r}"
+        )
+    return structure
