@@ -1,0 +1,267 @@
+"""Gradients of the masked weights over data, in a model that stays as it is."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def mean_gradient(
+    model: keras.Model,
+    weights: Sequence[keras.Variable],
+    batches: Iterable[tuple],
+    loss: keras.losses.Loss | None = None,
+) -> list[np.ndarray]:
+    """Gradient of the loss, the mean over all samples, with `training=True`.
+
+    Everything runs in a `StatelessScope`, so no variable of the model is assigned.
+    What a batch does to the state (BatchNorm statistics, a seed) is there for the
+    next batch, and gone in the end.
+
+    Args:
+        model: A built model.
+        weights: Variables of it.
+        batches: Batches as `each_batch` yields them.
+        loss: `None` is the compiled loss with all that the model adds to it.
+
+    Returns:
+        For each of `weights` an array in its shape, float32 or wider.
+
+    Raises:
+        NotImplementedError: On the PyTorch backend.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> x = np.array([[1.0, 2.0]])
+    >>> batches = each_batch((x, model.predict(x, verbose=0) - 1.0))
+    >>> loss = keras.losses.MeanSquaredError()
+    >>> mean_gradient(model, model.weights[:1], batches, loss)[0].round(4)
+    array([[2.],
+           [4.]], dtype=float32)
+    """
+    return _mean_over(model, weights, batches, loss, gradient_of)
+
+
+def mean_hessian_gradient(
+    model: keras.Model,
+    weights: Sequence[keras.Variable],
+    batches: Iterable[tuple],
+    gradient: Sequence[np.ndarray],
+    loss: keras.losses.Loss | None = None,
+) -> list[np.ndarray]:
+    """Hessian of the mean loss with respect to these weights, times `gradient`.
+
+    By two passes backward, of the loss and of <its gradient, `gradient`>: the
+    Hessian itself is never there.
+
+    Args:
+        model: A built model.
+        weights: Variables of it.
+        batches: Those that `gradient` is the mean over.
+        gradient: What `mean_gradient` returned.
+        loss: As for `mean_gradient`.
+
+    Returns:
+        For each of `weights` an array in its shape, float32 or wider.
+
+    Raises:
+        NotImplementedError: On the PyTorch backend.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> batches = list(each_batch((np.array([[1.0, 2.0]]), np.array([[3.0]]))))
+    >>> loss, kernel = keras.losses.MeanSquaredError(), model.weights[:1]
+    >>> mean_hessian_gradient(model, kernel, batches, [np.ones((2, 1))], loss)[0]
+    array([[ 6.],
+           [12.]], dtype=float32)
+    """
+    direction = [ops.convert_to_tensor(g) for g in gradient]
+
+    def differentiate(loss_of, values):
+        def along(values):
+            found, state = gradient_of(loss_of, values)
+            return sum(
+                ops.sum(g * ops.cast(d, g.dtype))
+                for g, d in zip(found, direction, strict=True)
+            ), state
+
+        return gradient_of(along, values)
+
+    return _mean_over(model, weights, batches, loss, differentiate)
+
+
+def each_batch(
+    data: Any, batch_size: int = 128, batches: int | None = None
+) -> Iterator[tuple]:
+    """Yields (x, y, sample_weight) of backend tensors.
+
+    Args:
+        data: A tuple of arrays (x, y) or (x, y, sample_weight), x and y nested as
+            the model wants them; or anything that yields such tuples as batches: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a list, a generator.
+        batch_size: Samples a batch, for arrays.
+        batches: Take that many. `None` is all.
+
+    Raises:
+        ValueError: If data has no end, holds nothing, or `batches` isn't positive.
+
+    Example:
+
+    >>> x, y = np.zeros((5, 2)), np.zeros(5)
+    >>> [len(x) for x, _, _ in each_batch((x, y), batch_size=2)]
+    [2, 2, 1]
+    """
+    if batches is not None and batches < 1:
+        raise ValueError(f"batches must be at least 1. Received: batches={batches}")
+    if batch_size < 1:
+        raise ValueError(
+            f"batch_size must be at least 1. Received: batch_size={batch_size}"
+        )
+    if isinstance(data, tuple):
+        source = _slices(data, batch_size)
+    elif isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None and batches is None:
+            raise ValueError("data has no end. Pass batches=, how many to take of it.")
+        # Its own iteration never ends.
+        source = map(data.__getitem__, range(data.num_batches or batches))
+    else:
+        cardinality = getattr(data, "cardinality", None)
+        if batches is None and cardinality is not None and int(cardinality()) == -1:
+            raise ValueError("data has no end. Pass batches=, how many to take of it.")
+        source = data
+    empty = True
+    for batch in islice(source, batches):
+        empty = False
+        yield tuple(
+            keras.tree.map_structure(_tensor, part)
+            for part in keras.utils.unpack_x_y_sample_weight(batch)
+        )
+    if empty:
+        raise ValueError("data holds no batch: pass one with at least one sample.")
+
+
+def _slices(data, batch_size):
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    samples = {len(leaf) for leaf in leaves}
+    if len(samples) != 1:
+        raise ValueError(
+            "Arrays in data must have the same number of samples; a tuple is (x, y), "
+            f"batches go into a list. Received: {sorted(samples)} samples"
+        )
+    for start in range(0, samples.pop(), batch_size):
+        part = slice(start, start + batch_size)
+        yield keras.tree.map_structure(
+            lambda leaf, part=part: None if leaf is None else leaf[part], data
+        )
+
+
+def _tensor(leaf):
+    if leaf is None:
+        return None
+    if keras.backend.backend() != "tensorflow" and hasattr(leaf, "numpy"):
+        leaf = leaf.numpy()  # of a tf.data.Dataset, which other backends read too
+    return ops.convert_to_tensor(leaf)
+
+
+def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
+    """Gradient of a function of tensors, itself differentiable, and what else it gives.
+
+    Args:
+        function: Takes a list of tensors, returns (scalar tensor, anything).
+        values: List of float tensors.
+
+    Returns:
+        List of tensors like `values`, zeros where nothing depends on one, and the
+        function's second result.
+
+    Raises:
+        NotImplementedError: On a backend other than TensorFlow and JAX.
+
+    Example:
+
+    >>> values = [keras.ops.convert_to_tensor([1.0, 2.0])]
+    >>> (gradient,), _ = gradient_of(
+    ...     lambda values: (keras.ops.sum(values[0] ** 2), None), values
+    ... )
+    >>> keras.ops.convert_to_numpy(gradient)
+    array([2., 4.], dtype=float32)
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            result, rest = function(values)
+        gradients = tape.gradient(result, values, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients], rest
+    if backend == "jax":
+        import jax
+
+        return jax.grad(function, has_aux=True)(list(values))
+    raise NotImplementedError(
+        "gradient, hessian_gradient and flow, which taylor, snip, grasp and synflow "
+        f"ask for, work on the TensorFlow and JAX backends. This one is '{backend}'. "
+        "The criteria that ask for none of them work here."
+    )
+
+
+def _compiled(function):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False, reduce_retracing=True)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def _mean_over(model, weights, batches, loss, differentiate):
+    """Mean over all samples of what `differentiate` makes of each batch's loss."""
+    own = {id(weight) for weight in weights}
+    # What a batch may change (BatchNorm statistics, seeds), and what only stands by.
+    others = [variable for variable in model.variables if id(variable) not in own]
+
+    def batch_loss(values, state, batch):
+        x, y, sample_weight = batch
+        mapping = [*zip(weights, values, strict=True), *zip(others, state, strict=True)]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = model(x, training=True)
+            if loss is None:
+                total = model.compute_loss(x, y, outputs, sample_weight)
+            else:
+                total = loss(y, outputs, sample_weight)
+        return total, [scope.get_current_value(variable) for variable in others]
+
+    def add(total, values, state, batch):
+        found, state = differentiate(lambda v: batch_loss(v, state, batch), values)
+        size = _samples(batch)
+        return [
+            t + ops.cast(g, t.dtype) * ops.cast(size, t.dtype)
+            for t, g in zip(total, found, strict=True)
+        ], state
+
+    add = _compiled(add)
+    values = [ops.convert_to_tensor(weight.value) for weight in weights]
+    state = [ops.convert_to_tensor(variable.value) for variable in others]
+    total = [
+        ops.zeros(w.shape, "float64" if w.dtype == "float64" else "float32")
+        for w in weights
+    ]
+    samples = 0
+    for batch in batches:
+        total, state = add(total, values, state, batch)
+        samples += int(_samples(batch))
+    return [ops.convert_to_numpy(t) / np.float32(samples) for t in total]
+
+
+def _samples(batch):
+    return ops.shape(next(x for x in keras.tree.flatten(batch[0]) if x is not None))[0]
