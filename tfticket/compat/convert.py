@@ -1,0 +1,336 @@
+"""`convert`: a model that TF-MOT pruned, carried over to Keras 3."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import h5py
+import keras
+import numpy as np
+
+from tfticket.clone import clone_with, copy_layer, copy_state
+from tfticket.model_checks import require_transformable
+from tfticket.model_masks import named_layers
+from tfticket.prunable import prunable_weights
+from tfticket.wrappers import Prune
+
+_PREFIX = "prune_low_magnitude_"
+# What TF-MOT's wrapper keeps beside the weights of its layer.
+_BOOKKEEPING = ("mask", "threshold", "pruning_step")
+_WAY_OUT = (
+    "Where TF-MOT is installed, load it with tf_keras inside "
+    "tfmot.sparsity.keras.prune_scope() and save it with model.save('model.h5'), or "
+    "pass the loaded model itself."
+)
+
+
+def convert(
+    source, into: keras.Model, *, masks_from_zeros: bool = False
+) -> keras.Model:
+    """Copies a Keras 3 model with the weights and masks of one that TF-MOT pruned.
+
+    Layers are matched by name. Where not every name of the source is found, they are
+    matched in order, shapes checked; give a nested model the same names, since an
+    .h5 file lists its frozen layers last. Layers that TF-MOT did not prune are not
+    wrapped. The optimizer's state, the schedule and the step are not carried over.
+
+    Args:
+        source: The pruned tf_keras model, or the path of an .h5 file, of the whole
+            model or of its weights, that was saved from it.
+        into: A built Sequential or Functional Keras 3 model of the same
+            architecture, not wrapped. It is left untouched.
+        masks_from_zeros: For a source without masks, one that TF-MOT's
+            `strip_pruning` made: whether its zeros are the masks. Layers without a
+            zero are then not wrapped.
+
+    Returns:
+        A copy of `into` as `tfticket.prune` makes it, masked weights exactly 0.0,
+        not compiled.
+
+    Raises:
+        TypeError: If `source` is no model and no path, or `into` can't be copied.
+        ValueError: If the file is of another format, a layer differs (the first one
+            is named), the source has no masks and `masks_from_zeros` is False, or a
+            layer is pruned there that can't be here.
+
+    Example:
+
+    >>> from tfticket.compat.convert import convert
+    >>> path = folder / "pruned.h5"
+    >>> with h5py.File(path, "w") as file:  # as model.save_weights writes it
+    ...     file.attrs["layer_names"] = ["prune_low_magnitude_out"]
+    ...     group = file.create_group("prune_low_magnitude_out")
+    ...     group["out/kernel:0"] = [[3.0], [0.5]]
+    ...     mask = "prune_low_magnitude_out/mask:0"
+    ...     group[mask] = [[1.0], [0.0]]
+    ...     group.attrs["weight_names"] = ["out/kernel:0", mask]
+    >>> out = keras.layers.Dense(1, use_bias=False, name="out")
+    >>> converted = convert(path, keras.Sequential([keras.Input((2,)), out]))
+    >>> tfticket.get_masks(converted)["out/kernel"].ravel().tolist()
+    [True, False]
+    """
+    require_transformable(into)
+    saved = _collect(_read(source))
+    pairs = _match(saved, list(_owners(into)))
+    masks = _masks(saved, pairs)
+    if not masks and masks_from_zeros:
+        masks = _zeros(pairs)
+    if not masks:
+        raise ValueError(
+            "The source has no pruned layer: "
+            + (
+                "no prunable weight of it is 0.0."
+                if masks_from_zeros
+                else "no mask is in it. If TF-MOT's strip_pruning took them, pass "
+                "masks_from_zeros=True. If it never was pruned, copy its weights "
+                "with set_weights() and call tfticket.prune."
+            )
+        )
+    wrap = {id(owner.layer): path for path, owner, _ in masks}
+
+    def clone(layer):
+        copy = copy_layer(layer)
+        return Prune(copy) if id(layer) in wrap else copy
+
+    model = clone_with(into, clone, _copy_state)
+    copies = {owner.path: owner for owner in _owners(model)}
+    for item, owner in pairs:
+        for weight, (_, value) in zip(
+            copies[owner.path].weights, item.weights, strict=True
+        ):
+            weight.assign(value)
+    wrappers = dict(named_layers(model))
+    for path, _, values in masks:
+        for mask, value in zip(wrappers[path].masks, values, strict=True):
+            mask.assign(value)
+        wrappers[path].apply_masks()
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return model
+
+
+@dataclass
+class _Saved:
+    """A layer of the source: what it holds itself, without its sublayers."""
+
+    path: tuple[str, ...]
+    weights: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class _Owner:
+    """A layer or sublayer of the Keras 3 model that holds weights itself."""
+
+    path: tuple[str, ...]
+    layer_path: str  # of the layer in its model: "bi" for ("bi", "forward_lstm")
+    layer: keras.layers.Layer
+    weights: list[keras.Variable]
+
+
+_Groups = Iterable[tuple[str, list[tuple[str, np.ndarray]]]]
+
+
+def _read(source) -> list:
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(os.fspath(source))
+    if isinstance(source, keras.layers.Layer):
+        raise TypeError(
+            f"source must be a tf_keras model or the path of an .h5 file of one. "
+            f"Received: the Keras 3 object {source!r}, which tfticket.prune wraps."
+        )
+    if not hasattr(source, "layers"):
+        raise TypeError(
+            "source must be a tf_keras model that TF-MOT pruned, or the path of an "
+            f".h5 file saved from it. Received: {source!r} (of type {type(source)})"
+        )
+    return list(_read_model(source))
+
+
+def _read_model(model, prefix: str = "") -> Iterator:
+    """The model's weights by layer, as tf_keras writes them to an .h5 file."""
+    for layer in model.layers:
+        if any(kind.__name__ == "Model" for kind in type(layer).__mro__):
+            yield from _read_model(layer, f"{prefix}{layer.name}/")
+            continue
+        variables = [*layer.trainable_weights, *layer.non_trainable_weights]
+        yield prefix + layer.name, [(v.name, v.numpy()) for v in variables]
+
+
+def _read_file(path: str) -> list:
+    if os.path.isdir(path):
+        raise ValueError(f"'{path}' is a folder, a SavedModel perhaps. {_WAY_OUT}")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"source: no file '{path}'")
+    if not h5py.is_hdf5(path):
+        raise ValueError(
+            f"'{path}' is not an .h5 file; .keras files and checkpoints of tf_keras "
+            f"are not read. {_WAY_OUT}"
+        )
+    with h5py.File(path) as file:
+        group = file.get("model_weights", file)
+        if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
+            raise ValueError(
+                f"'{path}' has no layer names in it: it is of the format that a name "
+                "ending in .weights.h5 asks tf_keras for. "
+                f"{_WAY_OUT}"
+            )
+        return [
+            (name, [(w, np.array(group[name][w])) for w in _names(group[name])])
+            for name in _names(group, "layer_names")
+        ]
+
+
+def _names(group: h5py.Group, key: str = "weight_names") -> list[str]:
+    # A list too long for one attribute is spread over key0, key1, ...
+    values = group.attrs.get(key)
+    if values is None:
+        keys = itertools.takewhile(
+            lambda name: name in group.attrs, (f"{key}{i}" for i in itertools.count())
+        )
+        values = [value for name in keys for value in group.attrs[name]]
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+
+
+def _collect(groups: _Groups) -> list[_Saved]:
+    """Sorts weights and masks to the layers that hold them, in order."""
+    saved: dict[tuple[str, ...], _Saved] = {}
+    for group, weights in groups:
+        for name, value in weights:
+            *owner, leaf = name.split(":")[0].split("/")
+            path = _plain_path([*group.split("/"), *owner])
+            item = saved.setdefault(path, _Saved(path))
+            kept_by_wrapper = (owner or [group])[-1].startswith(_PREFIX)
+            if not (kept_by_wrapper and leaf in _BOOKKEEPING):
+                item.weights.append((leaf, value))
+            elif leaf == "mask":
+                item.masks.append(value != 0)
+    return list(saved.values())
+
+
+def _plain_path(parts: Iterable[str]) -> tuple[str, ...]:
+    """Names without TF-MOT's prefix, what it names twice named once."""
+    parts = [part.removeprefix(_PREFIX) for part in parts]
+    return tuple(name for name, _ in itertools.groupby(parts))
+
+
+def _owners(model: keras.Model) -> Iterator[_Owner]:
+    """What holds weights in a model, wrapped or not, in order."""
+    for layer_path, layer in named_layers(model):
+        layer = layer.layer if isinstance(layer, Prune) else layer
+        stack = [(tuple(layer_path.split("/")), layer)]
+        seen = set()
+        while stack:
+            path, part = stack.pop(0)
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            inner = {id(w) for sub in part._layers for w in sub.weights}
+            own = [w for w in part.weights if id(w) not in inner]
+            if own:
+                yield _Owner(path, layer_path, layer, own)
+            stack[:0] = [((*path, sub.name), sub) for sub in part._layers]
+
+
+def _match(saved: list[_Saved], owners: list[_Owner]) -> list[tuple[_Saved, _Owner]]:
+    holders = [item for item in saved if item.weights]
+    pairs = _match_by_name(holders, owners)
+    if pairs is None:
+        pairs = list(itertools.zip_longest(holders, owners))
+    for item, owner in pairs:
+        if item is None:
+            raise ValueError(
+                f"The model has the layer '{'/'.join(owner.path)}' "
+                f"{_shapes(owner.weights)}, for which the source has none. Give `into` "
+                "the source's architecture."
+            )
+        name = "/".join(item.path)
+        shapes = _shapes(value for _, value in item.weights)
+        if owner is None:
+            raise ValueError(
+                f"The source has the layer '{name}' {shapes}, for which the model has "
+                "none. Give `into` the source's architecture."
+            )
+        if _shapes(owner.weights) != shapes:
+            raise ValueError(
+                f"The first layer that differs is '{name}' of the source, with weights "
+                f"of shapes {shapes}. The model's, "
+                f"'{'/'.join(owner.path)}', has {_shapes(owner.weights)}. Give `into` "
+                "the source's architecture, and its layer names where it has another "
+                "order."
+            )
+    return pairs
+
+
+def _match_by_name(holders, owners):
+    """Pairs by name, or `None` where a name is not found once."""
+    pairs = []
+    for item in holders:
+        found = [o for o in owners if _plain_path(o.path) == item.path] or [
+            # An .h5 file leaves out the models between a nested model and a layer.
+            owner
+            for owner in owners
+            if owner.path[0] == item.path[0] and _is_within(item.path, owner.path)
+        ]
+        if len(found) != 1:
+            return None
+        pairs.append((item, found[0]))
+    if len({id(owner) for _, owner in pairs}) != len(owners):
+        return None
+    return pairs
+
+
+def _is_within(short, long):
+    rest = iter(long)
+    return all(part in rest for part in short)
+
+
+def _masks(saved, pairs) -> list[tuple[str, _Owner, list[np.ndarray]]]:
+    """(path of the layer here, one of its holders, its masks) of what has masks."""
+    found = []
+    for item in saved:
+        if not item.masks:
+            continue
+        # Of a recurrent layer the masks are its own, and its weights the cell's.
+        owner = next(
+            owner for held, owner in pairs if held.path[: len(item.path)] == item.path
+        )
+        weights = _prunable(owner.layer)
+        if _shapes(weights) != _shapes(item.masks):
+            raise ValueError(
+                f"Layer '{owner.layer_path}' ({type(owner.layer).__name__}) is pruned "
+                f"in the source, with masks of shapes {_shapes(item.masks)}. Here its "
+                f"prunable weights have {_shapes(weights)}. Give it a method "
+                "get_prunable_weights() that returns them in TF-MOT's order."
+            )
+        found.append((owner.layer_path, owner, item.masks))
+    return found
+
+
+def _zeros(pairs):
+    """As `_masks`, the masks being where weights of a stripped model are not 0.0."""
+    values = {
+        id(weight): value
+        for item, owner in pairs
+        for weight, (_, value) in zip(owner.weights, item.weights, strict=True)
+    }
+    found = {}
+    for _, owner in pairs:
+        masks = [values[id(w)] != 0 for w in _prunable(owner.layer)]
+        if not all(np.all(mask) for mask in masks):
+            found[owner.layer_path] = (owner.layer_path, owner, masks)
+    return list(found.values())
+
+
+def _prunable(layer) -> list[keras.Variable]:
+    return [weight.variable for weight in prunable_weights(layer)]
+
+
+def _shapes(weights) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in weights]
+
+
+def _copy_state(source, target):
+    copy_state(source, target.layer if isinstance(target, Prune) else target)
