@@ -93,11 +93,11 @@ def test_weights_that_are_not_finite_are_refused_where_they_count():
 
 
 def test_pruning_by_threshold_zeroes_weights_and_slots(wrapped):
-    weights = tfticket.transform.get_pruned_weights(wrapped)
+    weights = tfticket.model_masks.get_pruned_weights(wrapped)
     expected = threshold_masks(weights, tfticket.get_masks(wrapped), 1.0)
     sensitivity.prune_by_threshold(wrapped, 1.0)
     masks = tfticket.get_masks(wrapped)
-    pruned = tfticket.transform.get_pruned_weights(wrapped)
+    pruned = tfticket.model_masks.get_pruned_weights(wrapped)
     for name, mask in masks.items():
         assert 0 < mask.sum() < mask.size
         np.testing.assert_array_equal(mask, expected[name])
@@ -108,7 +108,7 @@ def test_pruning_by_threshold_zeroes_weights_and_slots(wrapped):
 
 
 def test_scan_prunes_one_weight_at_a_time_and_puts_all_back(wrapped, data):
-    before, dense = values(wrapped), tfticket.transform.get_pruned_weights(wrapped)
+    before, dense = values(wrapped), tfticket.model_masks.get_pruned_weights(wrapped)
     seen = []
 
     def evaluate(model):

@@ -10,7 +10,7 @@ from keras import ops
 from tfticket.criteria import EVIDENCE
 from tfticket.flow import synaptic_flow
 from tfticket.gradients import each_batch, mean_gradient, mean_hessian_gradient
-from tfticket.transform import masked_weights
+from tfticket.model_masks import masked_weights
 
 FROM_DATA = ("gradient", "hessian_gradient")
 GATHERED = (*FROM_DATA, "flow")
@@ -63,7 +63,7 @@ def gather(
     ... )
     >>> x, y = np.array([[1.0, 2.0]]), np.array([[0.0]])
     >>> found = gather(model, ["gradient"], (x, y), "mse")
-    >>> weights = tfticket.transform.get_pruned_weights(model)
+    >>> weights = tfticket.model_masks.get_pruned_weights(model)
     >>> tfticket.criteria.score("snip", weights, found)["dense/kernel"].shape
     (2, 1)
     """

@@ -8,7 +8,7 @@ from keras import ops
 
 from tfticket.clone import clone_with
 from tfticket.gradients import gradient_of
-from tfticket.transform import masked_weights, named_weights
+from tfticket.model_masks import masked_weights, named_weights
 from tfticket.wrappers import Prune
 
 # Identity for what is positive, or a shift and scale of the input.
@@ -27,7 +27,7 @@ _REFUSED = {
     "AdditiveAttention",
     "Attention",
     "GroupNormalization",
-    "GroupQueryAttention",
+    "GroupedQueryAttention",
     "LayerNormalization",
     "MultiHeadAttention",
     "RMSNormalization",
@@ -77,6 +77,7 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
     """
     _require_linear(model)
     copy = clone_with(model, _linear, _copy_sizes)
+    _pass_operations_through(copy)
     sequential = isinstance(copy, keras.Sequential)
     inputs = copy.inputs[0] if sequential else copy.input
     inputs = keras.tree.map_structure(_ones, inputs)
@@ -141,19 +142,20 @@ def _require_linear(model):
 def _linear(layer):
     """A layer's float64 copy without wrapper and activation, not built."""
     layer = layer.layer if isinstance(layer, Prune) else layer
-    if isinstance(layer, _PASSED_THROUGH) or _is_activation(layer):
+    if isinstance(layer, _PASSED_THROUGH):
         return _PassThrough(name=layer.name, dtype=_precision())
-    if not isinstance(layer, keras.layers.Layer):
-        return layer.__class__.from_config(layer.get_config())
     return layer.__class__.from_config(_linear_config(layer.get_config()))
 
 
-def _is_activation(operation):
-    """Whether it is `keras.ops.softmax` or another activation in a model's graph."""
-    if isinstance(operation, keras.layers.Layer):
-        return False
-    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", type(operation).__name__).lower()
-    return callable(getattr(keras.activations, snake, None))
+def _pass_operations_through(copy):
+    """Makes `keras.ops.softmax` and other activations of the graph the identity."""
+    for graph in copy._flatten_layers():
+        for operation in getattr(graph, "operations", ()):
+            snake = re.sub(r"(?<!^)(?=[A-Z])", "_", type(operation).__name__).lower()
+            if isinstance(operation, keras.layers.Layer):
+                continue
+            if callable(getattr(keras.activations, snake, None)):
+                operation.call = lambda inputs, *args, **kwargs: inputs
 
 
 def _linear_config(config):
@@ -186,10 +188,8 @@ def _is_float(dtype):
 
 def _copy_sizes(source, target):
     source = source.layer if isinstance(source, Prune) else source
-    if not isinstance(source, keras.layers.Layer) or len(source.weights) != len(
-        target.weights
-    ):
-        return  # passed through: what it held has no part in the flow
+    if isinstance(target, _PassThrough):
+        return
     target.set_weights([np.abs(np.float64(value)) for value in source.get_weights()])
     for layer in target._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):

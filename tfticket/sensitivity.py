@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 import keras
 import numpy as np
 
+from tfticket.model_masks import get_masks, get_pruned_weights, set_masks
 from tfticket.state import State
-from tfticket.transform import get_masks, get_pruned_weights, set_masks
 
 
 @dataclasses.dataclass(frozen=True)
