@@ -8,7 +8,7 @@
 Weights are float32 and normal, and a fifth of them is kept. What is timed:
 
 tfticket: |w| and the mask, of exactly that size: `keep_largest(magnitude(w), keep)`,
-    or `prune_globally` where there are many tensors.
+    or `keep_largest_jointly` where there are many tensors.
 np.partition, np.sort: |w|, the threshold by that function, `|w| >= threshold`; many
     tensors are concatenated first.
 np.partition alone: the function only, of |w| that is there already: the yardstick.
@@ -92,16 +92,14 @@ def keep_count(weights: list[np.ndarray]) -> int:
 def numpy_contenders(weights: list[np.ndarray]) -> dict[str, Contender]:
     from tfticket import masks
     from tfticket.criteria import magnitude
+    from tfticket.ranking import keep_largest_jointly
 
     keep = keep_count(weights)
-    named = {str(number): w for number, w in enumerate(weights)}
-    alive = {name: np.ones(w.shape, bool) for name, w in named.items()}
 
     def tfticket(_):
         if len(weights) == 1:
             return [masks.keep_largest(magnitude(weights[0]), keep)]
-        scores = {name: magnitude(w) for name, w in named.items()}
-        return list(masks.prune_globally(scores, alive, 1 - DENSITY).values())
+        return keep_largest_jointly([magnitude(w) for w in weights], keep)
 
     def magnitudes():
         scores = [np.abs(w) for w in weights]

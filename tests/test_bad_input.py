@@ -245,7 +245,7 @@ def test_nan_weights_when_masks_are_computed(mlp, data):
         keras.optimizers.SGD(1e30), keras.losses.SparseCategoricalCrossentropy(True)
     )
     callback = tfticket.IterativeMagnitudePruning(rounds=1)
-    with pytest.raises(ValueError, match=r"In weight '.*/kernel'.*finite"):
+    with pytest.raises(ValueError, match=r"weight '.*/kernel'.*finite"):
         model.fit(*data, epochs=2, callbacks=[callback], verbose=0)
 
 

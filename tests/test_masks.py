@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfticket import masks
+from tfticket.cutting import after_cuts
+from tfticket.scopes import survivors_lost
 
 # Few values, so that ties are the rule.
 SCORES = hnp.arrays(
@@ -14,6 +16,12 @@ SCORES = hnp.arrays(
     hnp.array_shapes(max_dims=3, max_side=7),
     elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]),
 )
+
+
+def losses(scope, alive, rates, rate=0.0):
+    """Cuts that prune these fractions of the survivors."""
+    counts = {name: int(mask.sum()) for name, mask in alive.items()}
+    return survivors_lost(scope, rates, counts, rate)
 
 
 def by_sorting(scores, keep, alive):
@@ -46,7 +54,8 @@ def test_layerwise_is_exact_and_pruned_stays_pruned(draw, rate):
     shapes = {"a": (5, 4), "b": (7,)}
     before = {k: draw.draw(hnp.arrays(bool, s)) for k, s in shapes.items()}
     scores = {k: np.random.default_rng(0).random(s) for k, s in shapes.items()}
-    after = masks.prune_layerwise(scores, before, {"a": rate, "b": rate / 2})
+    rates = {"a": rate, "b": rate / 2}
+    after = after_cuts(scores, before, losses("layerwise", before, rates))
     for name, r in (("a", rate), ("b", rate / 2)):
         m = before[name].sum()
         assert after[name].sum() == m - round(m * r)
@@ -61,7 +70,7 @@ def test_global_is_exact_in_total_and_one_cut(draw, rate):
     scores = {
         k: draw.draw(hnp.arrays("f4", s, elements=few)) for k, s in shapes.items()
     }
-    after = masks.prune_globally(scores, before, rate)
+    after = after_cuts(scores, before, losses("global", before, {}, rate))
     m = sum(x.sum() for x in before.values())
     assert sum(x.sum() for x in after.values()) == m - round(m * rate)
     kept = [scores[k][after[k]] for k in shapes]
@@ -81,25 +90,19 @@ def test_the_papers_densities():
     rates = {"fc1": 0.2, "fc2": 0.2, "fc3": 0.1}
     scores = {k: np.random.default_rng(0).random(m.shape) for k, m in current.items()}
     for r in range(1, 17):
-        current = masks.prune_layerwise(scores, current, rates)
+        cuts = losses("layerwise", current, rates)
+        current = after_cuts(scores, current, cuts)
         paper = (265_200 * 0.8**r + 1_000 * 0.9**r) / 266_200
         assert masks.density(current) == pytest.approx(paper, abs=2e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    "prune",
-    [
-        lambda s, m: masks.prune_layerwise(s, m, dict.fromkeys(s, 0.5)),
-        lambda s, m: masks.prune_globally(s, m, 0.5),
-    ],
-    ids=["layerwise", "global"],
-)
-def test_scores_that_are_not_finite_are_refused_by_name(bad, prune):
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
+def test_scores_that_are_not_finite_are_refused_by_name(bad, scope):
     scores = {"ok": np.ones(3), "broken": np.array([1.0, bad, 2.0])}
     alive = {name: np.ones(3, bool) for name in scores}
     with pytest.raises(ValueError, match=r"'broken'.*finite"):
-        prune(scores, alive)
+        after_cuts(scores, alive, losses(scope, alive, {}, 0.5))
 
 
 def test_arguments_out_of_range():

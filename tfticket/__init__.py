@@ -4,6 +4,7 @@ import importlib
 
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning
+from tfticket.gradual import GradualPruning
 from tfticket.model_masks import get_masks, set_masks
 from tfticket.popup_layers import (
     PopupConv1D,
@@ -15,7 +16,10 @@ from tfticket.popup_layers import (
 )
 from tfticket.popup_model import PopupModel
 from tfticket.popup_twin import DensityScheduler, popup, set_density
+from tfticket.pruning_summaries import PruningSummaries
 from tfticket.records import RoundRecord
+from tfticket.sparsify import sparsify
+from tfticket.summary import summary
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 from tfticket.wrappers import Prune
@@ -32,8 +36,12 @@ _ON_DEMAND = (
     "report",
 )
 
+# TF-MOT's name of it.
+UpdatePruningStep = GradualPruning
+
 __all__ = [
     "DensityScheduler",
+    "GradualPruning",
     "IterativeMagnitudePruning",
     "PopupConv1D",
     "PopupConv2D",
@@ -43,15 +51,19 @@ __all__ = [
     "PopupEinsumDense",
     "PopupModel",
     "Prune",
+    "PruningSummaries",
     "RoundRecord",
     "Ticket",
+    "UpdatePruningStep",
     "__version__",
     "get_masks",
     "popup",
     "prune",
     "set_density",
     "set_masks",
+    "sparsify",
     "strip",
+    "summary",
 ]
 
 

@@ -1,32 +1,31 @@
 """Iterative magnitude pruning with rewinding, inside one `fit`."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from tfticket import criteria
-from tfticket.graph import output_layers
-from tfticket.masks import (
-    density,
-    prune_globally,
-    prune_layerwise,
-    pruned_count,
-)
+from tfticket.arguments import check_choice, check_integer
+from tfticket.following import Following
+from tfticket.masks import density, pruned_count
 from tfticket.model_masks import (
     get_masks,
     get_pruned_weights,
-    masked_names,
     named_weights,
-    pruned_layers,
     set_masks,
 )
 from tfticket.optimizers import built_optimizer
+from tfticket.patterns import Pattern
+from tfticket.pruner import Pruner
 from tfticket.records import RoundRecord, flat
-from tfticket.schedules import check_rate, round_rates
+from tfticket.round_plan import plan_rounds
+from tfticket.schedules import check_rate
+from tfticket.scopes import survivors_lost
 from tfticket.state import State
+from tfticket.structures import Unstructured
 from tfticket.tickets import Ticket, plain_config
 
 # Prefix of the optimizer's variables in a state, where no layer's name can be.
@@ -59,6 +58,9 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
         output_rate: The same for output layers; `None` is `rate / 2`. Only with
             `scope="layerwise"`.
+        rates: Weights with a rate of their own: by path ("dense" or "dense/kernel"),
+            compiled regular expression or layer class. They are cut by themselves;
+            0.0 leaves them dense.
         scope: `"layerwise"` prunes each weight by its rate, `"global"` cuts all
             of them together, output layers included, by `rate`.
         rewind_to: Point to rewind to: 0 is the initial weights, k > 0 the
@@ -66,7 +68,15 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             rewinding: weights and optimizer go on from where they are.
         rewind_unit: `"step"` or `"epoch"`.
         criterion: Name of a criterion of `tfticket.criteria`, or a function of
-            a weight's array that returns scores, higher kept.
+            a weight's array that returns scores, higher kept. What it compares with
+            or sums up begins with each round.
+        structure: What is pruned together, of `tfticket.structures`, for wrappers that
+            don't say themselves. Rates are then of its units.
+        data: For criteria that need gradients: (x, y), or a dataset of batches.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data to take.
+        decay: Of the moving average of the criterion `recent_change`.
+        allow_empty: Whether a weight may be left without survivors.
         monitor: Log whose minimum makes the best iteration.
         test_data: What `model.evaluate` takes as its one argument (a
             `tf.data.Dataset`), or a tuple `(x, y)`. Evaluated at the end of
@@ -107,50 +117,74 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         rewind_to: int | None = 0,
         rewind_unit: Literal["step", "epoch"] = "step",
         criterion: str | criteria.Criterion = "magnitude",
+        structure: Unstructured | None = None,
+        rates: Mapping[Pattern, float] | None = None,
+        data: Any = None,
+        loss: Any = None,
+        batches: int | None = None,
+        decay: float = 0.99,
+        allow_empty: bool = False,
         monitor: str = "val_loss",
         test_data: Any = None,
         seed: int | None = None,
         on_round_end: Callable[[RoundRecord, Ticket], None] | None = None,
     ):
         super().__init__()
-        self.rounds = _check_integer("rounds", rounds, 1)
+        self.rounds = check_integer("rounds", rounds, 1)
         self.rate = check_rate("rate", rate)
         if output_rate is not None:
             output_rate = check_rate("output_rate", output_rate)
         self.output_rate = output_rate
-        self.scope = _check_choice("scope", scope, ("layerwise", "global"))
+        self.scope = check_choice("scope", scope, ("layerwise", "global"))
         if self.scope == "global" and output_rate is not None:
             raise ValueError(
                 "output_rate has no meaning with scope='global', where one cut goes "
                 f"through all weights. Received: output_rate={output_rate}"
             )
         if rewind_to is not None:
-            rewind_to = _check_integer("rewind_to", rewind_to, 0)
+            rewind_to = check_integer("rewind_to", rewind_to, 0)
         self.rewind_to = rewind_to
-        self.rewind_unit = _check_choice("rewind_unit", rewind_unit, ("step", "epoch"))
+        self.rewind_unit = check_choice("rewind_unit", rewind_unit, ("step", "epoch"))
         self.criterion = criterion
-        self._score = criteria.get(criterion)
+        criteria.needs(criterion)
+        self.rates = dict(rates or {})
+        for pattern, value in self.rates.items():
+            if value != 0.0:
+                check_rate(f"rates[{pattern!r}]", value)
+        self.decay = decay
+        self._pruning = {
+            "structure": structure,
+            "allow_empty": allow_empty,
+            "data": data,
+            "loss": loss,
+            "batches": batches,
+        }
         self.monitor = monitor
         self.test_data = tuple(test_data) if isinstance(test_data, list) else test_data
-        self.seed = None if seed is None else _check_integer("seed", seed, 0)
+        self.seed = None if seed is None else check_integer("seed", seed, 0)
         self.on_round_end = on_round_end
         self.records: list[RoundRecord] = []
         self.ticket: Ticket | None = None
 
     def on_train_begin(self, logs=None):
-        if not any(pruned_layers(self.model)):
-            raise ValueError(
-                f"Model '{self.model.name}' has no masks to prune with. Wrap it "
-                "before you compile it: model = tfticket.prune(model)"
-            )
+        self._pruner = Pruner(
+            self.model, self.criterion, self.scope, seed=self.seed, **self._pruning
+        )
         for name, weight in get_pruned_weights(self.model).items():
             if not np.all(np.isfinite(weight)):
                 raise ValueError(
                     f"Weight '{name}' has NaN or infinite values before training: "
                     "load or initialise the model again."
                 )
-        self._epochs_per_round, self._rewind_step = self._plan()
-        self._outputs = masked_names(self.model, output_layers(self.model))
+        self._epochs_per_round, self._rewind_step = plan_rounds(
+            self.rounds,
+            self.rewind_to,
+            self.rewind_unit,
+            self.params["epochs"],
+            self.params["steps"],
+            self.model.steps_per_execution,
+        )
+        self._rates = self._own_rates()
         self._check_survivors()
         self.records, self.ticket = [], None
         self._config = plain_config(self.model)
@@ -172,6 +206,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
+        self._following.update()
         if self._rewind_state is None and self._rewind_step is not None:
             # Counted, since Keras reports an execution of several steps by its
             # first or its last one, by version, and by one past the epoch's end.
@@ -219,24 +254,30 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self._start_round(self._round + 1)
 
     def _pruned_masks(self):
-        masks = get_masks(self.model)
-        weights = get_pruned_weights(self.model)
-        scores = {name: self._score(weight) for name, weight in weights.items()}
-        if self.scope == "global":
-            return prune_globally(scores, masks, self.rate)
-        rates = round_rates(masks, self.rate, self._outputs, self.output_rate)
-        return prune_layerwise(scores, masks, rates)
+        alive = self._pruner.sizes(alive=True)
+        cuts = survivors_lost(self.scope, self._rates, alive, self.rate)
+        return self._pruner.masks_after(cuts, self._following.evidence())
+
+    def _own_rates(self):
+        """Name to rate of the weights that don't lose what the others do."""
+        rates = {}
+        if self.scope == "layerwise":
+            outputs = self._pruner.outputs & set(self._pruner.structures)
+            rate = self.rate / 2 if self.output_rate is None else self.output_rate
+            rates = dict.fromkeys(outputs, rate)
+        return {**rates, **self._pruner.named("rates", self.rates)}
 
     def _check_survivors(self):
         """Refuses rates that leave a layer (globally, the model) without a weight."""
-        left = {name: int(mask.sum()) for name, mask in get_masks(self.model).items()}
-        rates = round_rates(left, self.rate, self._outputs, self.output_rate)
-        if self.scope == "global":
-            left, rates = {"the model": sum(left.values())}, {"the model": self.rate}
-        for name, rate in rates.items():
+        left = self._pruner.sizes(alive=True)
+        cuts = survivors_lost(self.scope, self._rates, left, self.rate)
+        for names, _ in cuts if not self._pruner.allow_empty else ():
+            name = names[0] if len(names) == 1 else "the model"
+            rate = self._rates.get(names[0], self.rate)
+            alive = sum(left[name] for name in names)
             for number in range(1, self.rounds + 1):
-                left[name] -= pruned_count(left[name], rate)
-                if left[name] == 0:
+                alive -= pruned_count(alive, rate)
+                if alive == 0:
                     raise ValueError(
                         f"rate={rate} leaves no weight of '{name}' after round "
                         f"{number} of rounds={self.rounds}. Use fewer rounds or a "
@@ -251,6 +292,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self._density = density(masks)
         self._parameters = sum(int(mask.sum()) for mask in masks.values())
         self._best = None
+        self._following = Following(self.model, self._pruner.needs, self.decay)
 
     def _finish_round(self, logs):
         _, best_iteration, best_logs, best_weights = self._best or (None,) * 4
@@ -281,7 +323,6 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         masks = get_masks(self.model)
         # Without rewinding, what training goes on from is where it is now.
         weights = (self._rewind_state or State(named_weights(self.model))).values
-        criterion = self.criterion
         return Ticket(
             masks=masks,
             weights={
@@ -294,9 +335,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             provenance={
                 "config": self._config,
                 "seed": self.seed,
-                "criterion": criterion
-                if isinstance(criterion, str)
-                else getattr(criterion, "__name__", repr(criterion)),
+                "criterion": criteria.name_of(self.criterion),
                 "round": record.round,
                 "step": self._rewind_step,
                 "metrics": flat(record),
@@ -324,55 +363,3 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
 
     def _iteration(self):
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
-
-    def _plan(self):
-        """Epochs of a round and step of the rewind point, or a ValueError."""
-        epochs, steps = self.params["epochs"], self.params["steps"]
-        if epochs % (self.rounds + 1):
-            raise ValueError(
-                f"rounds={self.rounds} needs {self.rounds + 1} trainings of equal "
-                f"length (one dense, one after each pruning), and epochs={epochs} is "
-                f"no multiple of {self.rounds + 1}. Fit for "
-                f"epochs={(epochs // (self.rounds + 1) + 1) * (self.rounds + 1)}, say."
-            )
-        epochs_per_round = epochs // (self.rounds + 1)
-        if not self.rewind_to:
-            return epochs_per_round, self.rewind_to
-        if steps is None:
-            raise ValueError(
-                f"rewind_to={self.rewind_to} needs to know how many steps an epoch "
-                "has, and this data does not say. Pass steps_per_epoch to fit."
-            )
-        step = self.rewind_to * (steps if self.rewind_unit == "epoch" else 1)
-        if step >= epochs_per_round * steps:
-            raise ValueError(
-                f"rewind_to={self.rewind_to} {self.rewind_unit}s is not before the "
-                f"end of a round, which has {epochs_per_round} epochs of {steps} steps."
-            )
-        per_execution = self.model.steps_per_execution
-        if not isinstance(per_execution, int):
-            raise ValueError(
-                f"rewind_to={self.rewind_to} needs to know which steps run together. "
-                f"Compile with a number, not steps_per_execution={per_execution!r}."
-            )
-        if step % steps % per_execution:
-            raise ValueError(
-                f"rewind_to={step} steps falls inside one execution of {per_execution} "
-                "steps. Rewind to a multiple of steps_per_execution, or compile with "
-                "one that divides it."
-            )
-        return epochs_per_round, step
-
-
-def _check_integer(name, value, minimum):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer. Received: {name}={value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}. Received: {name}={value}")
-    return int(value)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
-    return value

@@ -31,6 +31,9 @@ def clone_with(
         if id(layer) in pairs:
             # A layer that several nested models share stays shared.
             return pairs[id(layer)][1]
+        if not isinstance(layer, keras.layers.Layer):
+            # An operation between layers (`keras.ops.add`), which has no weights.
+            return copy_layer(layer)
         copy = clone_layer(layer)
         if copy.name != layer.name:
             raise ValueError(

@@ -250,6 +250,7 @@ def _checked(name, key, shape, scores):
         raise ValueError(f"{said} real numbers. Received: dtype {array.dtype}")
     if bad := np.count_nonzero(~np.isfinite(real)):
         raise ValueError(
-            f"{said} finite. Received: {bad} NaN or infinite of {real.size}"
+            f"{said} finite. Received: {bad} NaN or infinite of {real.size}. If the "
+            "weights have diverged, lower the learning rate or clip gradients."
         )
     return real

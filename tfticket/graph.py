@@ -2,11 +2,15 @@
 
 import keras
 
+from tfticket.model_masks import holds_wrapped
+from tfticket.paths import is_graph
 from tfticket.wrappers import Prune
 
 
 def output_layers(model: keras.Model) -> list[Prune]:
     """The wrapped layers that have no wrapped layer between them and an output.
+
+    None where a layer made of others comes last and hides which of them does.
 
     Args:
         model: A wrapped Sequential or Functional model. Nested models count as
@@ -25,9 +29,11 @@ def output_layers(model: keras.Model) -> list[Prune]:
             return
         seen.add((id(layer), node_index))
         if isinstance(layer, Prune):
-            found[id(layer)] = layer
+            # Of a model that is wrapped whole, nobody knows which layer is the last.
+            if not isinstance(layer.layer, keras.Model):
+                found[id(layer)] = layer
             return
-        if isinstance(layer, keras.Model):
+        if is_graph(layer):
             # The inputs of the nested model are fed by the node below: going on
             # from there is right only if nothing inside stopped the walk.
             before = len(found)
@@ -35,6 +41,8 @@ def output_layers(model: keras.Model) -> list[Prune]:
                 walk(output)
             if len(found) > before:
                 return
+        elif isinstance(layer, keras.layers.Layer) and holds_wrapped(layer):
+            return
         for source in layer._inbound_nodes[node_index].input_tensors:
             walk(source)
 

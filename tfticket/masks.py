@@ -107,67 +107,6 @@ def keep_largest(
     return mask
 
 
-def prune_layerwise(
-    scores: Mapping[str, np.ndarray],
-    masks: Mapping[str, np.ndarray],
-    rates: Mapping[str, float],
-) -> dict[str, np.ndarray]:
-    """Prunes each tensor's lowest survivors by its own rate.
-
-    Args:
-        scores: Name to score array.
-        masks: Name to the present mask; what is False stays False.
-        rates: Name to the fraction of that tensor's survivors to prune.
-
-    Returns:
-        Name to new mask. A tensor with `m` survivors keeps
-        `m - pruned_count(m, rate)`.
-
-    Raises:
-        ValueError: As `keep_largest`, with the tensor's name.
-    """
-    pruned = {}
-    for name, mask in masks.items():
-        survivors = int(np.count_nonzero(mask))
-        keep = survivors - pruned_count(survivors, rates[name])
-        try:
-            pruned[name] = keep_largest(scores[name], keep, mask)
-        except ValueError as error:
-            raise ValueError(f"In weight '{name}': {error}") from error
-    return pruned
-
-
-def prune_globally(
-    scores: Mapping[str, np.ndarray],
-    masks: Mapping[str, np.ndarray],
-    rate: float,
-) -> dict[str, np.ndarray]:
-    """Prunes the lowest survivors of all tensors together by one cut.
-
-    Args:
-        scores: Name to score array.
-        masks: Name to the present mask; what is False stays False.
-        rate: Fraction of all survivors to prune.
-
-    Returns:
-        Name to new mask, exact in total. Ties go by order of names in `masks`,
-        then by index.
-
-    Raises:
-        ValueError: As `keep_largest`, with the first tensor that is not finite.
-    """
-    names = list(masks)
-    survivors = sum(int(np.count_nonzero(mask)) for mask in masks.values())
-    keep = survivors - pruned_count(survivors, rate)
-    try:
-        pruned = keep_largest_jointly(
-            [scores[name] for name in names], keep, list(masks.values())
-        )
-    except PartError as error:
-        raise ValueError(f"In weight '{names[error.part]}': {error.reason}") from error
-    return dict(zip(names, pruned, strict=True))
-
-
 def density(masks: Mapping[str, np.ndarray]) -> float:
     """Fraction of all masked weights that is kept, in [0, 1].
 

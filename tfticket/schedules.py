@@ -6,7 +6,7 @@ here, TF-MOT's own, or a function of the user's.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -280,33 +280,6 @@ def final_sparsity(schedule: Schedule) -> float | None:
         if hasattr(schedule, name):
             return float(getattr(schedule, name))
     return None
-
-
-def round_rates(
-    names: Iterable[str],
-    rate: float,
-    output_names: Collection[str] = (),
-    output_rate: float | None = None,
-) -> dict[str, float]:
-    """Fraction of its survivors that each weight loses at the end of a round.
-
-    The output layer loses half of what the others lose, as in the lottery
-    ticket paper (arXiv 1803.03635): it is small, and pruned to nothing first.
-
-    Args:
-        names: Names of the weights.
-        rate: Fraction in (0, 1).
-        output_names: Those of `names` that belong to output layers.
-        output_rate: Fraction for these, `rate / 2` if `None`.
-
-    Example:
-
-    >>> round_rates(["a/kernel", "b/kernel"], 0.2, ["b/kernel"])
-    {'a/kernel': 0.2, 'b/kernel': 0.1}
-    """
-    if output_rate is None:
-        output_rate = rate / 2
-    return {name: output_rate if name in output_names else rate for name in names}
 
 
 def check_sparsity(name: str, value: float) -> float:

@@ -1,0 +1,266 @@
+"""`GradualPruning`: masks that follow a schedule while a model trains."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfticket import schedules
+from tfticket.criteria import Criterion
+from tfticket.following import Following
+from tfticket.masks import density
+from tfticket.model_masks import get_masks, pruned_layers, set_masks
+from tfticket.paths import join
+from tfticket.patterns import Pattern
+from tfticket.pruner import Pruner
+from tfticket.schedules import Schedule
+from tfticket.scopes import Scope
+from tfticket.sparsify import own_sparsities
+from tfticket.structures import Unstructured
+
+# How far ahead a schedule is asked for its next step at a time.
+_HORIZON = 10_000
+
+
+@dataclasses.dataclass
+class _Group:
+    """Weights that follow one schedule."""
+
+    schedule: Schedule
+    names: list[str]
+    own: dict[str, float] = dataclasses.field(default_factory=dict)
+    fired: bool = False
+
+    def latest(self, first: int, last: int) -> float | None:
+        """The sparsity of the last step due in first..last, `None` if none is."""
+        first = max(first, int(getattr(self.schedule, "begin_step", first)))
+        for step in range(last, first - 1, -1):
+            due, sparsity = schedules.evaluate(self.schedule, step)
+            if due:
+                return sparsity
+        return None
+
+    def next_due(self, first: int, last: int) -> int | None:
+        for step in range(first, last + 1):
+            if schedules.evaluate(self.schedule, step)[0]:
+                return step
+        return None
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Prunes while `fit` trains, as a schedule says (Zhu & Gupta, arXiv 1710.01878).
+
+    Before the step that a schedule names, the lowest-scored survivors are pruned until
+    its sparsity is reached. A step is an update of the optimizer, counted by its
+    `iterations`: a `fit` that resumes goes on where it was, and accumulated gradients
+    count once. With `steps_per_execution` above 1 pruning is late by less than one
+    execution, never early. Logs get `sparsity`, that of all masked weights.
+
+    `tfticket.UpdatePruningStep` is another name of it.
+
+    Args:
+        schedule: Of `tfticket.schedules`, TF-MOT's, or any callable of the step that
+            returns (should_prune, sparsity). Wrappers that have a schedule of their own
+            follow that. `None`: only these are pruned.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function. What it
+            compares with or sums up begins when `fit` does.
+        scope: `"layerwise"`, `"global"` or `"erk"`, among the weights that follow
+            the same schedule.
+        structure: What is pruned together, for wrappers that don't say themselves.
+        sparsities: Weights with a final sparsity of their own: by path, compiled
+            regular expression or layer class. They go there as fast as the schedule
+            goes to its final one; 0.0 leaves them dense.
+        output_factor: Output layers get this part of the sparsity: 0.5 for half.
+        data: For criteria that need gradients: (x, y), or a dataset of batches.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data to take.
+        seed: Of a random criterion.
+        decay: Of the moving average of the criterion `recent_change`.
+        allow_empty: Whether a weight may be left without survivors.
+
+    Raises:
+        TypeError: If `schedule` is none.
+        ValueError: When `fit` starts, if the model has no masks or nothing a schedule,
+            a pattern matches nothing, a criterion lacks its data, or the final
+            sparsity would leave a weight empty.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> model.compile("adam", "mse")
+    >>> schedule = tfticket.schedules.CosineDecay(0.25, 0.75, 0, 4, frequency=2)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> history = model.fit(x, y, batch_size=4, epochs=3, verbose=0,
+    ...     callbacks=[tfticket.GradualPruning(schedule)])
+    >>> history.history["sparsity"]
+    [0.25, 0.5, 0.75]
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        criterion: str | Criterion = "magnitude",
+        scope: Scope = "layerwise",
+        structure: Unstructured | None = None,
+        sparsities: Mapping[Pattern, float] | None = None,
+        output_factor: float = 1.0,
+        data: Any = None,
+        loss: Any = None,
+        batches: int | None = None,
+        seed: int | None = None,
+        decay: float = 0.99,
+        allow_empty: bool = False,
+    ):
+        super().__init__()
+        self.schedule = None if schedule is None else schedules.get(schedule)
+        self.sparsities = sparsities
+        self.output_factor = output_factor
+        self.decay = decay
+        self._arguments = {
+            "criterion": criterion,
+            "scope": scope,
+            "structure": structure,
+            "allow_empty": allow_empty,
+            "data": data,
+            "loss": loss,
+            "batches": batches,
+            "seed": seed,
+        }
+
+    def on_train_begin(self, logs=None):
+        self._pruner = Pruner(self.model, **self._arguments)
+        self._groups = self._make_groups()
+        for group in self._groups:
+            final = schedules.final_sparsity(group.schedule)
+            if final is not None:
+                cuts = self._pruner.cuts_to(final, group.own, group.names)
+                self._pruner.check(cuts)
+        self._following = None
+        self._counted = 0  # executions, where no optimizer counts steps
+        self._step = None  # the step up to which schedules have been followed
+        self._wait = 0  # executions until the next look at the optimizer's count
+        for _, layer in pruned_layers(self.model):
+            layer.is_followed = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._wait > 0:
+            self._wait -= 1
+            self._counted += 1
+            return
+        step = self._iterations()
+        if self._step is None:
+            # Not when training begins: another callback may still restore a backup.
+            self._begin(step)
+        self._follow(step)
+        self._wait = self._executions_until_due(step) - 1
+        self._counted += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._following is not None:
+            self._following.update()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # A callback may have set the optimizer back.
+        self._wait = 0
+
+    def on_epoch_end(self, epoch=None, logs=None, **kwargs):
+        if logs is not None:
+            logs["sparsity"] = 1 - density(get_masks(self.model))
+
+    def on_train_end(self, logs=None):
+        # What fell due within the last execution.
+        self._follow(self._iterations() - 1)
+        for _, layer in pruned_layers(self.model):
+            layer.is_followed = False
+        # An average that the optimizer writes over the weights at the very end
+        # has seen no constraint.
+        set_masks(self.model, get_masks(self.model))
+        for group in self._groups:
+            if not group.fired and not self._warned:
+                self._warn(group, "in the steps that were trained")
+
+    def _make_groups(self):
+        """The weights by the schedule they follow, as many groups as schedules."""
+        groups = []
+        for path, layer in pruned_layers(self.model):
+            schedule = layer.schedule or self.schedule
+            if schedule is None:
+                continue
+            names = [join(path, weight.name) for weight in layer.prunable]
+            names = [name for name in names if name in self._pruner.structures]
+            same = [group for group in groups if group.schedule == schedule]
+            if same:
+                same[0].names += names
+            elif names:
+                groups.append(_Group(schedule, names))
+        if not groups:
+            raise ValueError(
+                "GradualPruning has no schedule to follow. Pass one, "
+                "GradualPruning(schedule=PolynomialDecay(...)), or wrap with one: "
+                "tfticket.prune(model, schedule=...)."
+            )
+        for group in groups:
+            final = schedules.final_sparsity(group.schedule)
+            # Where a schedule does not say, a sparsity of one's own counts from the
+            # first pruning on.
+            own = own_sparsities(
+                self._pruner, self.sparsities, self.output_factor, final or 1.0
+            )
+            group.own = {name: own[name] for name in group.names if name in own}
+        return groups
+
+    def _begin(self, step):
+        self._following = Following(self.model, self._pruner.needs, self.decay)
+        self._step = -1
+        params = self.params or {}
+        steps = (params.get("steps") or 0) * (params.get("epochs") or 0)
+        self._warned = False
+        for group in self._groups if steps else ():
+            last = step + steps - 1
+            if group.latest(0, step) is None and group.next_due(step, last) is None:
+                self._warn(group, f"in this fit, which trains steps {step} to {last}")
+
+    def _warn(self, group, where):
+        self._warned = True
+        warnings.warn(
+            f"The schedule {group.schedule!r} never prunes {where}. Nothing of "
+            f"{group.names} is pruned: give it an earlier begin_step or train longer.",
+            stacklevel=3,
+        )
+
+    def _follow(self, step):
+        """Applies the latest of what has fallen due since the last time."""
+        if self._step is None or step <= self._step:
+            return
+        for group in self._groups:
+            sparsity = group.latest(self._step + 1, step)
+            if sparsity is not None:
+                group.fired = True
+                self._prune(group, sparsity)
+        self._step = step
+
+    def _prune(self, group, sparsity):
+        final = schedules.final_sparsity(group.schedule)
+        part = sparsity / final if final else 1.0
+        own = {name: value * part for name, value in group.own.items()}
+        self._pruner.prune_to(sparsity, own, group.names, self._following.evidence())
+        self._following.pruned()
+
+    def _executions_until_due(self, step):
+        """Executions to come before a schedule can be due again, at least 1."""
+        per_execution = getattr(self.model, "steps_per_execution", 1)
+        if not isinstance(per_execution, int):
+            return 1  # chosen as it trains
+        due = [g.next_due(step + 1, step + _HORIZON) for g in self._groups]
+        steps = min([d - step for d in due if d is not None], default=_HORIZON)
+        return max(1, steps // per_execution)
+
+    def _iterations(self):
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            return self._counted
+        return int(keras.ops.convert_to_numpy(optimizer.iterations))

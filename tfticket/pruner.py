@@ -1,0 +1,206 @@
+"""`Pruner`: criterion, scope and structure, put together to cut a model's masks."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket import criteria, structures
+from tfticket.cutting import Cut, after_cuts
+from tfticket.evidence import GATHERED, gather
+from tfticket.graph import output_layers
+from tfticket.model_masks import (
+    get_masks,
+    get_pruned_weights,
+    masked_names,
+    pruned_layers,
+    set_masks,
+)
+from tfticket.paths import is_graph, join
+from tfticket.patterns import Pattern, choose
+from tfticket.scopes import Scope, check_scope, pruned_by
+from tfticket.structures import Axes, Channel, Unstructured
+
+
+class Pruner:
+    """Cuts the masks of one wrapped model by scores.
+
+    Every way to prune in this package ends here: `sparsify`, `GradualPruning` and
+    `IterativeMagnitudePruning`. What is pruned stays pruned, counts are exact in
+    units of the structure, and a cut that would leave a weight without a single
+    survivor is refused.
+
+    Args:
+        model: A wrapped model.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function.
+        scope: `"layerwise"`, `"global"` or `"erk"`.
+        structure: Of `tfticket.structures`, for wrappers that have none of their own.
+        allow_empty: Whether a cut may leave a weight without survivors.
+        data: What data-dependent criteria take their gradients over, with `loss` and
+            `batches`, as `tfticket.evidence.gather`.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data.
+        seed: Of a random criterion.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the model has no masks, the criterion or scope is unknown, or
+            a weight can't be cut into units of its structure.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        criterion: str | criteria.Criterion = "magnitude",
+        scope: Scope = "layerwise",
+        structure: Unstructured | None = None,
+        allow_empty: bool = False,
+        data: Any = None,
+        loss: Any = None,
+        batches: int | None = None,
+        seed: int | None = None,
+    ):
+        self.needs = criteria.needs(criterion)
+        self.scope = check_scope(scope)
+        self.outputs = output_names(model)
+        self.structures: dict[str, Unstructured] = {}
+        self.axes: dict[str, Axes] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kinds: dict[str, tuple] = {}
+        for path, wrapper in pruned_layers(model):
+            for weight in wrapper.prunable:
+                name = join(path, weight.name)
+                own = structures.get(wrapper.structure or structure)
+                if isinstance(own, Channel) and name in self.outputs:
+                    continue  # its channels are the model's answers
+                self.structures[name] = own
+                self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
+                self.shapes[name] = tuple(weight.variable.shape)
+                self.kinds[name] = (wrapper.layer, weight.layer)
+                try:
+                    own.check(self.shapes[name], self.axes[name])
+                except ValueError as error:
+                    raise ValueError(f"In weight '{name}': {error}.") from None
+        if not self.structures:
+            raise ValueError(
+                f"Model '{model.name}' has no masks to prune with. Wrap it "
+                "before you compile it: model = tfticket.prune(model)"
+            )
+        self.model = model
+        self.criterion = criterion
+        self.allow_empty = allow_empty
+        self._source = {"data": data, "loss": loss, "batches": batches}
+        self._seed = seed
+        self._require_data()
+
+    def _require_data(self):
+        name = criteria.name_of(self.criterion)
+        for kind in ("gradient", "hessian_gradient"):
+            if kind in self.needs and self._source["data"] is None:
+                raise ValueError(
+                    f"criterion='{name}' needs {kind} ({criteria.EVIDENCE[kind]}), and "
+                    "there is no data. Pass data=(x, y), or a dataset of such batches."
+                )
+
+    def named(self, argument: str, values: Mapping[Pattern, Any]) -> dict[str, Any]:
+        """Values by weight, of values by pattern; the later of two patterns wins.
+
+        Raises:
+            ValueError: If a pattern matches no weight.
+        """
+        chosen = choose(argument, values, self.kinds)
+        return {name: values[pattern] for pattern in chosen for name in chosen[pattern]}
+
+    def sizes(self, alive: bool = False) -> dict[str, int]:
+        """Number of units by weight, all or those with a survivor."""
+        masks = get_masks(self.model)
+        sizes = {}
+        for name, structure in self.structures.items():
+            mask = masks[name] if alive else np.ones(self.shapes[name], bool)
+            # Scores make no difference to how many units there are.
+            units = structure.pool(mask.astype(np.int8), mask, self.axes[name])[1]
+            sizes[name] = int(np.count_nonzero(units))
+        return sizes
+
+    def cuts_to(
+        self,
+        sparsity: float,
+        own: Mapping[str, float] | None = None,
+        names: Collection[str] | None = None,
+    ) -> list[Cut]:
+        """The cuts that bring these weights to a sparsity, as `scopes.pruned_by`."""
+        sizes = self.sizes()
+        sizes = {k: n for k, n in sizes.items() if names is None or k in names}
+        return pruned_by(self.scope, sparsity, sizes, self.shapes, own)
+
+    def check(self, cuts: Sequence[Cut]) -> None:
+        """Refuses cuts that are bound to empty a weight, whatever the scores."""
+        sizes = self.sizes()
+        for names, count in cuts:
+            if not self.allow_empty and count >= sum(sizes[name] for name in names):
+                self._refuse_empty(names[0] if len(names) == 1 else "the model")
+
+    def prune_to(
+        self,
+        sparsity: float,
+        own: Mapping[str, float] | None = None,
+        names: Collection[str] | None = None,
+        evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        """Prunes the model to a sparsity, counting what is pruned already.
+
+        Args:
+            sparsity: Fraction of all units that is to be pruned afterwards.
+            own: Name to the sparsity of weights that have one of their own.
+            names: The weights to prune, `own` among them; `None` is all.
+            evidence: Kind to name to array, of what was followed while training.
+        """
+        sizes, alive = self.sizes(), self.sizes(alive=True)
+        cuts = [
+            (names, count - sum(sizes[name] - alive[name] for name in names))
+            for names, count in self.cuts_to(sparsity, own, names)
+        ]
+        if any(count > 0 for _, count in cuts):
+            set_masks(self.model, self.masks_after(cuts, evidence))
+
+    def masks_after(
+        self,
+        cuts: Sequence[Cut],
+        evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The masks after cuts of so many more units; the model's stay as they are.
+
+        Raises:
+            ValueError: If a score is not finite, or a weight would be left empty.
+        """
+        masks = get_masks(self.model)
+        scores = self._scores(evidence)
+        after = after_cuts(scores, masks, cuts, self.structures, self.axes)
+        for names, _ in () if self.allow_empty else cuts:
+            for name in names:
+                if not after[name].any():
+                    self._refuse_empty(name)
+        return after
+
+    def _scores(self, evidence):
+        kinds = [kind for kind in self.needs if kind in GATHERED]
+        found = dict(evidence or {})
+        if kinds:
+            name = criteria.name_of(self.criterion)
+            found |= gather(self.model, kinds, criterion=name, **self._source)
+        weights = get_pruned_weights(self.model)
+        weights = {name: weights[name] for name in self.structures}
+        return criteria.score(self.criterion, weights, found, self._seed)
+
+    def _refuse_empty(self, name):
+        raise ValueError(
+            f"This would leave '{name}' without a single weight, and nothing would "
+            "pass it. Prune less, give it a sparsity of its own, exclude it, or pass "
+            "allow_empty=True."
+        )
+
+
+def output_names(model: keras.Model) -> set[str]:
+    """Names in `get_masks` of output layers' weights; none of a hidden graph."""
+    return masked_names(model, output_layers(model)) if is_graph(model) else set()
