@@ -1,0 +1,359 @@
+"""TF-MOT's guide as its reader would run it, with another import."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from fixtures.tfmot_cases import guide
+
+import tfticket
+import tfticket.compat.tfmot as tfmot
+
+sparsity = tfmot.sparsity.keras
+EVERY_STEP = sparsity.ConstantSparsity(0.5, 0, frequency=1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Own(keras.layers.Dense, sparsity.PrunableLayer):
+    def get_prunable_weights(self):
+        return [self.kernel, self.bias]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Silent(keras.layers.Dense):
+    pass
+
+
+def fit(model, data, **kwargs):
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(
+        *data,
+        batch_size=8,
+        verbose=0,
+        callbacks=[sparsity.UpdatePruningStep()],
+        **kwargs,
+    )
+
+
+def test_all_names_are_where_tfmot_has_them():
+    for name in tfmot.__all__:
+        if name != "sparsity":
+            assert getattr(sparsity, name) is getattr(tfmot, name)
+    assert sparsity.pruning_schedule.ConstantSparsity is tfmot.ConstantSparsity
+    assert sparsity.pruning_schedule.PolynomialDecay is tfmot.PolynomialDecay
+    assert tfmot.UpdatePruningStep is tfticket.UpdatePruningStep
+    assert tfmot.PruningSummaries is tfticket.PruningSummaries
+
+
+def test_recipes():
+    # What real TF-MOT does; test_compat_conformance asks it for these and more.
+    found = guide(keras, tfmot, ["polynomial", "groups"])
+    after = found.pop("polynomial: step by step")
+    # Pruned in the batches 2, 5, ... of 20, the first being 1; 600 weights.
+    pruned = [0, 120, 305, 413, 464, 479]
+    times = [1, 3, 3, 3, 3, 7]
+    assert after == [round(n / 600, 6) for n in np.repeat(pruned, times)]
+    assert found.pop("groups: step by step") == [0.75] * 20
+    assert found == pytest.approx(
+        {
+            "polynomial: first, weight 0": 479 / 600,
+            "polynomial: second, weight 0": 0.8,
+            "groups: first, weight 0": 0.75,
+            "groups: second, weight 0": 22 / 30,
+        }
+    )
+
+
+def test_some_layers_by_clone_function(mlp, data):
+    def wrap(layer):
+        if isinstance(layer, keras.layers.Dense):
+            return sparsity.prune_low_magnitude(layer, EVERY_STEP)
+        return layer
+
+    pruned = keras.models.clone_model(mlp, clone_function=wrap)
+    np.testing.assert_array_equal(
+        pruned.predict(data[0], verbose=0), mlp.predict(data[0], verbose=0)
+    )
+    fit(pruned, data)
+    assert [np.mean(~m) for m in tfticket.get_masks(pruned).values()] == [0.5, 0.5]
+
+
+def test_whole_model_from_base_to_export(mlp, data, tmp_path):
+    pruned = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    np.testing.assert_array_equal(
+        pruned.predict(data[0], verbose=0), mlp.predict(data[0], verbose=0)
+    )
+    before = mlp.get_weights()
+    fit(pruned, data)
+    for old, new in zip(before, mlp.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    exported = sparsity.strip_pruning(pruned)
+    assert [type(x).__name__ for x in exported.layers] == [
+        type(x).__name__ for x in mlp.layers
+    ]
+    kernel = exported.get_layer("hidden").kernel
+    assert np.mean(np.array(kernel) == 0.0) == 0.5
+    exported.save(tmp_path / "exported.keras")
+    again = keras.models.load_model(tmp_path / "exported.keras")
+    np.testing.assert_array_equal(
+        again.predict(data[0], verbose=0), pruned.predict(data[0], verbose=0)
+    )
+
+
+def test_checkpoint_and_restore(mlp, data, tmp_path):
+    pruned = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    fit(pruned, data)
+    pruned.save(tmp_path / "checkpoint.keras")
+    with sparsity.prune_scope():
+        again = keras.models.load_model(tmp_path / "checkpoint.keras")
+    for name, mask in tfticket.get_masks(pruned).items():
+        np.testing.assert_array_equal(tfticket.get_masks(again)[name], mask)
+    again.fit(*data, verbose=0, callbacks=[sparsity.UpdatePruningStep()])
+    assert np.mean(~tfticket.get_masks(again)["hidden/kernel"]) == 0.5
+    other = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    pruned.save_weights(tmp_path / "checkpoint.weights.h5")
+    other.load_weights(tmp_path / "checkpoint.weights.h5")
+    np.testing.assert_array_equal(
+        other.predict(data[0], verbose=0), pruned.predict(data[0], verbose=0)
+    )
+
+
+def test_missing_callback_is_an_error(mlp, data):
+    pruned = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    pruned.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="nothing follows"):
+        pruned.fit(*data, verbose=0)
+    pruned.evaluate(*data, verbose=0)
+
+
+def test_own_layers_say_what_to_prune(data, tmp_path):
+    model = keras.Sequential(
+        [
+            sparsity.prune_low_magnitude(Own(4, name="own"), EVERY_STEP),
+            sparsity.prune_low_magnitude(keras.layers.Dropout(0.1)),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.build((None, 6))
+    fit(model, data)
+    assert {k: np.mean(~v) for k, v in tfticket.get_masks(model).items()} == {
+        "own/kernel": 0.5,
+        "own/bias": 0.5,
+    }
+    model.save(tmp_path / "own.keras")
+    assert len(tfticket.get_masks(keras.models.load_model(tmp_path / "own.keras"))) == 2
+    with pytest.raises(ValueError, match=r"'silent' .*get_prunable_weights"):
+        sparsity.prune_low_magnitude(Silent(4, name="silent"))
+    with pytest.raises(ValueError, match="'silent'"):
+        sparsity.prune_low_magnitude(
+            keras.Sequential([keras.Input((6,)), Silent(4, name="silent")])
+        )
+
+
+def test_a_loop_of_ones_own(mlp, data):
+    pruned = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    pruned.compile("adam", loss)
+    callback = sparsity.UpdatePruningStep()
+    callback.set_model(pruned)
+    callback.on_train_begin()
+    for epoch in range(2):
+        for step in range(3):
+            callback.on_train_batch_begin(step)
+            pruned.train_on_batch(*data)
+        callback.on_epoch_end(epoch)
+    assert np.mean(~tfticket.get_masks(pruned)["hidden/kernel"]) == 0.5
+
+
+def test_kinds_of_layers():
+    def wrapped(layer):
+        return isinstance(sparsity.prune_low_magnitude(layer), tfticket.Prune)
+
+    layers = keras.layers
+    for layer in (
+        layers.Dense(2),
+        layers.Embedding(5, 2),
+        layers.SeparableConv2D(2, 2),
+        layers.LSTM(2),
+        layers.MultiHeadAttention(2, 2),
+        layers.Bidirectional(layers.GRU(2)),
+        layers.TimeDistributed(layers.Dense(2)),
+    ):
+        assert wrapped(layer), layer
+    for layer in (
+        layers.DepthwiseConv2D(2),
+        layers.BatchNormalization(),
+        layers.MaxPooling2D(),
+        layers.Rescaling(0.5),
+        layers.TimeDistributed(layers.Flatten()),
+    ):
+        assert not wrapped(layer), layer
+
+
+def test_models_with_wrapped_layers_keep_them(mlp):
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, name="inside")])
+    table = keras.layers.Embedding(5, 6, name="table")
+    first = sparsity.prune_low_magnitude(
+        keras.layers.Dense(6, name="first"), sparsity.ConstantSparsity(0.9, 3)
+    )
+    model = keras.Sequential(
+        [keras.Input(()), table, first, inner, keras.layers.DepthwiseConv1D(2)][:-1]
+    )
+    pruned = sparsity.prune_low_magnitude(model, EVERY_STEP)
+    wrappers = {layer.name: layer for layer in pruned.layers if hasattr(layer, "masks")}
+    assert wrappers["first"].schedule == first.schedule
+    assert wrappers["table"].schedule != first.schedule
+    assert len(tfticket.get_masks(pruned)) == 3
+
+
+def test_lists_of_layers(data):
+    layers = sparsity.prune_low_magnitude(
+        [
+            keras.layers.InputLayer(shape=(6,)),
+            keras.layers.Dense(4),
+            keras.layers.ReLU(),
+            sparsity.prune_low_magnitude(keras.layers.Dense(3), EVERY_STEP),
+        ],
+        EVERY_STEP,
+    )
+    model = keras.Sequential(layers)
+    fit(model, data)
+    assert [np.mean(~m) for m in tfticket.get_masks(model).values()] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("where", ["layer", "wrapper"])
+def test_shape_of_the_first_layer(where):
+    shape = {"input_shape": (6,)}
+    layer = keras.layers.Dense(2, **(shape if where == "layer" else {}))
+    first = sparsity.prune_low_magnitude(layer, **(shape if where == "wrapper" else {}))
+    assert keras.Sequential([first, keras.layers.ReLU()]).built
+
+
+def test_unbuilt_models_are_wrapped_and_built_later(data):
+    model = sparsity.prune_low_magnitude(
+        keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(3)]), EVERY_STEP
+    )
+    assert not model.built
+    model.build((None, 6))
+    fit(model, data)
+    assert [np.mean(~m) for m in tfticket.get_masks(model).values()] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_pooling_type": "MEAN"}, "'AVG' or 'MAX'"),
+        ({"block_size": 2}, "block_size must be a pair"),
+        ({"block_size": (2, 2, 1)}, "block_size must be a pair"),
+        ({"sparsity_m_by_n": 2}, "sparsity_m_by_n must be a pair"),
+        ({"sparsity_m_by_n": (2.0, 4)}, "sparsity_m_by_n must be a pair"),
+        ({"sparsity_m_by_n": (4, 4)}, "0 < m < n"),
+        ({"sparsity_m_by_n": (2, 4), "block_size": (2, 2)}, "can't be combined"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sparsity.prune_low_magnitude(keras.layers.Dense(2), **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"block_size": (2, 3)}, {"sparsity_m_by_n": (1, 4)}, {}]
+)
+def test_wrappers_keep_their_arguments_when_saved(arguments):
+    layer = sparsity.prune_low_magnitude(
+        keras.layers.Dense(2), EVERY_STEP, block_pooling_type="MAX", **arguments
+    )
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(layer)
+    )
+    assert again.schedule == layer.schedule
+    assert again.structure == layer.structure
+    assert (again.structure is None) == (not arguments)
+
+
+def test_what_cannot_be_pruned(mlp):
+    class Subclassed(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="to_prune must be"):
+        sparsity.prune_low_magnitude("model")
+    with pytest.raises(ValueError, match="subclassed"):
+        sparsity.prune_low_magnitude(Subclassed())
+    with pytest.raises(ValueError, match="takes keras"):
+        sparsity.prune_low_magnitude([keras.layers.Dense(2), 3])
+    with pytest.raises(ValueError, match=r"must be a keras\.Model"):
+        sparsity.strip_pruning(keras.layers.Dense(2))
+    with pytest.raises(ValueError, match="wrapped already"):
+        sparsity.prune_low_magnitude(
+            sparsity.prune_low_magnitude(keras.layers.Dense(2))
+        )
+    with pytest.raises(TypeError, match="abstract"):
+        sparsity.PrunableLayer()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_size": (2, 2)}, "block_size is for weights of rank 2"),
+        ({"sparsity_m_by_n": (2, 4)}, "sparsity_m_by_n is for weights of rank 2 and 4"),
+    ],
+)
+def test_patterns_of_other_ranks_are_refused(arguments, message):
+    model = keras.Sequential([keras.Input((8, 4)), keras.layers.Conv1D(2, 3)])
+    pruned = sparsity.prune_low_magnitude(model, EVERY_STEP, **arguments)
+    pruned.compile("adam", "mse")
+    x = np.zeros((4, 8, 4))
+    with pytest.raises(ValueError, match=message):
+        pruned.fit(
+            x,
+            np.zeros((4, 6, 2)),
+            verbose=0,
+            callbacks=[sparsity.UpdatePruningStep()],
+        )
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class FromStepTwo(sparsity.PruningSchedule):
+    """As a user of TF-MOT writes one, its configuration in TF-MOT's form."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, step):
+        return self._should_prune_in_step(step, 2, -1, 1), self.target
+
+    def get_config(self):
+        return {"class_name": "FromStepTwo", "config": {"target": self.target}}
+
+
+def test_schedules_of_ones_own(mlp, data, tmp_path):
+    pruned = sparsity.prune_low_magnitude(mlp, FromStepTwo(0.25))
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            mask = tfticket.get_masks(self.model)["hidden/kernel"]
+            seen.append(float(np.mean(~mask)))
+
+    pruned.compile("adam", "sparse_categorical_crossentropy")
+    callbacks = [sparsity.UpdatePruningStep(), Look()]
+    pruned.fit(*data, batch_size=16, verbose=0, callbacks=callbacks)
+    assert seen == [0.0, 0.25, 0.25]
+    pruned.save(tmp_path / "own.keras")
+    again = keras.models.load_model(tmp_path / "own.keras")
+    assert again.get_layer("hidden").schedule(1) == (True, 0.25)
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("tensorboard"), reason="TensorBoard is not installed"
+)
+def test_summaries(mlp, data, tmp_path):
+    pruned = sparsity.prune_low_magnitude(mlp, EVERY_STEP)
+    pruned.compile("adam", "sparse_categorical_crossentropy")
+    callbacks = [
+        sparsity.UpdatePruningStep(),
+        sparsity.PruningSummaries(log_dir=str(tmp_path / "logs")),
+    ]
+    pruned.fit(*data, verbose=0, callbacks=callbacks)
+    assert list((tmp_path / "logs").rglob("events*"))

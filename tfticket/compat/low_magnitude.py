@@ -1,0 +1,243 @@
+"""TF-MOT's `prune_low_magnitude` and `strip_pruning`, in terms of `tfticket.Prune`."""
+
+import abc
+import contextlib
+
+import keras
+
+from tfticket.clone import clone_with, copy_layer, copy_state
+from tfticket.compat.arguments import wrapper_arguments
+from tfticket.compat.policies import PruningPolicy
+from tfticket.paths import every_layer, is_graph
+from tfticket.prunable import prunable_weights
+from tfticket.schedules import ConstantSparsity, Schedule
+from tfticket.transform import strip
+from tfticket.wrappers import Prune
+
+_HALF = ConstantSparsity(0.5, 0)
+# TF-MOT leaves these dense, and so does this.
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+# What will have kernels when built.
+_WITH_KERNELS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.RNN,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+class PrunableLayer(abc.ABC):
+    """A layer of your own that says which of its weights to prune.
+
+    Example:
+
+    >>> from tfticket.compat import tfmot
+    >>> class Scaled(keras.layers.Dense, tfmot.sparsity.keras.PrunableLayer):
+    ...     def get_prunable_weights(self):
+    ...         return [self.kernel, self.bias]
+    >>> layer = tfmot.sparsity.keras.prune_low_magnitude(Scaled(3, name="scaled"))
+    >>> model = keras.Sequential([keras.Input((4,)), layer])
+    >>> sorted(tfticket.get_masks(model))
+    ['scaled/bias', 'scaled/kernel']
+    """
+
+    @abc.abstractmethod
+    def get_prunable_weights(self) -> list[keras.Variable]:
+        """The variables to prune, once the layer is built."""
+
+
+def prune_low_magnitude(
+    to_prune: keras.layers.Layer | keras.Model | list[keras.layers.Layer],
+    pruning_schedule: Schedule = _HALF,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    pruning_policy: PruningPolicy | None = None,
+    sparsity_m_by_n: tuple[int, int] | None = None,
+    **kwargs,
+) -> keras.layers.Layer | keras.Model | list[keras.layers.Layer]:
+    """Wraps layers so that training with `UpdatePruningStep` prunes them.
+
+    Layers with nothing to prune stay as they are, depthwise convolutions too. Unlike
+    TF-MOT's, a model and built layers are copied and the copy is wrapped; an unbuilt
+    layer is wrapped itself. What is wrapped keeps the name of its layer.
+
+    Args:
+        to_prune: A layer, a list of layers, or a Sequential or Functional model, of
+            which every layer is wrapped that can be, nested models included.
+        pruning_schedule: When and how far, `ConstantSparsity(0.5, 0)` unless given:
+            `ConstantSparsity`, `PolynomialDecay`, or
+            any callable of the step, 1 in the first batch, that returns
+            (should_prune, sparsity).
+        block_size: Height and width of the blocks that are pruned whole, for weights
+            of rank 2.
+        block_pooling_type: `"AVG"` or `"MAX"` of the magnitudes in a block.
+        pruning_policy: Which layers of a model to wrap. Ignored unless `to_prune` is
+            a model.
+        sparsity_m_by_n: (m, n) for m zeros in every n weights along the input
+            channels, whatever the schedule says, from the first step on. Where
+            `tfticket.structures.NM` says how many are kept, this says how many go.
+        **kwargs: Arguments of the wrapper where `to_prune` is one layer; `input_shape`
+            is for the first layer of a Sequential model. Ignored otherwise.
+
+    Returns:
+        The wrapped layer, list or model, a model not compiled.
+
+    Raises:
+        ValueError: If an argument is out of range, blocks and m by n are both asked
+            for, the policy refuses the model, or a custom layer does not say what to
+            prune.
+
+    Example:
+
+    >>> from tfticket.compat.tfmot import prune_low_magnitude, UpdatePruningStep
+    >>> from tfticket.compat.tfmot import ConstantSparsity
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> pruned = prune_low_magnitude(model, ConstantSparsity(0.5, 0, frequency=1))
+    >>> pruned.compile("adam", "mse")
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> history = pruned.fit(x, y, verbose=0, callbacks=[UpdatePruningStep()])
+    >>> int(tfticket.get_masks(pruned)["dense/kernel"].sum())
+    4
+    """
+    own = wrapper_arguments(
+        pruning_schedule, block_size, block_pooling_type, sparsity_m_by_n
+    )
+    if isinstance(to_prune, list):
+        return [
+            copy_layer(layer)
+            if isinstance(layer, keras.layers.InputLayer)
+            else _wrap_unless_wrapped(layer, own)
+            for layer in to_prune
+        ]
+    if isinstance(to_prune, keras.Model):
+        return _prune_model(to_prune, own, pruning_policy)
+    if isinstance(to_prune, keras.layers.Layer):
+        return _wrap(to_prune, own, kwargs)
+    raise ValueError(
+        "to_prune must be a keras.layers.Layer, a list of them, or a Sequential or "
+        f"Functional keras.Model. Received: {to_prune!r} (of type {type(to_prune)}). "
+        "Models of tf_keras are for TF-MOT itself, or "
+        "tfticket.compat.convert.convert."
+    )
+
+
+def strip_pruning(model: keras.Model) -> keras.Model:
+    """Copies a model without the wrappers, pruned weights exactly 0.0.
+
+    Args:
+        model: A model that `prune_low_magnitude` wrapped, or some layers of it.
+
+    Raises:
+        ValueError: If it is no model, or not built.
+
+    Example:
+
+    >>> from tfticket.compat import tfmot
+    >>> layer = tfmot.sparsity.keras.prune_low_magnitude(keras.layers.Dense(2))
+    >>> model = keras.Sequential([keras.Input((4,)), layer])
+    >>> type(tfmot.sparsity.keras.strip_pruning(model).layers[0]).__name__
+    'Dense'
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"model must be a keras.Model. Received: {model!r} (of type {type(model)})"
+        )
+    return strip(model)
+
+
+def prune_scope() -> contextlib.AbstractContextManager:
+    """A scope to load a pruned model in: nothing here, its classes are registered.
+
+    Example:
+
+    >>> from tfticket.compat import tfmot
+    >>> with tfmot.sparsity.keras.prune_scope():
+    ...     layer = keras.layers.Dense(2)
+    """
+    return contextlib.nullcontext()
+
+
+def _prune_model(model, own, policy):
+    if not is_graph(model):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed, which "
+            "prune_low_magnitude does not take. Wrap its layers in its __init__, or "
+            "use tfticket.prune."
+        )
+    if policy is not None:
+        policy.ensure_model_supports_pruning(model)
+
+    def clone(layer):
+        if isinstance(layer, Prune) or (policy and not policy.allow_pruning(layer)):
+            return copy_layer(layer)
+        copy = copy_layer(layer)
+        return Prune(copy, **own) if _is_for_wrapping(layer) else copy
+
+    def copy_weights(source, target):
+        wrapped_now = isinstance(target, Prune) and not isinstance(source, Prune)
+        copy_state(source, target.layer if wrapped_now else target)
+
+    return clone_with(model, clone, copy_weights)
+
+
+def _wrap_unless_wrapped(layer, own):
+    return layer if isinstance(layer, Prune) else _wrap(layer, own, {})
+
+
+def _wrap(layer, own, kwargs):
+    if isinstance(layer, Prune):
+        raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+    kwargs = dict(kwargs)
+    # TF-MOT makes up a name, whatever is asked for; here it is the layer's.
+    kwargs.pop("name", None)
+    shape = kwargs.pop("input_shape", getattr(layer, "_input_shape_arg", None))
+    if "input_dim" in kwargs:
+        shape = (kwargs.pop("input_dim"),)
+    if "batch_input_shape" in kwargs:
+        shape = kwargs.pop("batch_input_shape")[1:]
+    if not _is_for_wrapping(layer):
+        wrapped = layer
+    elif layer.built:
+        wrapped = Prune(copy_layer(layer), **own, **kwargs)
+        wrapped.layer.build_from_config(layer.get_build_config())
+        wrapped.build()
+        copy_state(layer, wrapped.layer)
+    else:
+        wrapped = Prune(layer, **own, **kwargs)
+    if shape is not None:
+        # Where Sequential looks for the shape that its first layer was made with.
+        wrapped._input_shape_arg = tuple(shape)
+    return wrapped
+
+
+def _is_for_wrapping(layer) -> bool:
+    """Whether TF-MOT would prune a layer, False if it would wrap it and do nothing."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(
+            "prune_low_magnitude takes keras.layers.Layer objects. Received: "
+            f"{layer!r} (of type {type(layer)})"
+        )
+    if hasattr(layer, "get_prunable_weights"):
+        return True
+    if type(layer).__module__.split(".")[0] != "keras":
+        raise ValueError(
+            f"Layer '{layer.name}' is of a class of its own, {type(layer).__name__}, "
+            "that does not say what to prune. Give it a method get_prunable_weights() "
+            "that returns a list of its variables, or wrap the other layers only, by "
+            "keras.models.clone_model with a clone_function."
+        )
+    if isinstance(layer, _DEPTHWISE):
+        return False
+    if layer.built:
+        return bool(prunable_weights(layer))
+    return any(isinstance(part, _WITH_KERNELS) for _, part in every_layer(layer))

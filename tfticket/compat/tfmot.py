@@ -1,0 +1,43 @@
+"""TF-MOT's pruning names: `import tfticket.compat.tfmot as tfmot`."""
+
+import types
+
+from tfticket.compat.arguments import PruningSchedule
+from tfticket.compat.low_magnitude import (
+    PrunableLayer,
+    prune_low_magnitude,
+    prune_scope,
+    strip_pruning,
+)
+from tfticket.compat.policies import PruneForLatencyOnXNNPack, PruningPolicy
+from tfticket.gradual import GradualPruning as UpdatePruningStep
+from tfticket.pruning_summaries import PruningSummaries
+from tfticket.schedules import ConstantSparsity, PolynomialDecay
+
+__all__ = [
+    "ConstantSparsity",
+    "PolynomialDecay",
+    "PrunableLayer",
+    "PruneForLatencyOnXNNPack",
+    "PruningPolicy",
+    "PruningSchedule",
+    "PruningSummaries",
+    "UpdatePruningStep",
+    "prune_low_magnitude",
+    "prune_scope",
+    "sparsity",
+    "strip_pruning",
+]
+
+_NAMES = {name: globals()[name] for name in __all__ if name != "sparsity"}
+sparsity = types.SimpleNamespace(
+    keras=types.SimpleNamespace(
+        **_NAMES,
+        # TF-MOT's guides write both pruning_schedule.X and X.
+        pruning_schedule=types.SimpleNamespace(
+            ConstantSparsity=ConstantSparsity,
+            PolynomialDecay=PolynomialDecay,
+            PruningSchedule=PruningSchedule,
+        ),
+    )
+)
