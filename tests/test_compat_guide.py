@@ -92,8 +92,8 @@ def test_whole_model_from_base_to_export(mlp, data, tmp_path):
     assert [type(x).__name__ for x in exported.layers] == [
         type(x).__name__ for x in mlp.layers
     ]
-    kernel = exported.get_layer("hidden").kernel
-    assert np.mean(np.array(kernel) == 0.0) == 0.5
+    kernel = exported.get_layer("hidden").get_weights()[0]
+    assert np.mean(kernel == 0.0) == 0.5
     exported.save(tmp_path / "exported.keras")
     again = keras.models.load_model(tmp_path / "exported.keras")
     np.testing.assert_array_equal(
@@ -357,3 +357,39 @@ def test_summaries(mlp, data, tmp_path):
     ]
     pruned.fit(*data, verbose=0, callbacks=callbacks)
     assert list((tmp_path / "logs").rglob("events*"))
+
+
+def test_guide_of_two_in_four(data):
+    # Patterns differ from layer to layer, and the first one brings the input's shape.
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            sparsity.prune_low_magnitude(
+                layers.Conv2D(8, 3, name="half", activation="relu"),
+                EVERY_STEP,
+                input_shape=(6, 6, 1),
+            ),
+            sparsity.prune_low_magnitude(
+                layers.Conv2D(4, 3, name="pairs"), sparsity_m_by_n=(2, 4)
+            ),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            sparsity.prune_low_magnitude(
+                layers.Dense(5, name="hidden"), sparsity_m_by_n=(2, 4)
+            ),
+            layers.Dense(3),
+        ]
+    )
+    images = np.random.default_rng(0).standard_normal((48, 6, 6, 1))
+    fit(model, (images, data[1]))
+    masks = tfticket.get_masks(model)
+    assert {name: np.mean(~mask) for name, mask in masks.items()} == {
+        "half/kernel": 0.5,
+        "pairs/kernel": 0.5,
+        "hidden/kernel": 0.5,
+    }
+    kernel = keras.ops.convert_to_numpy(
+        sparsity.strip_pruning(model).get_layer("pairs").kernel
+    )
+    groups = np.moveaxis(kernel, 2, -1).reshape(-1, 4)
+    assert np.all(np.count_nonzero(groups, axis=1) == 2)
