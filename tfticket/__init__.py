@@ -19,7 +19,7 @@ from tfticket.popup_twin import DensityScheduler, popup, set_density
 from tfticket.pruning_summaries import PruningSummaries
 from tfticket.records import RoundRecord
 from tfticket.sparsify import sparsify
-from tfticket.summary import summary
+from tfticket.summary import SummaryRow, summary, summary_rows
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 from tfticket.wrappers import Prune
@@ -53,6 +53,7 @@ __all__ = [
     "Prune",
     "PruningSummaries",
     "RoundRecord",
+    "SummaryRow",
     "Ticket",
     "UpdatePruningStep",
     "__version__",
@@ -64,6 +65,7 @@ __all__ = [
     "sparsify",
     "strip",
     "summary",
+    "summary_rows",
 ]
 
 

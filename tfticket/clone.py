@@ -56,6 +56,18 @@ def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.__class__.from_config(layer.get_config())
 
 
+def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Gives a copy its weights, not yet their values, if its source has them."""
+    if not source.built:
+        return
+    config = source.get_build_config()
+    if isinstance(source, keras.Model) and "input_shape" in (config or {}):
+        # Keras would build its layers, and not note the shape for the next copy.
+        copy(keras.tree.map_shape_structure(keras.KerasTensor, config["input_shape"]))
+    else:
+        copy.build_from_config(config)
+
+
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
     target.set_weights(source.get_weights())

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import keras
 
-from tfticket.clone import clone_with, copy_layer, copy_state
+from tfticket.clone import build_like, clone_with, copy_layer, copy_state
 from tfticket.model_checks import (
     require_built,
     require_graph,
@@ -130,7 +130,7 @@ def _wrap_layer(layer, own):
         )
     wrapped = Prune(copy_layer(layer), **own)
     if layer.built:
-        wrapped.layer.build_from_config(layer.get_build_config())
+        build_like(layer, wrapped.layer)
         wrapped.build()
         _copy_weights(layer, wrapped)
     return wrapped
@@ -199,8 +199,7 @@ def strip(
         require_built(layer)
     copy = _plain_layer(layer)
     if layer.built:
-        inner = layer.layer if isinstance(layer, Prune) else layer
-        copy.build_from_config(inner.get_build_config())
+        build_like(layer.layer if isinstance(layer, Prune) else layer, copy)
         _copy_weights(layer, copy)
     return copy
 

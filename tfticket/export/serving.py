@@ -94,7 +94,8 @@ def serving(model: keras.Model) -> Serving:
 
     call, call_given = function_of(model), function_of(given)
 
-    module = tf.Module(name=model.name)
+    # Not by the model's name, which need not be an identifier.
+    module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     module.serve = tf.function(lambda **inputs: call(inputs), autograph=False)
     function = module.serve.get_concrete_function(**signature)
