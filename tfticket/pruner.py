@@ -63,6 +63,11 @@ class Pruner:
     ):
         self.needs = criteria.needs(criterion)
         self.scope = check_scope(scope)
+        if unbuilt := [path for path, x in pruned_layers(model) if not x.built]:
+            raise ValueError(
+                f"Wrapped layers are not built: {unbuilt}. Start the model with "
+                "keras.Input(shape), or call it on data first."
+            )
         self.outputs = output_names(model)
         self.structures: dict[str, Unstructured] = {}
         self.axes: dict[str, Axes] = {}
@@ -202,5 +207,6 @@ class Pruner:
 
 
 def output_names(model: keras.Model) -> set[str]:
-    """Names in `get_masks` of output layers' weights; none of a hidden graph."""
-    return masked_names(model, output_layers(model)) if is_graph(model) else set()
+    """Names in `get_masks` of output layers' weights; none where no graph is known."""
+    known = is_graph(model) and hasattr(model, "outputs")
+    return masked_names(model, output_layers(model)) if known else set()

@@ -1,0 +1,420 @@
+"""Pruning while `fit` trains: steps, counts, resuming, neighbours."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tfticket
+from tfticket import schedules
+from tfticket.model_masks import get_pruned_weights
+from tfticket.structures import NM
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def compiled(mlp, optimizer="adam", **kwargs):
+    model = tfticket.prune(mlp)
+    model.compile(optimizer, LOSS, **kwargs)
+    return model
+
+
+def pruned(model):
+    """Weights pruned, counted; fails if one of them is not exactly 0.0."""
+    masks = tfticket.get_masks(model)
+    for name, weight in get_pruned_weights(model).items():
+        assert not weight[~masks[name]].any(), name
+    return {name: int((~mask).sum()) for name, mask in masks.items()}
+
+
+class Recorder(keras.callbacks.Callback):
+    """What is pruned when each execution ends."""
+
+    def on_train_begin(self, logs=None):
+        self.counts = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.counts.append(sum(pruned(self.model).values()))
+
+
+def fit(model, samples, schedule, epochs=1, batch_size=4, callbacks=(), **kwargs):
+    recorder = Recorder()
+    gradual = tfticket.GradualPruning(schedule, **kwargs)
+    model.fit(
+        *samples,
+        batch_size=batch_size,
+        epochs=epochs,
+        callbacks=[gradual, *callbacks, recorder],
+        verbose=0,
+    )
+    return recorder.counts
+
+
+def expected(schedule, steps, sizes=(48, 24)):
+    """Pruned weights after each step, straight from the schedule."""
+    counts, reached = [], 0.0
+    for step in range(steps):
+        due, sparsity = schedule(step)
+        reached = max(reached, sparsity) if due else reached
+        counts.append(sum(round(n * reached) for n in sizes))
+    return counts
+
+
+SCHEDULES = {
+    "polynomial": schedules.PolynomialDecay(0.2, 0.8, 2, 9, frequency=3),
+    "cosine": schedules.CosineDecay(0.0, 0.75, 0, 8, frequency=2),
+    "constant": schedules.ConstantSparsity(0.5, 3, frequency=4),
+    "one-shot": schedules.OneShot(0.9, 5),
+    "rounds": schedules.Rounds(0.5, 3, frequency=3),
+    "own": lambda step: (step % 2 == 1, min(0.6, step / 10)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_masks_follow_the_schedule_step_by_step(name, mlp, data):
+    model = compiled(mlp)
+    counts = fit(model, data, SCHEDULES[name])
+    assert counts == expected(SCHEDULES[name], 12)
+
+
+@pytest.mark.parametrize("per_execution", [2, 3, 5])
+def test_steps_per_execution_is_late_by_less_than_one_execution(
+    per_execution, mlp, data
+):
+    schedule = SCHEDULES["polynomial"]
+    model = compiled(mlp, steps_per_execution=per_execution)
+    counts = fit(model, data, schedule)
+    exact = expected(schedule, 12)
+    starts = range(0, 12, per_execution)
+    assert counts == [exact[start] for start in starts]
+    # What fell due within the last execution is made up for when training ends.
+    assert sum(pruned(model).values()) == exact[-1]
+
+
+def test_accumulated_gradients_count_once(mlp, data):
+    schedule = schedules.ConstantSparsity(0.5, 3, frequency=1)
+    model = compiled(mlp, keras.optimizers.Adam(gradient_accumulation_steps=2))
+    counts = fit(model, data, schedule)
+    assert counts == [0] * 6 + [36] * 6
+
+
+def test_a_resumed_fit_goes_on(mlp, data, tmp_path):
+    """Also through a saved file, whose optimizer knows the step."""
+    schedule = SCHEDULES["polynomial"]
+    first = compiled(mlp)
+    halves = fit(first, (data[0][:24], data[1][:24]), schedule)
+    first.save(tmp_path / "half.keras")
+    second = keras.models.load_model(tmp_path / "half.keras")
+    halves += fit(second, (data[0][24:], data[1][24:]), schedule)
+    assert halves == expected(schedule, 12)
+
+
+def test_no_retracing_over_a_schedule(mlp, data):
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            return x
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Counting()(mlp(inputs)))
+    wrapped = compiled(model)
+    before = len(traces)
+    fit(wrapped, data, SCHEDULES["polynomial"], epochs=1)
+    once = len(traces) - before
+    fit(
+        wrapped, data, schedules.PolynomialDecay(0.2, 0.9, 0, 60, frequency=1), epochs=5
+    )
+    assert once > 0
+    assert len(traces) - before == once
+
+
+def test_wrappers_follow_their_own_schedules(mlp, data):
+    late = schedules.ConstantSparsity(0.75, 6, frequency=1)
+
+    def wrap(layer):
+        if layer.name == "hidden":
+            return tfticket.prune(layer, schedule=late, structure=NM(1, 2))
+        return tfticket.prune(layer) if layer.name == "out" else layer
+
+    model = keras.models.clone_model(mlp, clone_function=wrap)
+    model.compile("adam", LOSS)
+    fit(model, data, schedules.ConstantSparsity(0.25, 0, frequency=1))
+    # 1:2 stops at a half.
+    assert pruned(model) == {"hidden/kernel": 24, "out/kernel": 6}
+
+
+def test_a_schedule_in_the_wrapper_is_saved_and_asks_for_its_callback(
+    mlp, data, tmp_path
+):
+    schedule = SCHEDULES["polynomial"]
+    model = tfticket.prune(mlp, schedule=schedule, structure=NM(2, 4))
+    model.compile("adam", LOSS)
+    with pytest.raises(ValueError, match=r"'hidden'.*GradualPruning"):
+        model.fit(*data, verbose=0)
+    model.predict(data[0], verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("hidden").schedule == schedule
+    assert loaded.get_layer("hidden").structure == NM(2, 4)
+    fit(loaded, data, None)
+    # Six inputs are a group of four and one of two, which stays.
+    assert pruned(loaded) == {"hidden/kernel": 16, "out/kernel": 12}
+
+
+def test_global_erk_and_own_sparsities(mlp, data):
+    once = schedules.OneShot(0.5)
+    model = compiled(mlp)
+    fit(model, data, once, scope="global")
+    assert sum(pruned(model).values()) == 36
+    model = compiled(mlp)
+    fit(model, data, once, scope="erk")
+    assert sum(pruned(model).values()) == 36
+    assert pruned(model)["out/kernel"] < 12
+    model = compiled(mlp)
+    slow = schedules.PolynomialDecay(0.4, 0.8, 0, 100, frequency=100)
+    fit(model, data, slow, sparsities={"out": 0.5})
+    assert pruned(model) == {"hidden/kernel": 19, "out/kernel": 6}  # half the way
+    model = compiled(mlp)
+    fit(model, data, once, output_factor=0.5)
+    assert pruned(model) == {"hidden/kernel": 24, "out/kernel": 6}
+
+
+@pytest.mark.parametrize("criterion", ["movement", "change", "recent_change", "snip"])
+def test_criteria_that_follow_the_training(criterion, mlp, data):
+    model = compiled(mlp)
+    initial = get_pruned_weights(model)["hidden/kernel"].copy()
+    trained = {}
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 7:
+                trained.update(get_pruned_weights(model))
+
+    keep = Keep()
+    once = schedules.OneShot(0.5, 8)
+    fit(model, data, once, callbacks=[keep], criterion=criterion, data=data)
+    assert pruned(model) == {"hidden/kernel": 24, "out/kernel": 12}
+    if criterion == "movement":
+        moved = np.abs(trained["hidden/kernel"] - initial)
+        mask = tfticket.get_masks(model)["hidden/kernel"]
+        assert moved[mask].min() >= moved[~mask].max()
+
+
+NEIGHBOURS = {
+    "early stopping": lambda folder: keras.callbacks.EarlyStopping(
+        "loss", patience=0, restore_best_weights=True, min_delta=1e9
+    ),
+    "checkpoint": lambda folder: keras.callbacks.ModelCheckpoint(
+        folder / "best.keras", monitor="loss", save_best_only=True
+    ),
+    "backup": lambda folder: keras.callbacks.BackupAndRestore(
+        folder / "backup", delete_checkpoint=False
+    ),
+    "ema": lambda folder: keras.callbacks.SwapEMAWeights(),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_neighbours_keep_masks_and_weights_together(name, first, mlp, data, tmp_path):
+    ema = {"use_ema": True, "ema_momentum": 0.5} if name == "ema" else {}
+    model = compiled(mlp, keras.optimizers.Adam(0.05, **ema))
+    schedule = schedules.PolynomialDecay(0.2, 0.8, 0, 30, frequency=2)
+    callbacks = [NEIGHBOURS[name](tmp_path), tfticket.GradualPruning(schedule)]
+    model.fit(
+        *data,
+        batch_size=4,
+        epochs=3,
+        verbose=0,
+        validation_data=data,
+        callbacks=callbacks if first else callbacks[::-1],
+    )
+    counts = pruned(model)
+    assert counts["hidden/kernel"] > 9
+    if name == "checkpoint":
+        saved = keras.models.load_model(tmp_path / "best.keras")
+        assert pruned(saved)["hidden/kernel"] > 9
+    if name == "backup":
+        again = compiled(mlp, keras.optimizers.Adam(0.05))
+        callbacks = [NEIGHBOURS[name](tmp_path), tfticket.GradualPruning(schedule)]
+        again.fit(
+            *data,
+            batch_size=4,
+            epochs=4,
+            verbose=0,
+            callbacks=callbacks if first else callbacks[::-1],
+        )
+        assert int(again.optimizer.iterations) == 48
+        assert pruned(again) == {"hidden/kernel": 38, "out/kernel": 19}
+
+
+def test_fine_tuning_keeps_zeros(mlp, data):
+    model = compiled(mlp)
+    fit(model, data, schedules.OneShot(0.7))
+    counts = pruned(model)
+    model.fit(*data, epochs=2, verbose=0)
+    assert pruned(model) == counts
+
+
+def test_a_loop_of_ones_own(mlp, data):
+    model = tfticket.prune(mlp, schedule=schedules.OneShot(0.5, 2))
+    optimizer = keras.optimizers.SGD(0.1)
+    model.optimizer = optimizer
+    gradual = tfticket.UpdatePruningStep()
+    gradual.set_model(model)
+    gradual.on_train_begin()
+    counts = []
+    for step in range(4):
+        gradual.on_train_batch_begin(step)
+        with tf.GradientTape() as tape:
+            loss = LOSS(data[1], model(data[0], training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        counts.append(sum(pruned(model).values()))
+    gradual.on_train_end()
+    assert counts == [0, 0, 36, 36]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(0, 0.99), st.sampled_from(["layerwise", "global", "erk"]), st.data())
+def test_sparsify_is_exact(sparsity, scope, draw):
+    shapes = draw.draw(st.lists(st.integers(2, 9), min_size=3, max_size=5))
+    layers = [keras.layers.Dense(n) for n in shapes[1:]]
+    model = tfticket.prune(keras.Sequential([keras.Input((shapes[0],)), *layers]))
+    tfticket.sparsify(model, sparsity, scope=scope, allow_empty=True)
+    sizes = [mask.size for mask in tfticket.get_masks(model).values()]
+    counts = list(pruned(model).values())
+    if scope == "layerwise":
+        assert counts == [round(n * sparsity) for n in sizes]
+    assert sum(counts) == (
+        sum(counts) if scope == "layerwise" else round(sum(sizes) * sparsity)
+    )
+
+
+def test_sparsify_in_rounds_and_on_top(mlp):
+    model = tfticket.prune(mlp)
+    tfticket.sparsify(model, 0.5)
+    before = tfticket.get_masks(model)
+    tfticket.sparsify(model, 0.75, "synflow", scope="global", rounds=10)
+    after = tfticket.get_masks(model)
+    assert sum(pruned(model).values()) == 54
+    assert not any((after[name] & ~before[name]).any() for name in after)
+
+
+def test_imp_with_structure_rates_and_criterion(mlp, data):
+    model = compiled(mlp)
+    imp = tfticket.IterativeMagnitudePruning(
+        rounds=2, rate=0.25, structure=NM(2, 4), rates={"out": 0.0}, criterion="change"
+    )
+    model.fit(*data, epochs=3, callbacks=[imp], verbose=0)
+    # 48 -> 36 -> 27, and of six inputs, groups of four and of two (kept whole).
+    mask = imp.ticket.masks["hidden/kernel"]
+    assert mask.sum() == 48 - 16
+    assert mask[:4].sum(0).min() == 2
+    assert imp.ticket.masks["out/kernel"].all()
+    assert imp.ticket.provenance["criterion"] == "change"
+
+
+def test_pruning_summaries(mlp, data, tmp_path):
+    model = compiled(mlp)
+    summaries = tfticket.PruningSummaries(tmp_path / "logs")
+    fit(model, data, schedules.OneShot(0.5), epochs=2, callbacks=[summaries])
+    (file,) = (tmp_path / "logs" / "metrics").iterdir()
+    written = {
+        (value.tag, event.step): float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {step for _, step in written} == {12, 24}
+    for step in (12, 24):
+        assert written["sparsity", step] == 0.5
+        assert written["sparsity/hidden/kernel", step] == 0.5
+    weight = get_pruned_weights(model)["out/kernel"]
+    least = np.abs(weight[tfticket.get_masks(model)["out/kernel"]]).min()
+    assert written["threshold/out/kernel", 24] == pytest.approx(least)
+
+
+class TestBadInput:
+    def test_schedule_that_never_fires(self, mlp, data):
+        schedule = schedules.ConstantSparsity(0.5, 100)
+        with pytest.warns(UserWarning, match=r"begin_step=100.*steps 0 to 11"):
+            fit(compiled(mlp), data, schedule)
+
+    def test_schedules_out_of_range(self):
+        with pytest.raises(ValueError, match="begin_step=10, end_step=5"):
+            schedules.PolynomialDecay(0.0, 0.5, 10, 5)
+        with pytest.raises(ValueError, match="end_step=-1"):
+            schedules.PolynomialDecay(0.0, 0.5, 10, -1)
+        with pytest.raises(ValueError, match="begin_step=-1"):
+            schedules.ConstantSparsity(0.5, -1)
+        with pytest.raises(ValueError, match="frequency=0"):
+            schedules.ConstantSparsity(0.5, 0, frequency=0)
+        with pytest.raises(ValueError, match=r"target_sparsity.*1\.0"):
+            schedules.OneShot(1.0)
+        with pytest.raises(ValueError, match=r"final_sparsity.*1\.2"):
+            schedules.CosineDecay(0.0, 1.2, 0, 5)
+        with pytest.raises(ValueError, match="rounds must be 1"):
+            schedules.Rounds(0.2, 0, 10)
+
+    def test_no_schedule(self, mlp, data):
+        with pytest.raises(TypeError, match=r"schedule=0\.5"):
+            tfticket.GradualPruning(0.5)
+        with pytest.raises(ValueError, match="no schedule to follow"):
+            fit(compiled(mlp), data, None)
+        with pytest.raises(TypeError, match=r"returned: 0\.5"):
+            fit(compiled(mlp), data, lambda step: 0.5)
+
+    def test_not_built(self, data):
+        model = keras.Sequential([tfticket.Prune(keras.layers.Dense(3))])
+        model.compile("adam", LOSS)
+        with pytest.raises(ValueError, match=r"not built.*keras\.Input"):
+            fit(model, data, schedules.OneShot(0.5))
+
+    def test_not_wrapped(self, mlp, data):
+        mlp.compile("adam", LOSS)
+        with pytest.raises(ValueError, match=r"no masks.*tfticket\.prune"):
+            fit(mlp, data, schedules.OneShot(0.5))
+
+    def test_a_sparsity_that_empties_a_layer(self, mlp, data):
+        schedule = schedules.OneShot(0.99)
+        with pytest.raises(ValueError, match=r"'hidden/kernel'.*allow_empty"):
+            fit(compiled(mlp), data, schedule)
+        model = compiled(mlp)
+        fit(model, data, schedule, allow_empty=True)
+        assert pruned(model) == {"hidden/kernel": 48, "out/kernel": 24}
+        model = tfticket.prune(mlp)
+        model.get_layer("out").layer.kernel.assign(np.full((8, 3), 1e-9))
+        with pytest.raises(ValueError, match=r"'out/kernel'.*allow_empty"):
+            tfticket.sparsify(model, 0.5, scope="global")
+        assert sum(pruned(model).values()) == 0
+
+    def test_criteria(self, mlp):
+        model = tfticket.prune(mlp)
+        with pytest.raises(ValueError, match=r"magnitude.*synflow"):
+            tfticket.sparsify(model, 0.5, "magnitud")
+        with pytest.raises(ValueError, match=r"'snip' needs gradient.*data="):
+            tfticket.sparsify(model, 0.5, "snip")
+        with pytest.raises(ValueError, match=r"'movement'.*GradualPruning"):
+            tfticket.sparsify(model, 0.5, "movement")
+        with pytest.raises(ValueError, match="finite"):
+            tfticket.sparsify(model, 0.5, lambda w: w * np.nan)
+        with pytest.raises(ValueError, match="shape"):
+            tfticket.sparsify(model, 0.5, lambda w: w[0])
+        assert sum(pruned(model).values()) == 0
+
+    def test_patterns_and_structures(self, mlp):
+        model = tfticket.prune(mlp)
+        with pytest.raises(ValueError, match=r"sparsities names.*'hiden'"):
+            tfticket.sparsify(model, 0.5, sparsities={"hiden": 0.1})
+        with pytest.raises(ValueError, match=r"sparsities\['hidden/kernel'\].*1\.5"):
+            tfticket.sparsify(model, 0.5, sparsities={"hidden": 1.5})
+        with pytest.raises(ValueError, match=r"'hidden/kernel'.*block.*exclude"):
+            tfticket.sparsify(model, 0.5, structure=tfticket.structures.Block((7, 1)))
+        with pytest.raises(ValueError, match="output_factor=2"):
+            tfticket.sparsify(model, 0.5, output_factor=2)
+        with pytest.raises(ValueError, match="rounds"):
+            tfticket.sparsify(model, 0.5, rounds=0)
