@@ -95,6 +95,7 @@ class Pruner:
         self.model = model
         self.criterion = criterion
         self.allow_empty = allow_empty
+        self._sizes = None
         self._source = {"data": data, "loss": loss, "batches": batches}
         self._seed = seed
         self._require_data()
@@ -119,12 +120,19 @@ class Pruner:
 
     def sizes(self, alive: bool = False) -> dict[str, int]:
         """Number of units by weight, all or those with a survivor."""
-        masks = get_masks(self.model)
+        if not alive:
+            if self._sizes is None:
+                ones = {name: np.ones(n, bool) for name, n in self.shapes.items()}
+                self._sizes = self._count(ones)
+            return dict(self._sizes)
+        return self._count(get_masks(self.model))
+
+    def _count(self, masks):
         sizes = {}
         for name, structure in self.structures.items():
-            mask = masks[name] if alive else np.ones(self.shapes[name], bool)
             # Scores make no difference to how many units there are.
-            units = structure.pool(mask.astype(np.int8), mask, self.axes[name])[1]
+            scores = masks[name].view(np.int8)
+            units = structure.pool(scores, masks[name], self.axes[name])[1]
             sizes[name] = int(np.count_nonzero(units))
         return sizes
 

@@ -1,5 +1,6 @@
 """`PruningSummaries`: sparsity and thresholds for TensorBoard."""
 
+import importlib.util
 import os
 
 import keras
@@ -21,6 +22,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         **kwargs: Other arguments of it.
 
     Raises:
+        ImportError: If TensorBoard is not installed.
         ValueError: If `log_dir` is empty.
 
     Example:
@@ -32,6 +34,11 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         if not log_dir:
             raise ValueError(
                 f"log_dir must be the folder for the logs. Received: {log_dir!r}"
+            )
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "PruningSummaries writes with TensorBoard, which is not installed: "
+                "pip install 'tfticket[tensorboard]'"
             )
         super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)
         self._metrics_dir = os.path.join(str(log_dir), "metrics")
