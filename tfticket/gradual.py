@@ -11,7 +11,7 @@ from tfticket import schedules
 from tfticket.criteria import Criterion
 from tfticket.following import Following
 from tfticket.masks import density
-from tfticket.model_masks import get_masks, pruned_layers, set_masks
+from tfticket.model_masks import pruned_layers
 from tfticket.paths import join
 from tfticket.patterns import Pattern
 from tfticket.pruner import Pruner
@@ -169,7 +169,7 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch=None, logs=None, **kwargs):
         if logs is not None:
-            logs["sparsity"] = 1 - density(get_masks(self.model))
+            logs["sparsity"] = 1 - density(self._pruner.masked.masks())
 
     def on_train_end(self, logs=None):
         # What fell due within the last execution.
@@ -178,7 +178,7 @@ class GradualPruning(keras.callbacks.Callback):
             layer.is_followed = False
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
-        set_masks(self.model, get_masks(self.model))
+        self._pruner.masked.set_masks({})
         for group in self._groups:
             if not group.fired and not self._warned:
                 self._warn(group, "in the steps that were trained")

@@ -10,14 +10,9 @@ from tfticket import criteria, structures
 from tfticket.cutting import Cut, after_cuts
 from tfticket.evidence import GATHERED, gather
 from tfticket.graph import output_layers
-from tfticket.model_masks import (
-    get_masks,
-    get_pruned_weights,
-    masked_names,
-    pruned_layers,
-    set_masks,
-)
-from tfticket.paths import is_graph, join
+from tfticket.masked import Masked
+from tfticket.model_masks import masked_names, pruned_layers
+from tfticket.paths import is_graph
 from tfticket.patterns import Pattern, choose
 from tfticket.scopes import Scope, check_scope, pruned_by
 from tfticket.structures import Axes, Channel, Unstructured
@@ -73,20 +68,20 @@ class Pruner:
         self.axes: dict[str, Axes] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kinds: dict[str, tuple] = {}
-        for path, wrapper in pruned_layers(model):
-            for weight in wrapper.prunable:
-                name = join(path, weight.name)
-                own = structures.get(wrapper.structure or structure)
-                if isinstance(own, Channel) and name in self.outputs:
-                    continue  # its channels are the model's answers
-                self.structures[name] = own
-                self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
-                self.shapes[name] = tuple(weight.variable.shape)
-                self.kinds[name] = (wrapper.layer, weight.layer)
-                try:
-                    own.check(self.shapes[name], self.axes[name])
-                except ValueError as error:
-                    raise ValueError(f"In weight '{name}': {error}.") from None
+        self.masked = Masked.of(model)
+        for name, weight in self.masked.weights.items():
+            wrapper = self.masked.wrappers[name]
+            own = structures.get(wrapper.structure or structure)
+            if isinstance(own, Channel) and name in self.outputs:
+                continue  # its channels are the model's answers
+            self.structures[name] = own
+            self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
+            self.shapes[name] = tuple(weight.variable.shape)
+            self.kinds[name] = (wrapper.layer, weight.layer)
+            try:
+                own.check(self.shapes[name], self.axes[name])
+            except ValueError as error:
+                raise ValueError(f"In weight '{name}': {error}.") from None
         if not self.structures:
             raise ValueError(
                 f"Model '{model.name}' has no masks to prune with. Wrap it "
@@ -125,7 +120,7 @@ class Pruner:
                 ones = {name: np.ones(n, bool) for name, n in self.shapes.items()}
                 self._sizes = self._count(ones)
             return dict(self._sizes)
-        return self._count(get_masks(self.model))
+        return self._count(self.masked.masks())
 
     def _count(self, masks):
         sizes = {}
@@ -175,7 +170,7 @@ class Pruner:
             for names, count in self.cuts_to(sparsity, own, names)
         ]
         if any(count > 0 for _, count in cuts):
-            set_masks(self.model, self.masks_after(cuts, evidence))
+            self.masked.set_masks(self.masks_after(cuts, evidence))
 
     def masks_after(
         self,
@@ -187,7 +182,7 @@ class Pruner:
         Raises:
             ValueError: If a score is not finite, or a weight would be left empty.
         """
-        masks = get_masks(self.model)
+        masks = self.masked.masks()
         scores = self._scores(evidence)
         after = after_cuts(scores, masks, cuts, self.structures, self.axes)
         for names, _ in () if self.allow_empty else cuts:
@@ -202,8 +197,8 @@ class Pruner:
         if kinds:
             name = criteria.name_of(self.criterion)
             found |= gather(self.model, kinds, criterion=name, **self._source)
-        weights = get_pruned_weights(self.model)
-        weights = {name: weights[name] for name in self.structures}
+        values = self.masked.values()
+        weights = {name: values[name] for name in self.structures}
         return criteria.score(self.criterion, weights, found, self._seed)
 
     def _refuse_empty(self, name):

@@ -215,14 +215,9 @@ class Prune(keras.layers.Wrapper):
             weight.assign(apply_mask(weight, mask))
 
     def pruned_values(self) -> list:
-        """What the layer computes with, weight by weight.
-
-        The variables' values as they are; where LoRA adds to one, the masked sum.
-        """
+        """What the layer computes with, weight by weight, as `masked_value`."""
         return [
-            apply_mask(effective_value(weight), mask)
-            if has_adapter(weight)
-            else effective_value(weight)
+            masked_value(weight, mask)
             for weight, mask in zip(self.prunable, self.masks, strict=True)
         ]
 
@@ -270,6 +265,12 @@ def apply_mask(value, mask):
     """`value` where the mask is True, else exactly 0.0, NaN included."""
     value = ops.convert_to_tensor(value)
     return ops.where(mask, value, ops.zeros_like(value))
+
+
+def masked_value(weight: PrunableWeight, mask: keras.Variable):
+    """The variable's value as it is; where LoRA adds to it, the masked sum."""
+    value = effective_value(weight)
+    return apply_mask(value, mask) if has_adapter(weight) else value
 
 
 def mask_gradient(value, mask):

@@ -1,0 +1,94 @@
+"""`Masked`: the masked weights of one model, found once to be set many times."""
+
+import weakref
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tfticket.model_masks import pruned_layers
+from tfticket.optimizers import mask_slots
+from tfticket.paths import join
+from tfticket.prunable import PrunableWeight
+from tfticket.wrappers import Prune, apply_mask, masked_value
+
+_MADE: "weakref.WeakKeyDictionary[keras.Model, Masked]" = weakref.WeakKeyDictionary()
+
+
+class Masked:
+    """What `get_masks`, `get_pruned_weights` and `set_masks` do, for one model.
+
+    Finding weights and calling their operations one by one takes longer than what
+    they do to a small network, so here it is done once and, on TensorFlow, compiled.
+
+    Args:
+        model: A wrapped, built model, whose layers stay the same.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.weights: dict[str, PrunableWeight] = {}
+        self.wrappers: dict[str, Prune] = {}
+        self._masks: dict[str, keras.Variable] = {}
+        for path, wrapper in pruned_layers(model):
+            for weight, mask in zip(wrapper.prunable, wrapper.masks, strict=True):
+                name = join(path, weight.name)
+                self.weights[name] = weight
+                self.wrappers[name] = wrapper
+                self._masks[name] = mask
+        # Weak, since `of` keeps what it makes as long as the model lives.
+        self._model = weakref.ref(model)
+        self._compiled = None
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Masked":
+        """That of a model, the same each time: it is compiled once."""
+        found = _MADE.get(model)
+        if found is None or not found._fits(model):
+            found = _MADE[model] = cls(model)
+        return found
+
+    def _fits(self, model):
+        now = {
+            id(mask) for _, wrapper in pruned_layers(model) for mask in wrapper.masks
+        }
+        return now == {id(mask) for mask in self._masks.values()}
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """As `get_masks`."""
+        return {k: keras.ops.convert_to_numpy(mask) for k, mask in self._masks.items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """As `get_pruned_weights`."""
+        return {
+            name: keras.ops.convert_to_numpy(masked_value(weight, self._masks[name]))
+            for name, weight in self.weights.items()
+        }
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """As `set_masks`, names and shapes unchecked."""
+        for name, mask in masks.items():
+            self._masks[name].assign(mask)
+        optimizer = getattr(self._model(), "optimizer", None)
+        slots = () if optimizer is None else optimizer.variables
+        # Traced anew where slots have been made in the meantime. Once is no use.
+        key = (id(optimizer), len(slots))
+        if self._compiled is None or self._compiled[0] != key:
+            self._compiled = key, self._compile()
+            self._zero()
+        else:
+            self._compiled[1]()
+
+    def _compile(self):
+        if keras.backend.backend() != "tensorflow":
+            return self._zero
+        import tensorflow as tf
+
+        return tf.function(self._zero, autograph=False)
+
+    def _zero(self):
+        pairs = [(self.weights[k].variable, mask) for k, mask in self._masks.items()]
+        for weight, mask in pairs:
+            weight.assign(apply_mask(weight, mask))
+        optimizer = getattr(self._model(), "optimizer", None)
+        if optimizer is not None:
+            mask_slots(optimizer, pairs)
