@@ -1,7 +1,8 @@
 """Plain Keras models to what serving loads, each file run before it is named done."""
 
+from tfticket.export.compact import Compacted, compact
 from tfticket.export.litert import litert
 from tfticket.export.parity import Exported, ExportError
 from tfticket.export.saved_model import saved_model
 
-__all__ = ["ExportError", "Exported", "litert", "saved_model"]
+__all__ = ["Compacted", "ExportError", "Exported", "compact", "litert", "saved_model"]
