@@ -170,7 +170,7 @@ def applied(function: Any, constants: np.ndarray) -> np.ndarray:
     result = np.full(constants.shape, np.nan)
     known = ~np.isnan(constants)
     if known.any():
-        values = function(constants[known][np.newaxis].astype("float32"))
+        values = function(constants[known][np.newaxis])
         result[known] = keras.ops.convert_to_numpy(values)[0]
     return finite(result)
 

@@ -123,8 +123,7 @@ def compact(model: keras.Model) -> Compacted:
     row of zeros: a gather before it would cost a pass of its own.
 
     The same outputs are those of inference. In training, BatchNormalization would see
-    other batches' statistics than what was folded, and `training=False` given to a
-    nested model, which is inlined here, no longer acts.
+    other batches' statistics than those that were folded into biases.
 
     Args:
         model: A built Sequential or Functional model. A wrapped or popup one is

@@ -98,8 +98,7 @@ def _is_chain(graph):
         and all(
             call.inputs == (before,)
             and len(call.outputs) == 1
-            and len(call.arguments.args) == 1
-            and not call.arguments.kwargs
+            and call.takes_only_tensors()
             and isinstance(call.operation, keras.layers.Layer)
             for call, before in zip(graph.calls, ends, strict=False)
         )
