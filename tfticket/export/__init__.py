@@ -4,5 +4,14 @@ from tfticket.export.compact import Compacted, compact
 from tfticket.export.litert import litert
 from tfticket.export.parity import Exported, ExportError
 from tfticket.export.saved_model import saved_model
+from tfticket.export.two_four import check_two_four
 
-__all__ = ["Compacted", "ExportError", "Exported", "compact", "litert", "saved_model"]
+__all__ = [
+    "Compacted",
+    "ExportError",
+    "Exported",
+    "check_two_four",
+    "compact",
+    "litert",
+    "saved_model",
+]

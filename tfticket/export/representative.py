@@ -1,0 +1,147 @@
+"""Representative data for int8: samples that set the range of every activation."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+# More moves the ranges little and takes long: each runs through the float model.
+MOST_SAMPLES = 512
+
+
+def representative_samples(
+    data: Any, signature: dict[str, tf.TensorSpec]
+) -> dict[str, np.ndarray]:
+    """Checked samples, by input name, of a data set, an iterable or arrays.
+
+    Args:
+        data: An array of samples or a dict of them by input name; or an iterable,
+            a `tf.data.Dataset` for example, of batches or single samples. Of a tuple
+            in it the first part is taken, as `fit` does.
+        signature: Input name to `tf.TensorSpec`.
+
+    Raises:
+        ValueError: If there are no samples, a shape is not the signature's, a value
+            is NaN or infinite, or all values of an input are equal.
+    """
+    if data is None:
+        raise ValueError(
+            "quantization='int8' needs representative_data: some hundred samples of "
+            "what the model will see, as an array or a tf.data.Dataset, prepared as "
+            "for training. Without any, use quantization='dynamic'."
+        )
+    parts, count = [], 0
+    for batch in _batches(data):
+        parts.append(_named(batch, signature))
+        count += len(next(iter(parts[-1].values())))
+        if count >= MOST_SAMPLES:
+            break
+    if not parts:
+        raise ValueError("representative_data has no samples.")
+    samples = {}
+    for name in signature:
+        shapes = {part[name].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"representative_data must have one shape for input '{name}'. "
+                f"Received: {sorted(shapes)}"
+            )
+        samples[name] = np.concatenate([part[name] for part in parts])[:MOST_SAMPLES]
+        _check_values(name, samples[name])
+    return samples
+
+
+def check_range(samples: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -> None:
+    """Raises a ValueError where representative data is of another scale than inputs.
+
+    Values of 0 to 255 where the model is given 0 to 1 leave it a handful of its 256
+    steps; the other way round they cut almost everything off.
+
+    Args:
+        samples: What `representative_samples` gave.
+        inputs: What the export is checked on, by input name.
+    """
+    for name, values in samples.items():
+        given = inputs[name]
+        if given.dtype.kind != "f":
+            continue
+        low, high = float(values.min()), float(values.max())
+        lowest, highest = float(given.min()), float(given.max())
+        span, wanted = high - low, highest - lowest
+        # A few inputs need not reach as far as hundreds of samples do.
+        beyond = max(low - lowest, highest - high)
+        reach = max(wanted, abs(lowest), abs(highest))
+        if (reach and span > 16 * reach) or beyond > span:
+            raise ValueError(
+                f"representative_data of input '{name}' ranges from {low:.4g} to "
+                f"{high:.4g}, and inputs from {lowest:.4g} to {highest:.4g}. Prepare "
+                "both in the same way (scaling, mean)."
+            )
+
+
+def _batches(data):
+    if isinstance(data, Mapping) or hasattr(data, "shape"):
+        return [data]
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes)):
+        raise ValueError(
+            "representative_data must be an array, a dict of arrays, or an iterable "
+            f"of them, a tf.data.Dataset for example. Received: {type(data).__name__}"
+        )
+    return data
+
+
+def _named(batch, signature):
+    """A batch, or one sample as a batch of one, as arrays by input name."""
+    if isinstance(batch, tuple):
+        batch = batch[0]
+    if not isinstance(batch, Mapping):
+        flat = (
+            batch
+            if isinstance(batch, (list, tuple)) and len(signature) > 1
+            else [batch]
+        )
+        batch = dict(zip(signature, flat, strict=False))
+    if set(batch) != set(signature):
+        raise ValueError(
+            "representative_data must have one array for each of "
+            f"{list(signature)}. Received: {list(batch)}"
+        )
+    arrays = {name: np.asarray(value) for name, value in batch.items()}
+    for name, spec in signature.items():
+        if arrays[name].ndim == len(spec.shape) - 1:
+            arrays[name] = arrays[name][None]
+        rest = arrays[name].shape[1:]
+        if arrays[name].ndim != len(spec.shape) or not spec.shape[
+            1:
+        ].is_compatible_with(rest):
+            raise ValueError(
+                f"representative_data of input '{name}' must have shape "
+                f"{tuple(spec.shape)}. Received: shape {np.shape(batch[name])}"
+            )
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            "representative_data must have as many samples for each input, and at "
+            f"least one. Received: {sorted(lengths)}"
+        )
+    return arrays
+
+
+def _check_values(name, values):
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"representative_data of input '{name}' must be numbers. Received: dtype "
+            f"{values.dtype}"
+        )
+    if values.dtype.kind != "f":
+        return
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"representative_data of input '{name}' has NaN or infinite values."
+        )
+    if values.size > 1 and np.ptp(values) == 0:
+        raise ValueError(
+            f"representative_data of input '{name}' is {values.flat[0]:.4g} "
+            "everywhere, which gives its quantization no range. Pass real samples."
+        )

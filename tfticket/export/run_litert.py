@@ -1,0 +1,51 @@
+"""Runs `.tflite` files with or without XNNPACK, and times them: a program.
+
+    python run_litert.py xnnpack|builtin INPUTS.npz OUTPUTS.npz ROUNDS MODEL...
+
+Inputs are named "inputs/name". Outputs are stored as "0/name", "1/name", by the
+models' order, and the seconds of each round as "0/", "1/". Rounds go through all models
+in turn, so that what else the machine does hits all of them. A file that crashes takes
+this process down only.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+SIGNATURE = "serving_default"
+
+
+def runner(path, runtime):
+    try:
+        from ai_edge_litert import interpreter as lib
+    except ModuleNotFoundError:
+        from tensorflow.lite.python import interpreter as lib
+
+    plain = lib.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    kind = lib.OpResolverType.AUTO if runtime == "xnnpack" else plain
+    interpreter = lib.Interpreter(
+        path, experimental_op_resolver_type=kind, num_threads=1
+    )
+    return interpreter.get_signature_runner(SIGNATURE)
+
+
+def main(runtime, given, results, rounds, *models):
+    with np.load(given) as file:
+        inputs = {key.split("/", 1)[1]: file[key] for key in file}
+    runners = [runner(path, runtime) for path in models]
+    stored, seconds = {}, [[] for _ in runners]
+    for i, run in enumerate(runners):
+        stored |= {f"{i}/{name}": value for name, value in run(**inputs).items()}
+    for _ in range(int(rounds)):
+        for run, times in zip(runners, seconds, strict=True):
+            begin = time.perf_counter()
+            run(**inputs)
+            times.append(time.perf_counter() - begin)
+    stored |= {f"{i}/": np.array(times) for i, times in enumerate(seconds)}
+    np.savez(results, **stored)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, whose modules are not to be found by name
+    main(*sys.argv[1:])
