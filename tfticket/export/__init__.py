@@ -2,6 +2,7 @@
 
 from tfticket.export.compact import Compacted, compact
 from tfticket.export.litert import litert
+from tfticket.export.onnx_export import onnx
 from tfticket.export.parity import Exported, ExportError
 from tfticket.export.saved_model import saved_model
 from tfticket.export.two_four import check_two_four
@@ -13,5 +14,6 @@ __all__ = [
     "check_two_four",
     "compact",
     "litert",
+    "onnx",
     "saved_model",
 ]

@@ -1,0 +1,139 @@
+"""Writes an ONNX file, what TensorRT builds 2:4 sparse engines from."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfticket.arguments import check_integer
+from tfticket.export import parity
+from tfticket.export.litert_check import agreement, difference
+from tfticket.export.serving import named_inputs, serving
+from tfticket.files import atomic_path
+
+_PROGRAM = pathlib.Path(__file__).with_name("run_onnx.py")
+
+
+def onnx(
+    model: keras.Model,
+    path: str | os.PathLike,
+    opset: int = 17,
+    inputs: Any = None,
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> parity.Exported:
+    """Exports a model as a dense `.onnx` file, run by ONNX Runtime and compared.
+
+    Needs `pip install 'tfticket[onnx]'`. Pruned weights are stored as zeros, in the
+    pattern of their masks. For TensorRT, check that with `check_two_four` first and
+    build with `--sparsity=enable` (`BuilderFlag.SPARSE_WEIGHTS`).
+
+    Args:
+        model: A built Keras model. A wrapped one is stripped first.
+        path: The file to write.
+        opset: Version of ONNX's operations.
+        inputs: Sample to check the export on, as for `saved_model`.
+        tolerance: Largest difference allowed between the outputs of the file and of
+            the model, relative to the largest output.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        `Exported`: where it is, its size, and how far it is from the model. Where
+        ONNX Runtime is not installed, that is NaN, and a warning says so.
+
+    Raises:
+        FileExistsError: If the file exists and `overwrite` is off.
+        ImportError: If tf2onnx is not installed.
+        ExportError: If the model can't be converted or the written file does not
+            compute what the model does. Nothing is left behind.
+        ValueError: If the model is not built or has NaN weights, or an argument does
+            not fit.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> try:
+    ...     name = tfticket.export.onnx(model, folder / "model.onnx").path.name
+    ... except ImportError:  # the extra is not installed
+    ...     name = "model.onnx"
+    >>> name
+    'model.onnx'
+    """
+    path = pathlib.Path(path)
+    check_integer("opset", opset, 13)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            "ONNX export needs tf2onnx. Install it with: pip install 'tfticket[onnx]'"
+        ) from error
+    ready = serving(model)
+    inputs = named_inputs(inputs, ready.signature)
+    names = list(ready.signature)
+
+    def call(*tensors):
+        return ready.function(**dict(zip(names, tensors, strict=True)))
+
+    try:
+        proto, _ = tf2onnx.convert.from_function(
+            tf.function(call, autograph=False),
+            input_signature=[ready.signature[name] for name in names],
+            opset=opset,
+        )
+    except Exception as error:  # tf2onnx raises whatever its handlers meet
+        raise parity.ExportError(
+            f"tf2onnx can't convert model '{model.name}' to ONNX opset {opset}. It "
+            f"says: {str(error).strip()[:500]}"
+        ) from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+        return _checked(temporary, path, ready, inputs, tolerance)
+
+
+def _checked(written, target, ready, inputs, tolerance):
+    size = written.stat().st_size
+    if importlib.util.find_spec("onnxruntime") is None:
+        warnings.warn(
+            f"{target} has not been run, since onnxruntime is not installed. Install "
+            "it with: pip install 'tfticket[onnx]'",
+            stacklevel=4,
+        )
+        return parity.Exported(target, size, float("nan"), None)
+    expected, found = ready.predict(inputs), _run(written, target, inputs)
+    error, scale = difference(expected, found)
+    limit = tolerance * max(scale, 1.0)
+    if not error <= limit:  # NaN is not
+        raise parity.ExportError(
+            f"The ONNX file written for {target} differs from the model by "
+            f"{error:.3g}, where {limit:.3g} is allowed. Nothing was kept."
+        )
+    return parity.Exported(target, size, error, agreement(expected, found))
+
+
+def _run(written, target, inputs):
+    with tempfile.TemporaryDirectory() as folder:
+        given, got = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
+        np.savez(given, **{f"inputs/{name}": value for name, value in inputs.items()})
+        run = subprocess.run(
+            [sys.executable, str(_PROGRAM), str(written), str(given), str(got)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise parity.ExportError(
+                f"The ONNX file written for {target} does not run (exit code "
+                f"{run.returncode}). Nothing was kept. It says:\n{run.stderr[-2000:]}"
+            )
+        with np.load(got) as file:
+            return {key.split("/", 1)[1]: file[key] for key in file}

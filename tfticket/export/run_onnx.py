@@ -1,0 +1,26 @@
+"""Runs an `.onnx` file by ONNX Runtime, on the CPU: a program, not a module.
+
+    python run_onnx.py MODEL INPUTS.npz OUTPUTS.npz
+
+Names are "inputs/name" and "outputs/name".
+"""
+
+import sys
+
+import numpy as np
+
+
+def main(model, inputs, outputs):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    with np.load(inputs) as file:
+        given = {key.split("/", 1)[1]: file[key] for key in file}
+    names = [output.name for output in session.get_outputs()]
+    results = zip(names, session.run(names, given), strict=True)
+    np.savez(outputs, **{f"outputs/{name}": value for name, value in results})
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, whose modules are not to be found by name
+    main(*sys.argv[1:])
