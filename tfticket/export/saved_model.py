@@ -1,15 +1,24 @@
 """Writes a SavedModel in the folder layout of TensorFlow Serving."""
 
+import contextlib
+import dataclasses
+import errno
 import os
 import pathlib
 import tempfile
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfticket.export import parity
-from tfticket.export.serving import SIGNATURE, Serving, named_inputs, serving
+from tfticket.arguments import check_choice
+from tfticket.export import formats, parity
+from tfticket.export.manifest import write_manifest
+from tfticket.export.serving import SIGNATURE, Serving, named_inputs, prepare
+from tfticket.export.signatures import with_classes, with_image_input
+from tfticket.export.warmup import write_warmup
 
 
 def saved_model(
@@ -17,46 +26,148 @@ def saved_model(
     path: str | os.PathLike,
     version: int | None = None,
     inputs: Any = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     overwrite: bool = False,
+    *,
+    format: Literal["dense", "encoded", "csr", "auto"] = "dense",
+    value_dtype: Literal["float32", "float16"] = "float32",
+    labels: Sequence[str] | None = None,
+    top_k: int | None = None,
+    image: str | Callable | None = None,
+    warmup: bool = True,
 ) -> parity.Exported:
     """Exports a model as `path/version/`, checked in another process.
 
-    The SavedModel has one signature, `serving_default`, with inputs named as
+    The SavedModel has the signature `serving_default`, with inputs named as
     the model's `keras.Input`s, and loads with TensorFlow alone. The version
     folder appears whole or not at all, so a server may poll `path` meanwhile.
 
+    Beside what TensorFlow reads, it holds `tfticket.json`: sizes, density of every
+    layer, checksums, what the check found and how it was made; TensorFlow Serving
+    passes it by. Its `assets.extra/tf_serving_warmup_requests` has one request, the
+    first sample of `inputs`, for each signature.
+
     Args:
-        model: A built Keras model. A wrapped one is stripped first; pruned
-            weights are stored as zeros.
+        model: A built Keras model. A wrapped one is stripped first, which the
+            result's `notes` say.
         path: Folder of the model, one level above the version.
         version: Number of the version, 1 or more. `None` is the next free one.
         inputs: Sample to check the export on: an array, a list of them, or a
             dict by input name. `None` makes up a random one.
         tolerance: Largest difference allowed between the outputs of the file
-            and of the model, relative to the largest output.
+            and of the model, relative to the largest output. `None` is 1e-4, with
+            float16 values 1e-2.
         overwrite: Whether a folder of this version may be replaced.
+        format: "dense" stores zeros as they are. "encoded" stores weights sparse and
+            expands them once, at load: fewer bytes, and the dense latency. "csr" is
+            encoded, and large Dense layers compute on what is left: faster on a CPU
+            from about 95 % zeros. "auto" takes one by a table of measurements, and
+            `notes` say why.
+        value_dtype: "float16" halves the values that "encoded" stores of weights with
+            two or more dimensions; `notes` say by how much that rounds them.
+        labels: Name of each class. Adds the signature `classify` with the outputs
+            `classes` (strings) and `scores` (the model's own output), both of shape
+            (batch, `top_k`), the best first.
+        top_k: How many classes that signature names; `None` is all.
+        image: Makes the input uint8 and preprocesses in the served function:
+            "divide_255", "minus_1_to_1", or a function, made of TensorFlow or Keras
+            operations, of the uint8 batch that returns the model's input.
+        warmup: Whether to write warm-up requests.
 
     Returns:
-        `Exported`: where it is, its size, and how far it is from the model.
+        `Exported`: where it is, its size, how far it is from the model, how fast.
 
     Raises:
         FileExistsError: If that version exists and `overwrite` is off.
-        ExportError: If the written file does not compute what the model does.
-            Nothing is left behind.
-        ValueError: If the model is not built or has NaN weights, or `inputs`
-            don't fit.
+        OSError: If the disk can't be written. Nothing is left behind.
+        ExportError: If the written file does not compute what the model does, or
+            needs code that a server has not. Nothing is left behind.
+        ValueError: If the model is not built or has NaN weights, or an argument
+            does not fit it.
 
     Example:
 
     >>> model = keras.Sequential(
     ...     [keras.Input((4,), name="x"), keras.layers.Dense(2, name="logits")]
     ... )
-    >>> exported = tfticket.export.saved_model(model, folder / "model")
+    >>> exported = tfticket.export.saved_model(
+    ...     model, folder / "model", labels=["no", "yes"]
+    ... )
     >>> exported.path.name, exported.agreement
     ('1', 1.0)
     """
+    check_choice("format", format, formats.FORMATS)
+    check_choice("value_dtype", value_dtype, ("float32", "float16"))
+    if value_dtype == "float16" and format not in ("encoded", "auto"):
+        raise ValueError(
+            "value_dtype='float16' is for format='encoded'. Received: "
+            f"format={format!r}"
+        )
+    if top_k is not None and labels is None:
+        raise ValueError(f"top_k={top_k!r} needs labels=, the names of the classes.")
     path = pathlib.Path(path)
+    target = _target(path, version, overwrite)
+    prepared = prepare(model)
+    if image is not None:
+        prepared = with_image_input(prepared, image)
+        if inputs is None:
+            [spec] = prepared.signature.values()
+            inputs = _made_up_images(spec)
+    inputs = named_inputs(inputs, prepared.signature)
+    ready, chosen = formats.ready(prepared, format, value_dtype)
+    if labels is not None:
+        ready = with_classes(ready, labels, top_k)
+    if tolerance is None:
+        tolerance = 1e-2 if value_dtype == "float16" else 1e-4
+    with _disk_errors(target), _folder_beside(path) as folder:
+        written = folder / "new"
+        write(ready, written)
+        if warmup:
+            first = {name: value[:1] for name, value in inputs.items()}
+            write_warmup(written, path.name, [SIGNATURE, *ready.others], first)
+        exported = parity.check(
+            "saved_model", written, target, ready, inputs, tolerance
+        )
+        exported = dataclasses.replace(exported, format=chosen.format)
+        made = {
+            "format": chosen.format,
+            "value_dtype": value_dtype,
+            "weight_bytes": chosen.nbytes,
+            "rounding": chosen.rounding,
+            "signatures": [SIGNATURE, *ready.others],
+            "tolerance": tolerance,
+        }
+        write_manifest(written, prepared.model, exported, made)
+        exported = dataclasses.replace(exported, size=parity.size_of(written))
+        _put(written, target, folder / "old")
+    return exported
+
+
+def write(ready: Serving, folder: pathlib.Path) -> None:
+    """Writes the SavedModel, unchecked.
+
+    Raises:
+        ExportError: If the function calls Python, which no server has.
+    """
+    python = {
+        op.type
+        for op in ready.function.graph.get_operations()
+        if op.type in ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+    }
+    if python:
+        raise parity.ExportError(
+            f"The model calls Python through {sorted(python)[0]} (tf.py_function or "
+            "tf.numpy_function), which no server can. Write that layer with keras.ops "
+            "or TensorFlow operations."
+        )
+    tf.saved_model.save(
+        ready.module,
+        str(folder),
+        signatures={SIGNATURE: ready.function, **ready.others},
+    )
+
+
+def _target(path, version, overwrite):
     if version is None:
         taken = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
         version = max(taken, default=0) + 1
@@ -68,25 +179,50 @@ def saved_model(
             f"{target} exists. Pass overwrite=True to replace it, or version=None to "
             "write the next version beside it."
         )
-    ready = serving(model)
-    inputs = named_inputs(inputs, ready.signature)
+    return target
+
+
+def _made_up_images(spec):
+    shape = [8 if size is None else size for size in spec.shape[:1]]
+    shape += list(spec.shape[1:])
+    if None in shape:
+        return None  # `named_inputs` says what is missing
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@contextlib.contextmanager
+def _folder_beside(path):
+    """A temporary folder from which a rename to `path` is one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfticket-") as folder:
-        written = pathlib.Path(folder, "new")
-        write(ready, written)
-        exported = parity.check(
-            "saved_model", written, target, ready, inputs, tolerance
-        )
-        path.mkdir(exist_ok=True)
+        yield pathlib.Path(folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(target):
+    """TensorFlow has classes of its own for a full disk; both name the target here."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        # The number chooses the class: a PermissionError stays one.
+        number = getattr(error, "errno", None) or errno.EIO
+        raise OSError(
+            number, f"{target} can't be written, nothing of it was kept: {error}"
+        ) from error
+
+
+def _put(written, target, aside):
+    """Renames the written folder to its place; an older one comes back on failure."""
+    made = not target.parent.exists()
+    target.parent.mkdir(exist_ok=True)
+    try:
         if target.exists():
             # Two renames: a server sees the old version, none, or the new one.
-            os.replace(target, pathlib.Path(folder, "old"))
+            os.replace(target, aside)
         os.replace(written, target)
-    return exported
-
-
-def write(ready: Serving, folder: pathlib.Path) -> None:
-    """Writes the SavedModel, unchecked."""
-    tf.saved_model.save(
-        ready.module, str(folder), signatures={SIGNATURE: ready.function}
-    )
+    except OSError:
+        if aside.exists() and not target.exists():
+            os.replace(aside, target)
+        if made:
+            target.parent.rmdir()
+        raise

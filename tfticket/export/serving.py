@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +16,25 @@ SIGNATURE = "serving_default"
 
 
 @dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A model to serve, before its function is traced.
+
+    Args:
+        model: The plain model. Its weights are those that are written.
+        call: Runs it on a dict of tensors by input name; gives a dict of outputs.
+        call_given: The same of the model that was given, for comparison.
+        signature: Input name to `tf.TensorSpec`.
+        notes: What was done to the model that was given.
+    """
+
+    model: keras.Model
+    call: Callable[[dict], dict]
+    call_given: Callable[[dict], dict]
+    signature: dict[str, tf.TensorSpec]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Serving:
     """A plain model made ready to be written.
 
@@ -25,12 +44,20 @@ class Serving:
         signature: Input name to `tf.TensorSpec`.
         predict: Runs the Keras model that was given, not the stripped one, on a dict
             of arrays, for comparison.
+        others: Concrete functions of the same inputs by the name of their signature,
+            written beside `serving_default`.
+        differences: By name of such a signature, how far its outputs are from what
+            follows from those of `serving_default`: a function of the two dicts.
+        notes: What was done to the model that was given.
     """
 
     module: tf.Module
     function: Callable
     signature: dict[str, tf.TensorSpec]
     predict: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    others: dict[str, Callable] = dataclasses.field(default_factory=dict)
+    differences: dict[str, Callable] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def serving(model: keras.Model) -> Serving:
@@ -45,6 +72,11 @@ def serving(model: keras.Model) -> Serving:
         ValueError: If the model is not built, a weight is NaN or infinite, or a layer
             keeps a vocabulary table.
     """
+    return trace(prepare(model))
+
+
+def prepare(model: keras.Model) -> Prepared:
+    """`serving` without its last step; raises what that raises."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "Export needs Keras on the TensorFlow backend; this is "
@@ -58,10 +90,10 @@ def serving(model: keras.Model) -> Serving:
             f"Model '{model.name}' has no known inputs. Start it with "
             "keras.Input(shape), so that the served function has a signature."
         )
-    given = model
+    given, notes = model, ()
     masks = get_masks(model)
     if masks:
-        model = strip(model)
+        model, notes = strip(model), ("stripped",)
         weights = get_pruned_weights(given)
         if any(np.any(weights[name][~masks[name]]) for name in weights):
             given = model  # not masked since its weights were set: strip has done it
@@ -92,19 +124,43 @@ def serving(model: keras.Model) -> Serving:
 
         return call
 
-    call, call_given = function_of(model), function_of(given)
+    return Prepared(model, function_of(model), function_of(given), signature, notes)
 
+
+def trace(
+    prepared: Prepared,
+    call: Callable[[dict], dict] | None = None,
+    trackables: Sequence | None = None,
+) -> Serving:
+    """Traces the served function.
+
+    Args:
+        prepared: From `prepare`.
+        call: Runs the model as it is to be served; `None` is `prepared.call`.
+        trackables: What the SavedModel has to hold; `None` is the model's variables.
+    """
+    call, call_given = call or prepared.call, prepared.call_given
+    if trackables is None:
+        trackables = [variable.value for variable in prepared.model.variables]
     # Not by the model's name, which need not be an identifier.
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    module.serve = tf.function(lambda **inputs: call(inputs), autograph=False)
-    function = module.serve.get_concrete_function(**signature)
+    module.weights = list(trackables)
+    function = concrete(call, prepared.signature)
 
     def predict(inputs):
-        inputs = {name: tf.constant(inputs[name]) for name in signature}
+        inputs = {name: tf.constant(inputs[name]) for name in prepared.signature}
         return {name: value.numpy() for name, value in call_given(inputs).items()}
 
-    return Serving(module, function, signature, predict)
+    return Serving(module, function, prepared.signature, predict, notes=prepared.notes)
+
+
+def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]):
+    """The concrete function from named inputs of a function of a dict."""
+
+    def serve(**inputs):
+        return call(inputs)
+
+    return tf.function(serve, autograph=False).get_concrete_function(**signature)
 
 
 def sample_inputs(
@@ -159,7 +215,13 @@ def named_inputs(inputs, signature: dict[str, tf.TensorSpec]) -> dict[str, np.nd
         )
     arrays = {}
     for name, spec in signature.items():
-        arrays[name] = np.asarray(inputs[name], spec.dtype.as_numpy_dtype)
+        given = np.asarray(inputs[name])
+        arrays[name] = given.astype(spec.dtype.as_numpy_dtype)
+        if spec.dtype.is_integer and np.any(arrays[name] != given):
+            raise ValueError(
+                f"Input '{name}' is of {spec.dtype.name}, which can't hold all the "
+                "values of the sample. Pass inputs= with whole numbers in its range."
+            )
         if not spec.shape.is_compatible_with(arrays[name].shape):
             raise ValueError(
                 f"Input '{name}' must have shape {tuple(spec.shape)}. "

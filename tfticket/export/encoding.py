@@ -1,0 +1,147 @@
+"""Sparse encoding of weights in NumPy, and its decoding by operations of TensorFlow.
+
+Three forms of a flat array, in bytes for k values left of n, each of v bytes:
+
+    gaps    k (1 + v)     the distance from each value to the next, in one byte
+    bits    n / 8 + k v   one bit for every place, then the values
+    plain   n v           every value, where few are zero
+
+A distance over 255 is several: the values in between are zeros that are stored.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+FAR = 255
+"""The longest distance that one byte holds."""
+
+Form = Literal["gaps", "bits", "plain"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A flat array as it is stored.
+
+    Args:
+        form: How.
+        size: Values in the array, zeros included.
+        places: Bytes that say where values are, uint8; empty where plain.
+        values: The values left, with the zeros between distant ones.
+    """
+
+    form: Form
+    size: int
+    places: np.ndarray
+    values: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of places and values."""
+        return self.places.nbytes + self.values.nbytes
+
+
+def smallest_form(array: np.ndarray, value_bytes: int) -> Form:
+    """The form that takes the fewest bytes.
+
+    Args:
+        array: A weight.
+        value_bytes: Bytes of one stored value.
+
+    Example:
+
+    >>> smallest_form(np.eye(64), 4), smallest_form(np.ones(64), 4)
+    ('gaps', 'plain')
+    """
+    gaps = _gaps(np.flatnonzero(array))
+    stored = len(gaps) + int(np.sum(_far(gaps)))
+    bytes_of = {
+        "gaps": stored * (1 + value_bytes),
+        "bits": -(-array.size // 8) + len(gaps) * value_bytes,
+        "plain": array.size * value_bytes,
+    }
+    return min(bytes_of, key=bytes_of.get)
+
+
+def encode(flat: np.ndarray, form: Form) -> Encoded:
+    """Encodes a flat array; `decode` gives each value back bit by bit.
+
+    But for the sign of a zero: -0.0, which a product with a mask leaves
+    everywhere, counts as zero and comes back as 0.0.
+
+    Args:
+        flat: Array of one dimension.
+        form: How to store it.
+
+    Example:
+
+    >>> encode(np.float32([0, 0, 7, 0, 5]), "gaps").places
+    array([2, 2], dtype=uint8)
+    """
+    if form == "plain":
+        return Encoded(form, flat.size, np.zeros(0, np.uint8), flat)
+    if form == "bits":
+        kept = flat != 0
+        places = np.packbits(kept, bitorder="little")
+        return Encoded(form, flat.size, places, flat[kept])
+    at = np.flatnonzero(flat)
+    gaps = _gaps(at)
+    far = _far(gaps)
+    last = np.cumsum(far + 1) - 1  # where each value stands, behind its stored zeros
+    places = np.full(len(at) + int(far.sum()), FAR, np.uint8)
+    values = np.zeros(len(places), flat.dtype)
+    places[last] = gaps - FAR * far
+    values[last] = flat[at]
+    return Encoded(form, flat.size, places, values)
+
+
+def positions(places: tf.Tensor, size: int) -> tf.Tensor:
+    """Where the values of the form "gaps" stand in the flat array.
+
+    Args:
+        places: The distances, uint8.
+        size: Values in the array, zeros included.
+    """
+    kind = tf.int32 if size < 2**31 else tf.int64
+    return tf.cumsum(tf.cast(places, kind))
+
+
+def decode(
+    form: Form,
+    size: int,
+    dtype: tf.DType,
+    values: tf.Tensor,
+    places: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """The flat array, by operations that core TensorFlow has.
+
+    Args:
+        form: How it is stored.
+        size: Values in the array, zeros included.
+        dtype: Of the result.
+        values: As in `Encoded`, perhaps of a narrower dtype.
+        places: As in `Encoded`; none where plain.
+    """
+    values = tf.cast(values, dtype)
+    if form == "plain":
+        return values
+    if form == "bits":
+        eight = tf.range(8, dtype=tf.uint8)
+        bits = tf.bitwise.right_shift(places[:, tf.newaxis], eight)
+        kept = tf.cast(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint8)), tf.bool)
+        at = tf.where(tf.reshape(kept, [-1])[:size])
+        return tf.scatter_nd(at, values, [size])
+    at = positions(places, size)
+    return tf.scatter_nd(at[:, tf.newaxis], values, tf.constant([size], at.dtype))
+
+
+def _gaps(at):
+    """Distances between neighbours; the first is from the array's beginning."""
+    return np.diff(at, prepend=0)
+
+
+def _far(gaps):
+    """How many zeros have to be stored before each value."""
+    return np.maximum(gaps - 1, 0) // FAR

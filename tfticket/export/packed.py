@@ -1,0 +1,77 @@
+"""Arrays that a loaded SavedModel works out once, and its functions then read."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+# Eigen's alignment is 64 bytes, and every dtype has at least one: a part that starts
+# at a multiple of this many values is a view, where TensorFlow would copy another.
+ALIGNED = 64
+
+
+def aligned(size: int) -> int:
+    """The size with what has to follow it so that the next part is aligned."""
+    return -(-size // ALIGNED) * ALIGNED
+
+
+class Packed(tf.saved_model.experimental.TrackableResource):
+    """Arrays one behind the other in one variable that the checkpoint doesn't hold.
+
+    The loader runs `_create_resource` and then `_initialize`: Python's, the one of
+    TensorFlow's C API and so TensorFlow Serving's. One variable for all, since each
+    costs the loader three functions.
+
+    Args:
+        shapes: Of the arrays, in order.
+        dtype: Of all of them.
+        compute: Function of no arguments that returns the values, flat, where each
+            array is followed by padding up to its `aligned` size.
+        content: What tells these values from any others.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: tf.DType,
+        compute: Callable[[], tf.Tensor],
+        content: bytes,
+    ):
+        super().__init__()
+        self._shapes = [tuple(shape) for shape in shapes]
+        self._dtype = tf.as_dtype(dtype)
+        self._compute = compute
+        # In a session the function that makes the variable runs anew each time and has
+        # to find it by name. A process that loads one model twice shares it; two
+        # models must not, which is why the name is made of the content.
+        self._name = f"tfticket_{hashlib.sha256(content).hexdigest()[:32]}"
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self._padded = [aligned(size) for size in self._sizes]
+        self._initialize()
+
+    def _create_resource(self):
+        return tf.raw_ops.VarHandleOp(
+            dtype=self._dtype,
+            shape=[sum(self._padded)],
+            shared_name=self._name,
+            container="",
+        )
+
+    def _initialize(self):
+        tf.raw_ops.AssignVariableOp(
+            resource=self.resource_handle, value=self._compute()
+        )
+
+    def read(self) -> list[tf.Tensor]:
+        """The arrays: views of the variable, nothing is copied."""
+        flat = tf.raw_ops.ReadVariableOp(
+            resource=self.resource_handle, dtype=self._dtype
+        )
+        parts = tf.split(flat, self._padded) if len(self._padded) > 1 else [flat]
+        return [
+            tf.reshape(part if size == padded else part[:size], shape)
+            for part, size, padded, shape in zip(
+                parts, self._sizes, self._padded, self._shapes, strict=True
+            )
+        ]
