@@ -99,6 +99,8 @@ class Compacted:
             lines.append("FLOPs: not known, since the input's size is not")
         else:
             lines.append(f"FLOPs: {_change(flops)}{_share(*flops)}")
+        if not self.removed:
+            lines.append("nothing removed: every channel has a way in and a way out")
         lines += [
             f"input '{name}': {count:,} features are read by nothing, and stay"
             for name, count in self.unread.items()

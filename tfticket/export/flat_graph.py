@@ -58,12 +58,13 @@ class FlatGraph:
     """
 
     model: keras.Model
-    shapes: list[tuple] = dataclasses.field(default_factory=list)
-    inputs: list[int] = dataclasses.field(default_factory=list)
-    outputs: list[int] = dataclasses.field(default_factory=list)
-    calls: list[Call] = dataclasses.field(default_factory=list)
+    shapes: list[tuple] = dataclasses.field(init=False)
+    inputs: list[int] = dataclasses.field(init=False)
+    outputs: list[int] = dataclasses.field(init=False)
+    calls: list[Call] = dataclasses.field(init=False)
 
     def __post_init__(self):
+        self.shapes, self.calls = [], []
         graph = functional(self.model)
         self._ends = [tensor._keras_history.operation for tensor in graph.outputs]
         values = {id(tensor): self._value(tensor) for tensor in graph.inputs}

@@ -15,7 +15,7 @@ from tfticket.export.channels import (
 layers = keras.layers
 
 
-class OwnShapedNoise(Rule):
+class Dropout(Rule):
     """Dropout: nothing in inference."""
 
     def refuses(self, call):
@@ -235,13 +235,14 @@ def _sources(call):
 
     Returns:
         Array of (positions, output channels), or `None` where each is its own.
+        Positions that are made of the same channels are there once.
     """
     before, after = call.in_shapes[0], call.out_shapes[0]
     if before[-1] == after[-1]:
         # In rows of that length, a number's place in its row stays what it was.
         return None
     channels = np.broadcast_to(np.arange(before[-1]), before[1:])
-    return channels.reshape(-1, after[-1])
+    return np.unique(channels.reshape(-1, after[-1]), axis=0)
 
 
 def _numbers(weight):
@@ -273,7 +274,7 @@ _BY_RULE = [
             *_in_each_rank("AdaptiveMaxPooling", "AdaptiveAveragePooling", "Cropping"),
         ],
     ),
-    (OwnShapedNoise(), [layers.Dropout, layers.AlphaDropout]),
+    (Dropout(), [layers.Dropout, layers.AlphaDropout]),
     (ElementWise(), [layers.Activation, *ACTIVATION_LAYERS]),
     (PReLU(), [layers.PReLU]),
     (BatchNormalization(), [layers.BatchNormalization]),
