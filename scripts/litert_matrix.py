@@ -169,13 +169,14 @@ def converted(name, masks, folder):
 
 
 def outcome(path, given, expected, runtime, right):
-    """("works", error), ("wrong", error), ("fails", why) or ("crashes", why)."""
+    """((what happened, the error or why), the outputs or `None`) of a file."""
     try:
         [(outputs, _)] = run([path], given, runtime)
     except RunError as error:
-        return "crashes" if error.crashed else "fails", str(error)
+        return ("crashes" if error.crashed else "fails", str(error)), None
     error, scale = difference(expected, outputs)
-    return "works" if error <= right * scale else "wrong", error / scale
+    what = "works" if error <= right * scale else "wrong"
+    return (what, error / scale), outputs
 
 
 def measure(name, folder, conversions):
@@ -220,9 +221,11 @@ def measure(name, folder, conversions):
                     else:
                         row[runtime] = ("fails", "so does the dense file")
                         continue
-                    row[runtime] = outcome(path, given, expected, runtime, right)
+                    row[runtime], outputs = outcome(
+                        path, given, expected, runtime, right
+                    )
                     if form == "dense" and row[runtime][0] == "works":
-                        twins[runtime] = run([path], given, runtime)[0][0]
+                        twins[runtime] = outputs
     add_times(rows, given)
     return rows
 
@@ -273,7 +276,7 @@ def reasons(rows):
         {
             # Numbers of nodes differ between networks and say nothing.
             f"{row['quantization'] or 'float32'}, {row['stored']}, {runtime}: "
-            + re.sub(r" (node #|Node number )\d+", " ", detail).replace("  ", " ")
+            + re.sub(r" ?(node #|Node number )\d+", "", detail)
             for row in rows
             for runtime in RUNTIMES
             for what, detail in [row.get(runtime, ("", ""))]

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 import warnings
 from collections.abc import Collection
@@ -80,12 +79,14 @@ def litert(
     and outputs, and is run by LiteRT (`ai-edge-litert`) with XNNPACK and without it;
     by TensorFlow's interpreter where LiteRT is not installed.
 
-    What to choose: `quantization="dynamic"`, dense, is the fastest at almost every
-    sparsity and a quarter of the size, at the cost of int8 weights: errors of about 1 %
-    of the largest output, so compare the accuracy on your own test set. The default,
-    float32, is exact. `sparse=True` makes files smaller. It makes them faster only for
-    Dense layers pruned in 1x4 blocks, `tfticket.structures.Block((4, 1))`, in float32
-    and at 90 % or more; anything else is unpacked when it is loaded and runs as dense.
+    What to choose: `quantization="dynamic"`, dense, is a quarter of the size and the
+    fastest form that is right for every model and mask, at the cost of int8 weights:
+    errors of about 1 % of the largest output, so compare the accuracy on your own test
+    set. The default, float32, is exact. `sparse=True` makes files smaller, but faster
+    only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
+    `tfticket.structures` in float32, from 90 % on, or `Block((16, 1))` in int8, where
+    blocks must divide the layers' inputs. That gain is for single samples: of batches
+    dense files make more. All else is unpacked and runs as dense.
     `docs/results/litert_matrix.md` has all combinations with their sizes and times.
 
     Args:
@@ -174,15 +175,14 @@ def litert(
                 temporary, path, ready, inputs, quantization, tolerance, runtimes, dense
             )
 
-        temporary.write_bytes(converted(sparse=False))
         forms, reason = {}, None
         if sparse:
-            twin = pathlib.Path(folder, "dense.tflite")
-            shutil.copyfile(temporary, twin)
             try:
                 content = converted(sparse=True)
                 weights = litert_encoding.read(content).sparse
                 refuse_known(weights, quantization, runtimes, path)
+                twin = pathlib.Path(folder, "dense.tflite")
+                twin.write_bytes(converted(sparse=False))
                 temporary.write_bytes(content)
                 found = checked(twin)
                 forms = {weight.name: weight.form for weight in weights}
@@ -190,13 +190,12 @@ def litert(
                 if not fallback:
                     raise
                 reason = str(error)
-                shutil.copyfile(twin, temporary)
-                found = checked()
                 warnings.warn(f"{path} is dense. {reason}", stacklevel=2)
             else:
                 if not forms:
                     warnings.warn(_nothing_sparse(model, path), stacklevel=2)
-        else:
+        if not sparse or reason:
+            temporary.write_bytes(converted(sparse=False))
             found = checked()
     own = {field.name: getattr(found, field.name) for field in _FIELDS}
     return ExportedLiteRT(
