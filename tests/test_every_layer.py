@@ -218,6 +218,50 @@ def test_an_embedding_is_pruned_only_where_asked():
         tfticket.prune(model, include=["nowhere"])
 
 
+def test_a_stateful_layer_keeps_its_state():
+    inputs = keras.Input(batch_shape=(2, 5, 3))
+    model = keras.Model(inputs, layers.LSTM(4, stateful=True)(inputs))
+    wrapped = tfticket.prune(model)
+    x = np.ones((2, 5, 3), "float32")
+    for _ in range(3):
+        np.testing.assert_array_equal(values(wrapped, x), values(model, x))
+    assert np.any(values(wrapped, x) != values(wrapped, x))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Unnamed(layers.Layer):
+    """Its weights have no names, so Keras numbers them through the process."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3))
+        self.rest = [self.add_weight(shape=(3,))]
+
+    def call(self, x):
+        return x @ self.w + self.rest[0]
+
+    def get_prunable_weights(self):
+        return [self.w]
+
+
+def test_weights_without_a_name(tmp_path):
+    inputs, x = sequence()
+    model = keras.Model(inputs, Unnamed(name="mine")(inputs))
+    wrapped = tfticket.prune(model)
+    assert list(tfticket.get_masks(wrapped)) == ["mine/w"]
+    tfticket.set_masks(wrapped, half(wrapped))
+    plain = tfticket.strip(wrapped)
+    np.testing.assert_array_equal(values(plain, x), values(wrapped, x))
+    again = tfticket.Ticket.from_model(wrapped).apply(model)
+    np.testing.assert_array_equal(values(again, x), values(wrapped, x))
+
+
+def test_a_wrapped_layer_is_not_quantized(mlp, data):
+    wrapped = tfticket.prune(mlp)
+    wrapped.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantized.*strip"):
+        wrapped.predict(data[0], verbose=0)
+
+
 def test_lora_is_masked_with_its_kernel():
     x = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
     dense = layers.Dense(5, name="adapted")
@@ -288,6 +332,26 @@ def test_subclassed_model_wrapped_whole(data, tmp_path):
     plain = tfticket.strip(wrapped)
     np.testing.assert_allclose(values(plain, x), values(wrapped, x), atol=1e-6)
     assert "Prune" not in plain.to_json()
+    # Names are those of the model by itself, so a ticket goes back and forth.
+    other = Subclassed()
+    other(x)
+    again = tfticket.Ticket.from_model(wrapped).apply(other)
+    np.testing.assert_array_equal(values(again, x), values(wrapped, x))
+
+
+def test_subclassed_model_that_no_configuration_remakes(data):
+    class Bare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+    model = Bare()
+    model(data[0])
+    with pytest.raises(TypeError, match=r"\*\*kwargs.*__init__"):
+        tfticket.prune(model)
 
 
 def test_subclassed_model_that_wraps_its_layers(data):

@@ -319,6 +319,34 @@ def test_imp_with_structure_rates_and_criterion(mlp, data):
     assert imp.ticket.provenance["criterion"] == "change"
 
 
+def test_a_part_for_the_output_of_a_schedule_without_an_end(mlp, data):
+    model = compiled(mlp)
+    fit(model, data, lambda step: (step == 0, 0.5), output_factor=0.5)
+    assert pruned(model) == {"hidden/kernel": 24, "out/kernel": 6}
+
+
+def test_a_schedule_is_asked_about_each_step_once(mlp, data):
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return step == 30, 0.5
+
+    model = compiled(mlp)
+    model.optimizer.iterations.assign(20)
+    fit(model, data, schedule, epochs=3)
+    # Before, for what may be due; then ahead of the training, whatever its epochs.
+    assert len(asked) < 1500
+    assert sum(pruned(model).values()) == 36
+
+
+def test_a_fit_without_a_step(mlp, data):
+    model = compiled(mlp)
+    gradual = tfticket.GradualPruning(schedules.OneShot(0.5))
+    model.fit(*data, epochs=2, initial_epoch=2, callbacks=[gradual], verbose=0)
+    assert sum(pruned(model).values()) == 0
+
+
 def test_pruning_summaries(mlp, data, tmp_path):
     model = compiled(mlp)
     summaries = tfticket.PruningSummaries(tmp_path / "logs")
@@ -343,6 +371,21 @@ class TestBadInput:
         schedule = schedules.ConstantSparsity(0.5, 100)
         with pytest.warns(UserWarning, match=r"begin_step=100.*steps 0 to 11"):
             fit(compiled(mlp), data, schedule)
+        # Due once, at its initial sparsity of 0.
+        schedule = schedules.PolynomialDecay(0.0, 0.5, 1, 3)
+        with pytest.warns(UserWarning, match="frequency=100.*prunes nothing"):
+            fit(compiled(mlp), data, schedule)
+        model = compiled(mlp)
+        gradual = tfticket.GradualPruning(schedules.OneShot(0.5, 20))
+        with pytest.warns(UserWarning, match="steps 0 to 11"):
+            model.fit(
+                *data,
+                batch_size=4,
+                epochs=5,
+                initial_epoch=4,
+                callbacks=[gradual],
+                verbose=0,
+            )
 
     def test_schedules_out_of_range(self):
         with pytest.raises(ValueError, match="begin_step=10, end_step=5"):
@@ -357,8 +400,14 @@ class TestBadInput:
             schedules.OneShot(1.0)
         with pytest.raises(ValueError, match=r"final_sparsity.*1\.2"):
             schedules.CosineDecay(0.0, 1.2, 0, 5)
-        with pytest.raises(ValueError, match="rounds must be 1"):
+        with pytest.raises(ValueError, match="rounds must be at least 1"):
             schedules.Rounds(0.2, 0, 10)
+        with pytest.raises(ValueError, match="power=-1"):
+            schedules.PolynomialDecay(0.0, 0.5, 0, 5, power=-1)
+        with pytest.raises(TypeError, match="target_sparsity must be a number"):
+            schedules.ConstantSparsity("half", 0)
+        with pytest.raises(TypeError, match="frequency must be an integer"):
+            schedules.Rounds(0.2, 2, "x")
 
     def test_no_schedule(self, mlp, data):
         with pytest.raises(TypeError, match=r"schedule=0\.5"):
@@ -405,6 +454,15 @@ class TestBadInput:
         with pytest.raises(ValueError, match="shape"):
             tfticket.sparsify(model, 0.5, lambda w: w[0])
         assert sum(pruned(model).values()) == 0
+        with pytest.raises(ValueError, match="used up"):
+            tfticket.sparsify(model, 0.5, "snip", data=iter([(1, 2)]))
+
+    def test_a_criterion_fails_before_training(self, mlp, data):
+        model = compiled(mlp)
+        late = schedules.OneShot(0.5, 8)
+        with pytest.raises(ValueError, match="finite"):
+            fit(model, data, late, criterion=lambda w: w * np.nan)
+        assert int(model.optimizer.iterations) == 0
 
     def test_patterns_and_structures(self, mlp):
         model = tfticket.prune(mlp)
@@ -414,6 +472,12 @@ class TestBadInput:
             tfticket.sparsify(model, 0.5, sparsities={"hidden": 1.5})
         with pytest.raises(ValueError, match=r"'hidden/kernel'.*block.*exclude"):
             tfticket.sparsify(model, 0.5, structure=tfticket.structures.Block((7, 1)))
+        with pytest.raises(TypeError, match=r"sparsities must be a dict"):
+            tfticket.sparsify(model, 0.5, sparsities=["hidden"])
+        with pytest.raises(TypeError, match=r"hidden/kernel.*number.*None"):
+            tfticket.sparsify(model, 0.5, sparsities={"hidden": None})
+        channel = tfticket.structures.Channel()
+        tfticket.sparsify(model, 0.5, structure=channel, sparsities={"out": 0.0})
         with pytest.raises(ValueError, match="output_factor=2"):
             tfticket.sparsify(model, 0.5, output_factor=2)
         with pytest.raises(ValueError, match="rounds"):

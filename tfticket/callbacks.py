@@ -151,7 +151,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         for pattern, value in self.rates.items():
             if value != 0.0:
                 check_rate(f"rates[{pattern!r}]", value)
-        self.decay = decay
+        self.decay = check_rate("decay", decay)
         self._pruning = {
             "structure": structure,
             "allow_empty": allow_empty,

@@ -8,6 +8,9 @@ import numpy as np
 from tfticket.evidence import ChangeTracker
 from tfticket.model_masks import get_pruned_weights
 
+# Kinds of evidence that only a training gives.
+FOLLOWED = ("initial", "change", "recent_change")
+
 
 class Following:
     """Follows a training for the criteria that compare with or sum up its steps.

@@ -1,6 +1,5 @@
 """`GradualPruning`: masks that follow a schedule while a model trains."""
 
-import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,38 +14,14 @@ from tfticket.model_masks import pruned_layers
 from tfticket.paths import join
 from tfticket.patterns import Pattern
 from tfticket.pruner import Pruner
+from tfticket.schedule_group import ScheduleGroup
 from tfticket.schedules import Schedule
 from tfticket.scopes import Scope
 from tfticket.sparsify import own_sparsities
 from tfticket.structures import Unstructured
 
 # How far ahead a schedule is asked for its next step at a time.
-_HORIZON = 10_000
-
-
-@dataclasses.dataclass
-class _Group:
-    """Weights that follow one schedule."""
-
-    schedule: Schedule
-    names: list[str]
-    own: dict[str, float] = dataclasses.field(default_factory=dict)
-    fired: bool = False
-
-    def latest(self, first: int, last: int) -> float | None:
-        """The sparsity of the last step due in first..last, `None` if none is."""
-        first = max(first, int(getattr(self.schedule, "begin_step", first)))
-        for step in range(last, first - 1, -1):
-            due, sparsity = schedules.evaluate(self.schedule, step)
-            if due:
-                return sparsity
-        return None
-
-    def next_due(self, first: int, last: int) -> int | None:
-        for step in range(first, last + 1):
-            if schedules.evaluate(self.schedule, step)[0]:
-                return step
-        return None
+_HORIZON = 1_000
 
 
 class GradualPruning(keras.callbacks.Callback):
@@ -137,12 +112,14 @@ class GradualPruning(keras.callbacks.Callback):
         for group in self._groups:
             final = schedules.final_sparsity(group.schedule)
             if final is not None:
-                cuts = self._pruner.cuts_to(final, group.own, group.names)
-                self._pruner.check(cuts)
+                own = group.own(final)
+                self._pruner.check(self._pruner.cuts_to(final, own, group.names))
         self._following = None
         self._counted = 0  # executions, where no optimizer counts steps
         self._step = None  # the step up to which schedules have been followed
         self._wait = 0  # executions until the next look at the optimizer's count
+        self._epoch = 0
+        self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
         for _, layer in pruned_layers(self.model):
             layer.is_followed = True
 
@@ -164,6 +141,7 @@ class GradualPruning(keras.callbacks.Callback):
             self._following.update()
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
         # A callback may have set the optimizer back.
         self._wait = 0
 
@@ -179,9 +157,9 @@ class GradualPruning(keras.callbacks.Callback):
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
         self._pruner.masked.set_masks({})
-        for group in self._groups:
-            if not group.fired and not self._warned:
-                self._warn(group, "in the steps that were trained")
+        for group in self._groups if self._step is not None else ():
+            if id(group) in self._idle:
+                self._warn(group, f"in the steps up to {self._iterations() - 1}")
 
     def _make_groups(self):
         """The weights by the schedule they follow, as many groups as schedules."""
@@ -196,39 +174,48 @@ class GradualPruning(keras.callbacks.Callback):
             if same:
                 same[0].names += names
             elif names:
-                groups.append(_Group(schedule, names))
+                groups.append(ScheduleGroup(schedule, names))
         if not groups:
             raise ValueError(
                 "GradualPruning has no schedule to follow. Pass one, "
                 "GradualPruning(schedule=PolynomialDecay(...)), or wrap with one: "
                 "tfticket.prune(model, schedule=...)."
             )
+        outputs = self._pruner.outputs if self.output_factor != 1.0 else ()
+        given = own_sparsities(self._pruner, self.sparsities, self.output_factor)
         for group in groups:
             final = schedules.final_sparsity(group.schedule)
-            # Where a schedule does not say, a sparsity of one's own counts from the
-            # first pruning on.
-            own = own_sparsities(
-                self._pruner, self.sparsities, self.output_factor, final or 1.0
-            )
-            group.own = {name: own[name] for name in group.names if name in own}
+            for name in group.names:
+                if name in given and final:
+                    group.parts[name] = given[name] / final
+                elif name in given:
+                    group.fixed[name] = given[name]
+                elif name in outputs:
+                    group.parts[name] = self.output_factor
         return groups
 
     def _begin(self, step):
         self._following = Following(self.model, self._pruner.needs, self.decay)
         self._step = -1
-        params = self.params or {}
-        steps = (params.get("steps") or 0) * (params.get("epochs") or 0)
-        self._warned = False
-        for group in self._groups if steps else ():
-            last = step + steps - 1
-            if group.latest(0, step) is None and group.next_due(step, last) is None:
+        self._pruner.try_criterion(self._following.evidence())
+        last = step + self._updates_left() - 1
+        for group in self._groups if last >= step else ():
+            if group.latest(0, step) is None and not group.prunes(step, last):
                 self._warn(group, f"in this fit, which trains steps {step} to {last}")
 
+    def _updates_left(self):
+        """How often the optimizer will update in this fit, 0 if that is not known."""
+        params = self.params or {}
+        epochs = (params.get("epochs") or 0) - self._epoch
+        each = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        return max(0, epochs * (params.get("steps") or 0) // each)
+
     def _warn(self, group, where):
-        self._warned = True
+        self._idle.discard(id(group))
         warnings.warn(
-            f"The schedule {group.schedule!r} never prunes {where}. Nothing of "
-            f"{group.names} is pruned: give it an earlier begin_step or train longer.",
+            f"The schedule {group.schedule!r} prunes nothing {where}. Nothing of "
+            f"{group.names} is pruned: give it an earlier begin_step, a smaller "
+            "frequency, or train longer.",
             stacklevel=3,
         )
 
@@ -238,15 +225,13 @@ class GradualPruning(keras.callbacks.Callback):
             return
         for group in self._groups:
             sparsity = group.latest(self._step + 1, step)
-            if sparsity is not None:
-                group.fired = True
+            if sparsity:
+                self._idle.discard(id(group))
                 self._prune(group, sparsity)
         self._step = step
 
     def _prune(self, group, sparsity):
-        final = schedules.final_sparsity(group.schedule)
-        part = sparsity / final if final else 1.0
-        own = {name: value * part for name, value in group.own.items()}
+        own = group.own(sparsity)
         self._pruner.prune_to(sparsity, own, group.names, self._following.evidence())
         self._following.pruned()
 

@@ -71,7 +71,7 @@ class Masked:
         optimizer = getattr(self._model(), "optimizer", None)
         slots = () if optimizer is None else optimizer.variables
         # Traced anew where slots have been made in the meantime. Once is no use.
-        key = (id(optimizer), len(slots))
+        key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()
             self._zero()

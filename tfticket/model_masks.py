@@ -6,7 +6,14 @@ import keras
 import numpy as np
 
 from tfticket.optimizers import mask_slots
-from tfticket.paths import every_layer, is_graph, join, sublayers, weights_by_path
+from tfticket.paths import (
+    every_layer,
+    is_graph,
+    join,
+    name_of,
+    sublayers,
+    weights_by_path,
+)
 from tfticket.popup_layers import Popup
 from tfticket.popup_model import chosen_edges
 from tfticket.wrappers import Prune
@@ -87,13 +94,24 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
             if id(layer) in seen:
                 continue
             seen.add(id(layer))
-            path = join(prefix, name)
+            path = join(prefix, "" if _is_only(layer, parent) else name)
             if is_graph(layer) or holds_wrapped(layer):
                 yield from walk(path, layer)
             else:
                 yield path, layer
 
     return walk("", model)
+
+
+def _is_only(layer, parent):
+    """Whether a graph is nothing but a subclassed model, as `prune` wraps it.
+
+    Its weights are then named as that model's by itself.
+    """
+    inner = getattr(layer, "layer", layer) if isinstance(layer, Prune) else layer
+    if is_graph(inner) or not isinstance(inner, keras.Model) or not is_graph(parent):
+        return False
+    return [x for x in parent.layers if x.weights] == [layer]
 
 
 def holds_wrapped(layer: keras.layers.Layer) -> bool:
@@ -131,9 +149,9 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     # What belongs to a layer whose parts are wrapped, or to a subclassed model itself.
     known = masks | {id(weight) for weight in weights.values()}
     for path, layer in every_layer(model):
-        for weight in layer.weights:
+        for i, weight in enumerate(layer.weights):
             if id(weight) not in known and not _within(layer, weight):
-                weights[join(path, weight.name)] = weight
+                weights[join(path, name_of(weight, layer, i))] = weight
                 known.add(id(weight))
     return weights
 

@@ -1,9 +1,11 @@
 """Layers and weights by path: where in a model each of them is."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import keras
 
+_AUTOMATIC = re.compile(r"variable(_\d+)?")
 # Keras's list of all layers, and TensorFlow's notes for its checkpoints.
 _BOOKKEEPING = ("_layers", "_functional", "_self_")
 
@@ -96,12 +98,25 @@ def weights_by_path(
     for at, part in inner_first:
         own = [w for w in part.weights if id(w) not in taken]
         for i, weight in enumerate(own):
-            key = join(at, weight.name)
+            key = join(at, name_of(weight, part, i))
             weights[key if key not in weights else f"{key}:{i}"] = weight
             taken.add(id(weight))
     # In the order in which the layer itself lists them.
     order = {id(w): i for i, w in enumerate(layer.weights)}
     return dict(sorted(weights.items(), key=lambda item: order[id(item[1])]))
+
+
+def name_of(weight: keras.Variable, layer: keras.layers.Layer, index: int) -> str:
+    """The weight's name; of one that was given none, the attribute that holds it.
+
+    Keras names such weights by how many there have been, other in every copy.
+    """
+    if not _AUTOMATIC.fullmatch(weight.name):
+        return weight.name
+    for attribute, value in vars(layer).items():
+        if value is weight:
+            return attribute.lstrip("_")
+    return f"variable:{index}"
 
 
 def join(*parts: str) -> str:

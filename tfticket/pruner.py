@@ -1,6 +1,6 @@
 """`Pruner`: criterion, scope and structure, put together to cut a model's masks."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 
 from tfticket import criteria, structures
 from tfticket.cutting import Cut, after_cuts
-from tfticket.evidence import GATHERED, gather
+from tfticket.evidence import FROM_DATA, GATHERED, gather
 from tfticket.graph import output_layers
 from tfticket.masked import Masked
 from tfticket.model_masks import masked_names, pruned_layers
@@ -72,12 +72,12 @@ class Pruner:
         for name, weight in self.masked.weights.items():
             wrapper = self.masked.wrappers[name]
             own = structures.get(wrapper.structure or structure)
+            self.kinds[name] = (wrapper.layer, weight.layer)
             if isinstance(own, Channel) and name in self.outputs:
                 continue  # its channels are the model's answers
             self.structures[name] = own
             self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
             self.shapes[name] = tuple(weight.variable.shape)
-            self.kinds[name] = (wrapper.layer, weight.layer)
             try:
                 own.check(self.shapes[name], self.axes[name])
             except ValueError as error:
@@ -97,12 +97,27 @@ class Pruner:
 
     def _require_data(self):
         name = criteria.name_of(self.criterion)
-        for kind in ("gradient", "hessian_gradient"):
-            if kind in self.needs and self._source["data"] is None:
+        data = self._source["data"]
+        for kind in FROM_DATA:
+            if kind not in self.needs:
+                continue
+            if data is None:
                 raise ValueError(
                     f"criterion='{name}' needs {kind} ({criteria.EVIDENCE[kind]}), and "
                     "there is no data. Pass data=(x, y), or a dataset of such batches."
                 )
+            if isinstance(data, Iterator):
+                raise ValueError(
+                    f"criterion='{name}' may go over the data several times, and "
+                    f"{data!r} is used up after one. Pass a dataset or a list."
+                )
+
+    def try_criterion(
+        self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    ) -> None:
+        """Scores once for its errors, if that takes nothing but the weights."""
+        if not set(self.needs) & set(GATHERED):
+            self._scores(evidence)
 
     def named(self, argument: str, values: Mapping[Pattern, Any]) -> dict[str, Any]:
         """Values by weight, of values by pattern; the later of two patterns wins.
@@ -110,8 +125,18 @@ class Pruner:
         Raises:
             ValueError: If a pattern matches no weight.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{argument} must be a dict, of what is named to its value. "
+                f"Received: {argument}={values!r}"
+            )
         chosen = choose(argument, values, self.kinds)
-        return {name: values[pattern] for pattern in chosen for name in chosen[pattern]}
+        return {
+            name: values[pattern]
+            for pattern in chosen
+            for name in chosen[pattern]
+            if name in self.structures
+        }
 
     def sizes(self, alive: bool = False) -> dict[str, int]:
         """Number of units by weight, all or those with a survivor."""

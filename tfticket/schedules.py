@@ -6,10 +6,13 @@ here, TF-MOT's own, or a function of the user's.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import keras
+
+from tfticket.arguments import check_integer
 
 Schedule = Callable[[int], tuple[bool, float]]
 
@@ -21,8 +24,10 @@ class _Stepped:
         begin, end = self.begin_step, self.end_step
         for name in ("begin_step", "end_step", "frequency"):
             value = getattr(self, name)
-            if isinstance(value, bool) or int(value) != value:
-                raise TypeError(f"{name} must be an integer. Received: {name}={value}")
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise TypeError(
+                    f"{name} must be an integer. Received: {name}={value!r}"
+                )
         if begin < 0:
             raise ValueError(
                 f"begin_step must be 0 or more. Received: begin_step={begin}"
@@ -54,12 +59,7 @@ class _Stepped:
 
     def sparsity(self, step: int) -> float:
         """The sparsity that is aimed at when the step is due."""
-        if self.end_step <= self.begin_step:
-            return self.final_sparsity
-        part = (step - self.begin_step) / (self.end_step - self.begin_step)
-        left = self._left(min(1.0, max(0.0, part)))
-        gap = self.initial_sparsity - self.final_sparsity
-        return self.final_sparsity + gap * left
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -69,12 +69,24 @@ class _Stepped:
         return cls(**config)
 
 
-def _check_has_end(schedule):
-    if schedule.end_step == -1:
-        raise ValueError(
-            f"{type(schedule).__name__} needs the step at which final_sparsity is "
-            "reached. Received: end_step=-1"
-        )
+class _Decay(_Stepped):
+    """From `initial_sparsity` to `final_sparsity`, which needs an end."""
+
+    def __post_init__(self):
+        if self.end_step == -1:
+            raise ValueError(
+                f"{type(self).__name__} needs the step at which final_sparsity is "
+                "reached. Received: end_step=-1"
+            )
+        super().__post_init__()
+
+    def sparsity(self, step):
+        if self.end_step == self.begin_step:
+            return self.final_sparsity
+        part = (step - self.begin_step) / (self.end_step - self.begin_step)
+        left = self._left(min(1.0, max(0.0, part)))
+        gap = self.initial_sparsity - self.final_sparsity
+        return self.final_sparsity + gap * left
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -135,7 +147,7 @@ class OneShot(_Stepped):
 
 @keras.saving.register_keras_serializable(package="tfticket")
 @dataclasses.dataclass(frozen=True)
-class PolynomialDecay(_Stepped):
+class PolynomialDecay(_Decay):
     """From one sparsity to another, fast first (Zhu & Gupta 2017, arXiv 1710.01878).
 
     `final + (initial - final) * (1 - p) ** power`, where `p` goes from 0 at
@@ -164,8 +176,11 @@ class PolynomialDecay(_Stepped):
     frequency: int = 100
 
     def __post_init__(self):
-        _check_has_end(self)
         super().__post_init__()
+        if not isinstance(self.power, numbers.Real) or not self.power > 0:
+            raise ValueError(
+                f"power must be a number above 0. Received: power={self.power!r}"
+            )
 
     def _left(self, part):
         return (1 - part) ** self.power
@@ -173,7 +188,7 @@ class PolynomialDecay(_Stepped):
 
 @keras.saving.register_keras_serializable(package="tfticket")
 @dataclasses.dataclass(frozen=True)
-class CosineDecay(_Stepped):
+class CosineDecay(_Decay):
     """From one sparsity to another, slow at both ends, by half a cosine wave.
 
     Args:
@@ -195,10 +210,6 @@ class CosineDecay(_Stepped):
     begin_step: int
     end_step: int
     frequency: int = 100
-
-    def __post_init__(self):
-        _check_has_end(self)
-        super().__post_init__()
 
     def _left(self, part):
         return (1 + math.cos(math.pi * part)) / 2
@@ -231,12 +242,8 @@ class Rounds(_Stepped):
 
     def __post_init__(self):
         check_rate("rate", self.rate)
-        if isinstance(self.rounds, bool) or int(self.rounds) != self.rounds:
-            raise TypeError(f"rounds must be an integer. Received: {self.rounds!r}")
-        if self.rounds < 1:
-            raise ValueError(
-                f"rounds must be 1 or more. Received: rounds={self.rounds}"
-            )
+        check_integer("rounds", self.rounds, 1)
+        check_integer("frequency", self.frequency, 1)
         super().__post_init__()
 
     def sparsity(self, step):
@@ -283,7 +290,9 @@ def final_sparsity(schedule: Schedule) -> float | None:
 
 
 def check_sparsity(name: str, value: float) -> float:
-    """A fraction in [0, 1), or a ValueError that names it."""
+    """A fraction in [0, 1), or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number in [0, 1). Received: {value!r}")
     if not 0.0 <= value < 1.0:
         raise ValueError(
             f"{name} must be a fraction in [0, 1): 0.9 prunes 90 %. Received: {value}"

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from tfticket.criteria import Criterion
+from tfticket.criteria import EVIDENCE, Criterion
+from tfticket.following import FOLLOWED
 from tfticket.patterns import Pattern
 from tfticket.pruner import Pruner
 from tfticket.schedules import check_sparsity
@@ -83,17 +84,14 @@ def sparsify(
         batches=batches,
         seed=seed,
     )
-    if tracked := [k for k in pruner.needs if k in ("change", "recent_change")]:
+    if followed := [kind for kind in pruner.needs if kind in FOLLOWED]:
         raise ValueError(
-            f"criterion={criterion!r} needs {tracked[0]}, which is followed while a "
-            "model trains. Use it in GradualPruning or IterativeMagnitudePruning."
+            f"criterion={criterion!r} needs {followed[0]} ({EVIDENCE[followed[0]]}). "
+            "Use it in GradualPruning or IterativeMagnitudePruning, which see that."
         )
-    if "initial" in pruner.needs:
-        raise ValueError(
-            f"criterion={criterion!r} compares with the weights before training. Use "
-            "it in GradualPruning or IterativeMagnitudePruning, which see them."
-        )
-    own = own_sparsities(pruner, sparsities, output_factor, sparsity)
+    given = own_sparsities(pruner, sparsities, output_factor)
+    outputs = pruner.outputs & set(pruner.structures) if output_factor != 1.0 else ()
+    own = {**dict.fromkeys(outputs, sparsity * output_factor), **given}
     pruner.check(pruner.cuts_to(sparsity, own))
     for number in range(1, rounds + 1):
         pruner.prune_to(
@@ -106,26 +104,23 @@ def own_sparsities(
     pruner: Pruner,
     sparsities: Mapping[Pattern, float] | None,
     output_factor: float,
-    sparsity: float,
 ) -> dict[str, float]:
-    """Name to the sparsity of every weight that has one of its own.
+    """Name to the sparsity of every weight that is given one, all arguments checked.
 
     Raises:
-        ValueError: If a sparsity is out of range or a pattern matches nothing.
+        TypeError: If `sparsities` is no dict or holds anything but numbers.
+        ValueError: If a value is out of range or a pattern matches nothing.
     """
     if not 0.0 <= output_factor <= 1.0:
         raise ValueError(
             "output_factor must be a fraction in [0, 1]. "
             f"Received: output_factor={output_factor}"
         )
-    own = {}
-    if output_factor != 1.0:
-        outputs = [name for name in pruner.structures if name in pruner.outputs]
-        own = dict.fromkeys(outputs, sparsity * output_factor)
-    given = pruner.named("sparsities", sparsities or {})
-    for name, value in given.items():
-        own[name] = check_sparsity(f"sparsities['{name}']", value)
-    return own
+    given = pruner.named("sparsities", {} if sparsities is None else sparsities)
+    return {
+        name: check_sparsity(f"sparsities['{name}']", value)
+        for name, value in given.items()
+    }
 
 
 def _part(sparsity, part):

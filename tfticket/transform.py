@@ -140,6 +140,15 @@ def _wrap_subclassed(model, own):
     require_built(model)
     require_plain_training(model)
     unwrapped_layers(model)
+    try:
+        copy_layer(model)
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) can't be copied by its "
+            "configuration. Let its __init__ take **kwargs and pass them to "
+            "super().__init__, and give it get_config() if it has arguments; or wrap "
+            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
+        ) from error
     wrapped = _wrap_layer(model, own)
     shapes = model.get_build_config()
     if "input_shape" not in (shapes or {}):

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from tfticket import schedules, structures
+from tfticket.paths import every_layer
 from tfticket.prunable import (
     PrunableWeight,
     effective_value,
@@ -141,8 +142,13 @@ class Prune(keras.layers.Wrapper):
         self._require_follower(kwargs.get("training"))
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
         # every variable of the layer goes in with its present value.
-        variables = {id(v): v for v in self.layer.variables}
+        variables = {id(v): v for v in (*self.layer.variables, *self._states())}
         values = {k: ops.convert_to_tensor(v.value) for k, v in variables.items()}
+        if any(id(weight) not in variables for weight in self.pruned_weights):
+            raise ValueError(
+                f"Layer '{self.name}' has other weights than when it was wrapped: was "
+                "it quantized since? Call tfticket.strip(model), then quantize that."
+            )
         adapted = []
         for weight, mask in zip(self.prunable, self.masks, strict=True):
             value = values[id(weight.variable)]
@@ -168,6 +174,13 @@ class Prune(keras.layers.Wrapper):
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
+
+    def _states(self):
+        """What stateful recurrent layers keep beside their weights."""
+        for _, part in every_layer(self.layer):
+            for state in keras.tree.flatten(getattr(part, "states", None)):
+                if isinstance(state, keras.Variable):
+                    yield state
 
     def _require_follower(self, training):
         if self.schedule is None or self.is_followed:
