@@ -122,6 +122,20 @@ def test_a_unit_with_no_way_out_takes_those_before_it_along():
     assert result.flops_after == 2 * (8 + 4 + 4)
 
 
+def test_a_pointwise_kernel_reads_for_needed_outputs_only():
+    model = chain(
+        layers.Conv1D(3, 1, name="a"),
+        layers.SeparableConv1D(3, 1, name="b"),
+        layers.Conv1D(2, 1, name="c"),
+        shape=(4, 2),
+    )
+    zero(model.layers[2], "kernel", (0, 1))
+    zero(model.layers[1], "pointwise_kernel", (0, 2, [0, 2]))
+    smaller = compact(model).model
+    assert units(smaller) == {"a": 2, "b": 2, "c": 2}
+    assert_same(model, smaller)
+
+
 def test_a_constant_passes_a_valid_convolution_and_stays_before_a_padded_one():
     for padding, kept in (("valid", 2), ("same", 3)):
         model = chain(
@@ -716,13 +730,21 @@ def test_unknown_image_size():
     assert_same(model, result.model)
 
 
-def test_the_mean_of_what_a_mask_leaves_may_be_of_nothing():
-    x = keras.Input((3,), name="x", dtype="int32")
-    y = layers.Embedding(5, 4, mask_zero=True)(x)
-    y = layers.GlobalAveragePooling1D()(dense(3, name="a")(y))
-    model = fill(keras.Model(x, dense(2, name="b")(y)))
-    zero(model.get_layer("a"), "kernel", (slice(None), 1))
-    assert units(compact(model).model)["a"] == 3
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_mean_of_what_a_mask_leaves_may_be_of_nothing(nested):
+    a, pool, b = dense(3, name="a"), layers.GlobalAveragePooling1D(), dense(2, name="b")
+    words = keras.Input((3,), name="words", dtype="int32")
+    y = layers.Embedding(5, 4, mask_zero=True)(words)
+    if nested:
+        y = keras.Sequential([keras.Input((3, 4)), a, pool, b])(y)
+    else:
+        y = b(pool(a(y)))
+    model = fill(keras.Model(words, y))
+    zero(a, "kernel", (slice(None), 1))
+    result = compact(model)
+    assert result.removed == ()
+    x = np.array([[1, 2, 0], [3, 0, 0]])
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-5)
 
 
 def test_flops_of_convolutions():

@@ -136,7 +136,8 @@ def _kind(tensor):
 
 
 def _only_tensors(arguments):
-    # `training=False` says what is done here anyway.
+    # `training=False` says what is done here anyway. A mask is in the arguments of all
+    # that can see it, nested models too.
     others = {
         k: v for k, v in arguments.kwargs.items() if k not in ("training", "mask")
     }

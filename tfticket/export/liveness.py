@@ -37,8 +37,7 @@ class Liveness:
 def liveness(graph: FlatGraph) -> Liveness:
     """Finds what is constant, needed and kept."""
     times = collections.Counter(id(call.operation) for call in graph.calls)
-    masked = any(_makes_masks(call.operation) for call in graph.calls)
-    rules = [_rule(call, times[id(call.operation)] > 1, masked) for call in graph.calls]
+    rules = [_rule(call, times[id(call.operation)] > 1) for call in graph.calls]
     constants = _constants(graph, rules)
     needed = _needed(graph, rules, constants)
     kept = _kept(graph, rules, needed)
@@ -91,8 +90,6 @@ def _kept(graph, rules, needed):
         labels[out] = rule.ties(call, [labels[i] for i in call.inputs], classes)
         if _mixes(call):
             classes.pin(labels[out])
-    for i in graph.outputs:
-        classes.pin(labels[i])
     return classes.kept([labels[i] for i in range(len(needed))], needed)
 
 
@@ -105,7 +102,7 @@ def _has_channels(shape):
     return len(shape) > 1 and isinstance(shape[-1], int) and shape[-1] > 0
 
 
-def _rule(call: Call, shared: bool, masked: bool) -> Rule:
+def _rule(call: Call, shared: bool) -> Rule:
     """The rule of a call, a `Barrier` with its reason if none holds."""
     operation = call.operation
     rule = _RULES.get(type(operation))
@@ -121,9 +118,6 @@ def _rule(call: Call, shared: bool, masked: bool) -> Rule:
         return Barrier("has its channels first")
     if shared and (operation.weights or isinstance(operation, keras.layers.Reshape)):
         return Barrier("is shared")
-    if masked and isinstance(operation, keras.layers.GlobalAveragePooling1D):
-        # Of a sample that is masked throughout, the mean is 0 / 0.
-        return Barrier("averages what a mask leaves")
     if reason := rule.refuses(call):
         return Barrier(reason)
     return rule
@@ -132,11 +126,3 @@ def _rule(call: Call, shared: bool, masked: bool) -> Rule:
 def _mixes(call):
     """Whether its activation, like softmax, takes all channels together."""
     return not acts_by_element(getattr(call.operation, "activation", None))
-
-
-def _makes_masks(operation):
-    return (
-        isinstance(operation, keras.layers.Layer)
-        and type(operation) not in _RULES
-        and type(operation).compute_mask is not keras.layers.Layer.compute_mask
-    )
