@@ -81,7 +81,7 @@ def litert(
 
     What to choose: `quantization="dynamic"`, dense, is a quarter of the size and the
     fastest form that is right for every model and mask, at the cost of int8 weights:
-    errors of about 1 % of the largest output, so compare the accuracy on your own test
+    errors of 1 to 3 % of the largest output, so compare the accuracy on your own test
     set. The default, float32, is exact. `sparse=True` makes files smaller, but faster
     only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
     `tfticket.structures` in float32, from 90 % on, or `Block((16, 1))` in int8, where
