@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import keras
 import numpy as np
@@ -32,20 +32,23 @@ def candidates(model: keras.Model) -> list[keras.layers.Dense]:
     ]
 
 
-def store_csr(model: keras.Model) -> tuple[Stored, Callable]:
+def store_csr(
+    model: keras.Model, as_they_are: Collection[int] = ()
+) -> tuple[Stored, Callable]:
     """Stores the kernels of `candidates` by their transposes, the rest encoded.
 
     Args:
         model: A plain model.
+        as_they_are: The `id` of weights that are not to be encoded.
 
     Returns:
         What is stored; and a context manager in which those layers, when traced,
         compute on it.
     """
-    layers = candidates(model)
+    layers = [x for x in candidates(model) if id(x.kernel) not in as_they_are]
     matrices = [_Matrix.of(layer) for layer in layers]
-    kernels = {id(layer.kernel): layer.kernel for layer in layers}
-    rest = store(model.variables, leave=kernels)
+    kernels = {id(layer.kernel) for layer in layers}
+    rest = store(model.variables, elsewhere=kernels, as_they_are=as_they_are)
     if not layers:
         return rest, contextlib.nullcontext
 

@@ -1,7 +1,7 @@
 """The format "encoded": weights are stored sparse, and expanded once at load."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfticket.export.encoding import decode, encode, smallest_form
 from tfticket.export.packed import Packed, aligned
+from tfticket.export.serving import concrete
 
 ValueDtype = str
 """'float32' keeps each weight's own dtype; 'float16' stores matrices in half."""
@@ -35,7 +36,8 @@ class Stored:
 def store(
     variables: Sequence[keras.Variable],
     value_dtype: ValueDtype = "float32",
-    leave: Mapping[int, object] | None = None,
+    elsewhere: Collection[int] = (),
+    as_they_are: Collection[int] = (),
 ) -> Stored:
     """Stores each weight in its smallest form.
 
@@ -43,7 +45,8 @@ def store(
         variables: The weights of a model.
         value_dtype: "float16" rounds weights of float32 that have two dimensions or
             more. Biases and statistics are few and stay as they are.
-        leave: Weights, by `id`, that are stored elsewhere.
+        elsewhere: The `id` of weights that are not to be stored here.
+        as_they_are: The `id` of weights that are not to be encoded.
 
     Raises:
         ValueError: If a weight is beyond float16.
@@ -51,12 +54,12 @@ def store(
     trackables, nbytes, rounding = [], 0, 0.0
     groups = {}
     for variable in variables:
-        if id(variable) in (leave or {}):
+        if id(variable) in elsewhere:
             continue
         value = keras.ops.convert_to_numpy(variable)
-        stored = _stored_dtype(value, value_dtype)
-        form = "plain"
-        if _is_float(value):
+        stored, form = value.dtype, "plain"
+        if _is_float(value) and id(variable) not in as_they_are:
+            stored = _stored_dtype(value, value_dtype)
             form = smallest_form(value, stored.itemsize)
         if form == "plain" and stored == value.dtype:
             trackables.append(variable.value)
@@ -114,6 +117,32 @@ def with_values(
         return outputs
 
     return call_with_values
+
+
+def assigned(
+    call: Callable[[dict], dict],
+    variables: Sequence[keras.Variable],
+    signature: dict[str, tf.TensorSpec],
+) -> set[int]:
+    """The `id` of weights that a call changes: a recurrent state, a count.
+
+    Expanded once at load, they would stay what they were.
+
+    Args:
+        call: Function that runs the model.
+        variables: All the model's weights.
+        signature: Input name to `tf.TensorSpec`.
+    """
+    found = set()
+
+    def watched(inputs):
+        with keras.StatelessScope() as scope:
+            outputs = call(inputs)
+        found.update(id(v) for v in variables if scope.get_current_value(v) is not None)
+        return outputs
+
+    concrete(watched, signature)
+    return found
 
 
 def _pack(parts, members, dtype):

@@ -18,6 +18,8 @@ import tensorflow as tf
 FAR = 255
 """The longest distance that one byte holds."""
 
+_WHOLE = {2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
+
 Form = Literal["gaps", "bits", "plain"]
 
 
@@ -128,13 +130,16 @@ def decode(
     if form == "plain":
         return values
     if form == "bits":
-        eight = tf.range(8, dtype=tf.uint8)
+        eight = tf.constant(range(8), tf.uint8)
         bits = tf.bitwise.right_shift(places[:, tf.newaxis], eight)
         kept = tf.cast(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint8)), tf.bool)
         at = tf.where(tf.reshape(kept, [-1])[:size])
-        return tf.scatter_nd(at, values, [size])
-    at = positions(places, size)
-    return tf.scatter_nd(at[:, tf.newaxis], values, tf.constant([size], at.dtype))
+    else:
+        at = positions(places, size)[:, tf.newaxis]
+    # As whole numbers: it adds to zero, and a sum of floats flushes the smallest.
+    whole = _WHOLE[values.dtype.size]
+    flat = tf.scatter_nd(at, tf.bitcast(values, whole), tf.constant([size], at.dtype))
+    return tf.bitcast(flat, values.dtype)
 
 
 def _gaps(at):

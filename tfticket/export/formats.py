@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfticket.export.csr import candidates, store_csr
-from tfticket.export.encoded import store, with_values
+from tfticket.export.encoded import assigned, store, with_values
 from tfticket.export.format_table import CHOICES
 from tfticket.export.serving import Prepared, Serving, trace
 
@@ -59,11 +59,12 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         served = trace(prepared)
     else:
         computing = contextlib.nullcontext
+        changing = assigned(prepared.call, model.variables, prepared.signature)
         if format == "csr":
-            stored, computing = store_csr(model)
+            stored, computing = store_csr(model, changing)
             notes.append(f"{len(candidates(model))} Dense layers compute on sparse")
         else:
-            stored = store(model.variables, value_dtype)
+            stored = store(model.variables, value_dtype, as_they_are=changing)
         chosen = Chosen(format, stored.nbytes, stored.rounding)
 
         def call(inputs):

@@ -56,7 +56,7 @@ def prediction_log(
     Example:
 
     >>> len(prediction_log("digits", "serving_default", {"x": np.zeros((1, 64))}))
-    571
+    569
     """
     spec = _field(_NAME, model_name.encode())
     spec += _field(_SIGNATURE_NAME, signature.encode())
