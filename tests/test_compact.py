@@ -556,6 +556,34 @@ def test_operations_training_and_groups_are_barriers():
     assert_same(model, result.model)
 
 
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.BatchNormalization(axis=1), "does not normalize the last axis"),
+        (layers.Dropout(0.5, noise_shape=(None, 1, 3)), "has a noise_shape"),
+        (layers.MaxPooling1D(1, data_format="channels_first"), "channels first"),
+        (layers.Activation("log_softmax"), "may mix channels"),
+    ],
+)
+def test_what_a_rule_refuses(layer, reason):
+    model = chain(dense(3, name="a"), layer, dense(2, name="b"), shape=(4, 2))
+    zero(model.get_layer("a"), "kernel", (slice(None), 1))
+    result = compact(model)
+    assert result.removed == ()
+    assert reason in str(result)
+    assert_same(model, result.model)
+
+
+def test_inputs_of_several_ranks_are_left_alone():
+    x = keras.Input((3, 2), name="x")
+    y, z = dense(3, name="a")(x), dense(3, name="b")(layers.Flatten()(x))
+    model = fill(keras.Model(x, dense(2, name="c")(layers.Multiply()([y, z]))))
+    zero(model.get_layer("c"), "kernel", 1)
+    result = compact(model)
+    assert result.removed == ()
+    assert_same(model, result.model)
+
+
 def test_an_activation_over_all_channels_keeps_them():
     model = chain(dense(3, activation="softmax", name="a"), dense(2, name="b"))
     zero(model.layers[0], "kernel", (slice(None), 1))
