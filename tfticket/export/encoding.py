@@ -130,7 +130,7 @@ def decode(
     if form == "plain":
         return values
     if form == "bits":
-        eight = tf.constant(range(8), tf.uint8)
+        eight = tf.constant(list(range(8)), tf.uint8)
         bits = tf.bitwise.right_shift(places[:, tf.newaxis], eight)
         kept = tf.cast(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint8)), tf.bool)
         at = tf.where(tf.reshape(kept, [-1])[:size])
