@@ -71,12 +71,13 @@ def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def test_saved_model_serves_where_keras_and_tfticket_cannot_be_imported(tmp_path):
+def test_saved_model_serves_where_keras_and_tfticket_cannot_be_imported(
+    tmp_path, quick
+):
     model = pruned_cnn()
     exported = export.saved_model(model, tmp_path / "digits")
     assert exported.path == tmp_path / "digits" / "1"
     assert exported.agreement == 1.0
-    assert exported.latency_ms > 0
     assert exported.notes == ("stripped",)
     assert "stripped" in str(exported)
     assert exported.size == sum(

@@ -45,24 +45,24 @@ def prune_at_random(model, sparsity):
             layer.bias.assign(random.standard_normal(layer.bias.shape))
 
 
+def run_here(kind, written, target, inputs):
+    """The check in this process, where another takes seconds."""
+    loaded = tf.saved_model.load(str(written))
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    return {
+        signature: {name: value.numpy() for name, value in serve(**tensors).items()}
+        for signature, serve in loaded.signatures.items()
+    }, None
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """The check in this process, where another takes seconds."""
-
-    def run(kind, written, target, inputs):
-        loaded = tf.saved_model.load(str(written))
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        return {
-            signature: {name: value.numpy() for name, value in serve(**tensors).items()}
-            for signature, serve in loaded.signatures.items()
-        }, None
-
-    monkeypatch.setattr(parity, "_run", run)
+    monkeypatch.setattr(parity, "_run", run_here)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """One wrapped model in each format, each checked in another process."""
+    """One wrapped model in each format; the sparse ones checked in another process."""
     keras.utils.set_random_seed(0)
     model = tfticket.prune(
         keras.Sequential(
@@ -81,17 +81,19 @@ def served(tmp_path_factory):
     keep = {name: random.random(mask.shape) < 0.04 for name, mask in masks.items()}
     tfticket.set_masks(model, keep)
     folder = tmp_path_factory.mktemp("served")
-    exported = {
-        name: export.saved_model(
-            model,
-            folder / name,
-            format=name,
-            labels=LABELS,
-            top_k=3,
-            image="divide_255",
-        )
-        for name in FORMATS
-    }
+    exported = {}
+    for name in FORMATS:
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "dense":
+                patch.setattr(parity, "_run", run_here)
+            exported[name] = export.saved_model(
+                model,
+                folder / name,
+                format=name,
+                labels=LABELS,
+                top_k=3,
+                image="divide_255",
+            )
     images = random.integers(0, 256, (12, 16, 16, 1), np.uint8)
     return model, exported, images
 
@@ -166,10 +168,11 @@ def test_stored_weights_are_read_bit_by_bit():
             keras.Input((40,)),
             layers.Dense(30, name="sparse"),
             layers.Dense(50, name="half"),
-            layers.Dense(20, name="full"),
-            layers.Dense(7, name="zero", kernel_initializer="zeros"),
+            layers.Dense(60, name="full"),
+            layers.Dense(17, name="zero", kernel_initializer="zeros"),
             layers.BatchNormalization(),
-            layers.Dense(9, name="other", dtype="bfloat16"),
+            layers.Dense(33, name="other", dtype="bfloat16"),
+            layers.Dense(3, name="small", kernel_initializer="zeros"),
         ]
     )
     random = np.random.default_rng(0)
@@ -182,7 +185,8 @@ def test_stored_weights_are_read_bit_by_bit():
     assert {
         id(model.get_layer(n).kernel) for n in ("sparse", "half", "zero", "other")
     } <= set(values)
-    assert id(model.get_layer("full").kernel) not in values
+    for name in ("full", "small"):
+        assert id(model.get_layer(name).kernel) not in values
     for variable in model.variables:
         got = values.get(id(variable), variable.value).numpy()
         assert got.dtype == variable.numpy().dtype
@@ -199,14 +203,14 @@ def test_the_smallest_of_float16_come_back_in_float32(form):
 
 
 def test_float16_rounds_matrices_only_and_says_by_how_much():
-    model = lenet(sizes=(20, 10), inputs=30)
+    model = lenet(sizes=(30, 10), inputs=30)
     stored = encoded.store(model.variables, "float16")
     values = stored.read()
     rounding = 0.0
     for variable in model.variables:
         got = values.get(id(variable), variable.value).numpy()
         want = variable.numpy()
-        if want.ndim > 1:
+        if want.size == 900:  # the other kernel is too small to be worth it
             rounded = want.astype(np.float16).astype(np.float32)
             rounding = max(rounding, np.max(abs(rounded - want)))
             want = rounded
@@ -257,7 +261,7 @@ def test_a_large_mlp_takes_a_fifteenth_of_dense(tmp_path):
 # Served
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS[1:])
 def test_another_process_and_the_c_api_agree(name, served):
     _, exported, _ = served
     found = exported[name]
@@ -337,7 +341,7 @@ def test_models_in_one_process_do_not_share_their_weights(tmp_path, quick):
     before = tf.saved_model.load(str(first)).signatures["serving_default"]
     again = tf.saved_model.load(str(first))
     want = before(pixels=x)["logits"].numpy()
-    kernel = model.layers[-1].kernel
+    kernel = model.layers[0].kernel  # one that is encoded
     kernel.assign(2 * kernel)
     second = export.saved_model(model, tmp_path / "m", format="encoded").path
     after = tf.saved_model.load(str(second)).signatures["serving_default"]
@@ -350,13 +354,14 @@ def test_what_a_layer_assigns_is_kept_when_encoded(tmp_path, quick):
     @keras.saving.register_keras_serializable("formats")
     class Counting(layers.Layer):
         def build(self, shape):
+            # Zeros in a matrix, which would be encoded if nothing assigned to it.
             self.calls = self.add_weight(
-                shape=(), initializer="zeros", trainable=False, name="calls"
+                shape=(30, 20), initializer="zeros", trainable=False, name="calls"
             )
 
         def call(self, x):
             self.calls.assign_add(1.0)
-            return x + self.calls
+            return x + self.calls[0]
 
     model = keras.Sequential(
         [keras.Input((30,), name="x"), layers.Dense(20), Counting()]
@@ -436,7 +441,7 @@ def test_the_manifest_says_what_is_there(served):
         assert found["made"]["format"] == name
         assert found["made"]["keras"] == keras.__version__
         assert found["parity"]["agreement"] == 1.0
-        assert found["parity"]["c_api"] is True
+        assert found["parity"]["c_api"] is (name != "dense")
         listed = {path / file for file in found["files"]}
         there = {file for file in path.rglob("*") if file.is_file()}
         assert there - listed == {path / "tfticket.json"}
@@ -537,7 +542,7 @@ def test_preprocessing_by_a_function(tmp_path, quick):
 
 
 def test_arguments_that_do_not_fit(tmp_path):
-    model = lenet(sizes=(10,), inputs=30)
+    model = lenet(sizes=(10,), inputs=60)
     for match, arguments in {
         r"format must be one of .*format='sparse'": {"format": "sparse"},
         r"value_dtype must be one of .*'int8'": {"value_dtype": "int8"},
@@ -555,7 +560,7 @@ def test_arguments_that_do_not_fit(tmp_path):
     ids = keras.Sequential([keras.Input((3,), dtype="int32"), layers.Embedding(5, 2)])
     with pytest.raises(ValueError, match="of int32 already"):
         export.saved_model(ids, tmp_path / "m", image="divide_255")
-    model.layers[0].kernel.assign(np.full((30, 10), 1e6))
+    model.layers[0].kernel.assign(np.full((60, 10), 1e6))
     with pytest.raises(ValueError, match=r"kernel.*1e\+06.*ends at 65504"):
         encoded.store(model.variables, "float16")
     assert not any(tmp_path.iterdir())

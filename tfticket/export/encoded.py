@@ -14,6 +14,9 @@ from tfticket.export.serving import concrete
 ValueDtype = str
 """'float32' keeps each weight's own dtype; 'float16' stores matrices in half."""
 
+LEAST = 512
+"""Smaller weights are not encoded."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
@@ -39,12 +42,12 @@ def store(
     elsewhere: Collection[int] = (),
     as_they_are: Collection[int] = (),
 ) -> Stored:
-    """Stores each weight in its smallest form.
+    """Stores each weight of two dimensions or more in its smallest form.
 
     Args:
         variables: The weights of a model.
-        value_dtype: "float16" rounds weights of float32 that have two dimensions or
-            more. Biases and statistics are few and stay as they are.
+        value_dtype: "float16" rounds those of them that are of float32. Biases,
+            statistics and weights of less than `LEAST` values stay as they are.
         elsewhere: The `id` of weights that are not to be stored here.
         as_they_are: The `id` of weights that are not to be encoded.
 
@@ -58,7 +61,7 @@ def store(
             continue
         value = keras.ops.convert_to_numpy(variable)
         stored, form = value.dtype, "plain"
-        if _is_float(value) and id(variable) not in as_they_are:
+        if _worth(value) and id(variable) not in as_they_are:
             stored = _stored_dtype(value, value_dtype)
             form = smallest_form(value, stored.itemsize)
         if form == "plain" and stored == value.dtype:
@@ -170,12 +173,15 @@ def _pack(parts, members, dtype):
     return pack, [variable for stored in held for variable in stored]
 
 
-def _is_float(value):
-    return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+def _worth(value):
+    """Whether encoding may pay. Biases seldom have zeros, and each kind of decoding
+    costs the loader milliseconds."""
+    floats = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+    return floats and value.ndim > 1 and value.size >= LEAST
 
 
 def _stored_dtype(value, value_dtype):
-    if value_dtype == "float16" and value.dtype == np.float32 and value.ndim > 1:
+    if value_dtype == "float16" and value.dtype == np.float32:
         return np.dtype(np.float16)
     return value.dtype
 
