@@ -19,7 +19,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags, logging
 from rich.console import Console
 
-from tfticket import data, export, get_masks, lottery, models, progress, report
+from tfticket import (
+    data,
+    export,
+    get_masks,
+    lottery,
+    models,
+    progress,
+    report,
+)
 
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -169,6 +177,9 @@ def run(console):
     console.print(f"SavedModel:  {exported}", highlight=False, soft_wrap=True)
     exported = export.litert(found.model, lite, **kwargs)
     console.print(f"LiteRT:      {exported}", highlight=False, soft_wrap=True)
+    trained = lite.with_suffix(".npz")
+    found.ticket.with_weights(found.model).save(trained)
+    console.print(f"Trained:     {trained}, for scripts/export.py", highlight=False)
 
 
 if __name__ == "__main__":

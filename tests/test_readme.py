@@ -41,7 +41,20 @@ def test_commands(command, tmp_path):
         # `make test` runs this test, so here it is only asked what it would do.
         subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True)
         return
+    if words[0] == "saved_model_cli":
+        # It looks at what the line before has written.
+        assert words[words.index("--dir") + 1].startswith("saved_models/digits")
+        return
     assert words[0] == "python"
+    if words[1] == "scripts/export.py":
+        model = ROOT / "saved_models" / "digits.npz"
+        flags = [f for f in words[2:] if not f.startswith("--model")]
+        flags += [f"--model={model}", "--to=saved_model", f"--out_dir={tmp_path}"]
+        flags.remove("--report")  # as test_python_blocks runs it
+        script = [sys.executable, str(ROOT / words[1])]
+        subprocess.run([*script, *flags], check=True, cwd=tmp_path)
+        assert (tmp_path / "digits" / "1" / "saved_model.pb").is_file()
+        return
     # The flags as they stand, but nothing downloaded and little trained.
     flags = [word for word in words[2:] if not word.startswith("--dataset")]
     if "--help" not in flags:

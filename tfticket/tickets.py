@@ -128,6 +128,35 @@ class Ticket:
         set_masks(wrapped, masks)
         return cls.from_model(wrapped, **provenance)
 
+    def with_weights(self, model: keras.Model) -> "Ticket":
+        """The same masks, with the weights that a model has now: those it trained to.
+
+        Args:
+            model: A model of the ticket's architecture, wrapped or plain.
+
+        Raises:
+            ValueError: If names or shapes of the weights differ.
+        """
+        weights = {
+            name: np.array(keras.ops.convert_to_numpy(weight))
+            for name, weight in named_weights(model).items()
+        }
+        self._require_fit(weights)
+        for name, mask in self.masks.items():
+            weights[name] = np.where(mask, weights[name], 0).astype(weights[name].dtype)
+        return dataclasses.replace(self, weights=weights)
+
+    def _require_fit(self, variables):
+        for name in [*variables, *self.weights]:
+            mine, theirs = self.weights.get(name), variables.get(name)
+            if mine is None or theirs is None or mine.shape != tuple(theirs.shape):
+                raise ValueError(
+                    "The ticket does not fit the model: they first differ in layer "
+                    f"'{name.rpartition('/')[0]}', weight '{name}'. Shape in the "
+                    f"ticket: {'none' if mine is None else mine.shape}; in the model: "
+                    f"{'none' if theirs is None else tuple(theirs.shape)}"
+                )
+
     def apply(self, model: keras.Model) -> keras.Model:
         """Gives a model the ticket's weights and masks.
 
@@ -142,16 +171,7 @@ class Ticket:
             ValueError: If names or shapes of the weights differ; names the
                 first layer that differs. The model is left as it was.
         """
-        variables = named_weights(model)
-        for name in [*variables, *self.weights]:
-            mine, theirs = self.weights.get(name), variables.get(name)
-            if mine is None or theirs is None or mine.shape != tuple(theirs.shape):
-                raise ValueError(
-                    "The ticket does not fit the model: they first differ in layer "
-                    f"'{name.rpartition('/')[0]}', weight '{name}'. Shape in the "
-                    f"ticket: {'none' if mine is None else mine.shape}; in the model: "
-                    f"{'none' if theirs is None else tuple(theirs.shape)}"
-                )
+        self._require_fit(named_weights(model))
         if not any(pruned_layers(model)):
             layers = {name: self._masks_in(name) for name, _ in named_layers(model)}
             model = prune(

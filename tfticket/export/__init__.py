@@ -1,6 +1,7 @@
 """Plain Keras models to what serving loads, each file run before it is named done."""
 
 from tfticket.export.compact import Compacted, compact
+from tfticket.export.comparison import FormRow, print_report, report
 from tfticket.export.litert import litert
 from tfticket.export.onnx_export import onnx
 from tfticket.export.parity import Exported, ExportError
@@ -11,9 +12,12 @@ __all__ = [
     "Compacted",
     "ExportError",
     "Exported",
+    "FormRow",
     "check_two_four",
     "compact",
     "litert",
     "onnx",
+    "print_report",
+    "report",
     "saved_model",
 ]
