@@ -55,7 +55,10 @@ class Masked:
 
     def masks(self) -> dict[str, np.ndarray]:
         """As `get_masks`."""
-        return {k: keras.ops.convert_to_numpy(mask) for k, mask in self._masks.items()}
+        return {
+            name: keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(mask.value))
+            for name, mask in self._masks.items()
+        }
 
     def values(self) -> dict[str, np.ndarray]:
         """As `get_pruned_weights`."""
@@ -66,26 +69,26 @@ class Masked:
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `set_masks`, names and shapes unchecked."""
-        for name, mask in masks.items():
-            self._masks[name].assign(mask)
         optimizer = getattr(self._model(), "optimizer", None)
         slots = () if optimizer is None else optimizer.variables
         # Traced anew where slots have been made in the meantime. Once is no use.
         key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()
-            self._zero()
+            self._set(dict(masks))
         else:
-            self._compiled[1]()
+            self._compiled[1](dict(masks))
 
     def _compile(self):
         if keras.backend.backend() != "tensorflow":
-            return self._zero
+            return self._set
         import tensorflow as tf
 
-        return tf.function(self._zero, autograph=False)
+        return tf.function(self._set, autograph=False)
 
-    def _zero(self):
+    def _set(self, masks):
+        for name, mask in masks.items():
+            self._masks[name].assign(mask)
         pairs = [(self.weights[k].variable, mask) for k, mask in self._masks.items()]
         for weight, mask in pairs:
             weight.assign(apply_mask(weight, mask))

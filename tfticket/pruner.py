@@ -189,25 +189,32 @@ class Pruner:
             names: The weights to prune, `own` among them; `None` is all.
             evidence: Kind to name to array, of what was followed while training.
         """
-        sizes, alive = self.sizes(), self.sizes(alive=True)
+        masks = self.masked.masks()
+        sizes, alive = self.sizes(), self._count(masks)
         cuts = [
             (names, count - sum(sizes[name] - alive[name] for name in names))
             for names, count in self.cuts_to(sparsity, own, names)
         ]
         if any(count > 0 for _, count in cuts):
-            self.masked.set_masks(self.masks_after(cuts, evidence))
+            self.masked.set_masks(self.masks_after(cuts, evidence, masks))
 
     def masks_after(
         self,
         cuts: Sequence[Cut],
         evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        masks: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """The masks after cuts of so many more units; the model's stay as they are.
+
+        Args:
+            cuts: Which weights lose how many more units.
+            evidence: As for `prune_to`.
+            masks: The model's masks, where they are at hand.
 
         Raises:
             ValueError: If a score is not finite, or a weight would be left empty.
         """
-        masks = self.masked.masks()
+        masks = self.masked.masks() if masks is None else masks
         scores = self._scores(evidence)
         after = after_cuts(scores, masks, cuts, self.structures, self.axes)
         for names, _ in () if self.allow_empty else cuts:

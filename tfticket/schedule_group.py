@@ -1,6 +1,7 @@
 """`ScheduleGroup`: weights that follow one schedule, and when it is due next."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from tfticket import schedules
@@ -39,15 +40,11 @@ class ScheduleGroup:
     def latest(self, first: int, last: int) -> float | None:
         """The sparsity of the last step due in first..last, `None` if none is."""
         first, last = self._bounded(first, last)
-        period = getattr(self.schedule, "frequency", None)
-        if period and last >= first:
-            # Where a schedule has these fields, most of the time that is the step.
-            begin = int(getattr(self.schedule, "begin_step", 0))
-            step = begin + (last - begin) // int(period) * int(period)
-            if first <= step <= last:
-                due, sparsity = schedules.evaluate(self.schedule, step)
-                if due:
-                    return sparsity
+        likely = self._likely(last, before=True)
+        if likely is not None and first <= likely <= last:
+            due, sparsity = schedules.evaluate(self.schedule, likely)
+            if due:
+                return sparsity
         for step in range(last, max(first, last - _PAST) - 1, -1):
             due, sparsity = schedules.evaluate(self.schedule, step)
             if due:
@@ -62,6 +59,10 @@ class ScheduleGroup:
             self._to, self._due = self._due, None
         self._from = first
         start, end = self._bounded(max(first, self._to + 1), last)
+        likely = self._likely(start)
+        if self._due is None and likely is not None:
+            # No step before it is due, and none after it need be asked about now.
+            start = likely
         if self._due is None:
             for step in range(start, end + 1):
                 self._to = step
@@ -80,6 +81,17 @@ class ScheduleGroup:
             due, sparsity = schedules.evaluate(self.schedule, step)
             if due:
                 yield sparsity
+
+    def _likely(self, step, before=False):
+        """The due step from a step on, or up to it, where schedules are periodic."""
+        if not schedules.is_periodic(self.schedule):
+            return None
+        period = self.schedule.frequency
+        begin = int(self.schedule.begin_step)
+        periods = (step - begin) / int(period)
+        return begin + int(period) * (
+            math.floor(periods) if before else math.ceil(periods)
+        )
 
     def _bounded(self, first, last):
         """The same steps without those before the schedule begins or after it ends."""

@@ -281,6 +281,12 @@ def evaluate(schedule: Schedule, step: int) -> tuple[bool, float]:
     return due, sparsity
 
 
+def is_periodic(schedule: Schedule) -> bool:
+    """Whether it is due every `frequency` steps from `begin_step`: ours, TF-MOT's."""
+    tfmot = hasattr(schedule, "_should_prune_in_step")
+    return isinstance(schedule, _Stepped) or (tfmot and hasattr(schedule, "frequency"))
+
+
 def final_sparsity(schedule: Schedule) -> float | None:
     """The sparsity that a schedule ends with; `None` where it does not say."""
     for name in ("final_sparsity", "target_sparsity"):
