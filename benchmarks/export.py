@@ -7,9 +7,10 @@
 Networks have random weights, pruned by magnitude, layer by layer. In each row, files
 are loaded and called in turns in one process, so that what else the machine does falls
 on all of them; ratios are taken turn by turn, and the table gives their medians, of the
-dense model in the same form (SavedModel or float32 LiteRT). "weights" are the bytes of
-a SavedModel's variables, "whole" all of its files; no gzip. `compact` is measured on
-Conv-6 with half of the channels pruned.
+dense model in the same form (SavedModel or float32 LiteRT). One thread, unless
+`--threads` says otherwise: sparse products have one, and dense ones gain by more.
+"weights" are the bytes of a SavedModel's variables, "whole" all of its files; no gzip.
+`compact` is measured on Conv-6 with half of the channels pruned.
 """
 
 import json
@@ -40,6 +41,7 @@ _NETWORK = flags.DEFINE_enum(
 )
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0.8", "0.9", "0.95", "0.98"], "Of all.")
 _REPEATS = flags.DEFINE_integer("repeats", 15, "Calls and loads of each.", 1)
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of TensorFlow's operations.", 1)
 _JSON = flags.DEFINE_string("json", None, "File to write every figure to.")
 
 
@@ -180,6 +182,8 @@ def show(name, sparsity, figures):
 
 
 def main(_):
+    tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+    tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
     chosen = [*NETWORKS, "compact"] if _NETWORK.value == "all" else [_NETWORK.value]
     results = {}
     for name in chosen:

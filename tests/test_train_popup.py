@@ -138,6 +138,7 @@ def test_bad_values(values, message):
 
 def test_the_script(tmp_path):
     flags = ["--density=0.3,0.6", "--weight_initializer=signed_constant", "--epochs=1"]
+    flags += ["--width=0.2"]
 
     def script(*more):
         command = [sys.executable, str(SCRIPT), *flags, f"--out_dir={tmp_path}/run"]
