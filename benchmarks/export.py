@@ -3,6 +3,7 @@
     python benchmarks/export.py
     python benchmarks/export.py --network=mlp --sparsities=0.95 --repeats=31
     python benchmarks/export.py --json=export.json
+    python benchmarks/export.py --table=tfticket/export/format_table.json
 
 Networks have random weights, pruned by magnitude, layer by layer. In each row, files
 are loaded and called in turns in one process, so that what else the machine does falls
@@ -43,6 +44,9 @@ _SPARSITIES = flags.DEFINE_list("sparsities", ["0.8", "0.9", "0.95", "0.98"], "O
 _REPEATS = flags.DEFINE_integer("repeats", 15, "Calls and loads of each.", 1)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of TensorFlow's operations.", 1)
 _JSON = flags.DEFINE_string("json", None, "File to write every figure to.")
+_TABLE = flags.DEFINE_string(
+    "table", None, "Table of format='auto' to bring up to date."
+)
 
 
 def mlp(shape, *units):
@@ -181,7 +185,35 @@ def show(name, sparsity, figures):
             print(f"  {outcome}: {form}, {what}: {value:.3f}, at most {most:.3f}")
 
 
+def write_table(path, results):
+    """Puts what was measured on the MLP into what `format="auto"` goes by."""
+    table = json.loads(path.read_text())
+    faster = {
+        float(key.split()[1]): figures["csr"]
+        for key, figures in results.items()
+        if key.startswith("mlp")
+        and all(figures["csr"][f"batch {batch}"] < 0.95 for batch in BATCHES)
+    }
+    choices = [row for row in table["choices"] if row["format"] != "csr"]
+    if faster:
+        least = min(faster)
+        times = " and ".join(
+            f"{faster[least][f'batch {batch}']:.2f}x dense's time at batch {batch}"
+            for batch in BATCHES
+        )
+        row = {"format": "csr", "min_sparsity": least, "min_csr_share": 0.9}
+        choices.insert(0, {**row, "because": f"measured at {least:.0%}: {times}"})
+    table["choices"] = choices
+    table["measured"] = (
+        "MLP 784-2048-2048-10, random masks, "
+        f"threads: {_THREADS.value}, TensorFlow {tf.__version__}"
+    )
+    path.write_text(json.dumps(table, indent=2) + "\n")
+
+
 def main(_):
+    if _TABLE.value and _NETWORK.value not in ("all", "mlp"):
+        raise app.UsageError("--table needs --network=mlp, or all.")
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
     tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
     chosen = [*NETWORKS, "compact"] if _NETWORK.value == "all" else [_NETWORK.value]
@@ -197,6 +229,8 @@ def main(_):
                 )
             show(name, sparsity, figures)
             results[f"{name} {sparsity}"] = figures
+    if _TABLE.value:
+        write_table(pathlib.Path(_TABLE.value), results)
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
 
