@@ -19,15 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags, logging
 from rich.console import Console
 
-from tfticket import (
-    data,
-    export,
-    get_masks,
-    lottery,
-    models,
-    progress,
-    report,
-)
+from tfticket import data, export, get_masks, lottery, models, progress, report
 
 _DATASET = flags.DEFINE_string(
     "dataset",

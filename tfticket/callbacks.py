@@ -26,7 +26,7 @@ from tfticket.schedules import check_rate
 from tfticket.scopes import survivors_lost
 from tfticket.state import State
 from tfticket.structures import Unstructured
-from tfticket.tickets import Ticket, plain_config
+from tfticket.tickets import Ticket, plain_config, zero_masked
 
 # Prefix of the optimizer's variables in a state, where no layer's name can be.
 _OPTIMIZER = "optimizer:"
@@ -325,13 +325,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         weights = (self._rewind_state or State(named_weights(self.model))).values
         return Ticket(
             masks=masks,
-            weights={
-                name: np.where(masks[name], weights[name], 0).astype(weight.dtype)
-                if name in masks
-                else weight
-                for name, weight in weights.items()
-                if not name.startswith(_OPTIMIZER)
-            },
+            weights=zero_masked(
+                {k: w for k, w in weights.items() if not k.startswith(_OPTIMIZER)},
+                masks,
+            ),
             provenance={
                 "config": self._config,
                 "seed": self.seed,

@@ -78,7 +78,7 @@ def gather(
     weights = _masked(model)
     for kind in kinds:
         if kind in FROM_DATA:
-            _require_data(kind, model, data, loss, criterion)
+            require_data(kind, model, data, loss, criterion)
     found = {}
     if "flow" in kinds:
         found["flow"] = synaptic_flow(model)
@@ -239,7 +239,10 @@ def _masked(model):
     return weights
 
 
-def _require_data(kind, model, data, loss, criterion):
+def require_data(
+    kind: str, model: keras.Model, data: Any, loss: Any, criterion: str | None = None
+) -> None:
+    """Raises a ValueError if evidence over data lacks the data or a loss."""
     who = f"Criterion '{criterion}' needs {kind}" if criterion else kind
     if data is None:
         raise ValueError(

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from tfticket.model_masks import pruned_layers
-from tfticket.optimizers import mask_slots
+from tfticket.model_masks import pruned_layers, zero_pruned
 from tfticket.paths import join
 from tfticket.prunable import PrunableWeight
-from tfticket.wrappers import Prune, apply_mask, masked_value
+from tfticket.wrappers import Prune, masked_value
 
 _MADE: "weakref.WeakKeyDictionary[keras.Model, Masked]" = weakref.WeakKeyDictionary()
 
@@ -90,8 +89,4 @@ class Masked:
         for name, mask in masks.items():
             self._masks[name].assign(mask)
         pairs = [(self.weights[k].variable, mask) for k, mask in self._masks.items()]
-        for weight, mask in pairs:
-            weight.assign(apply_mask(weight, mask))
-        optimizer = getattr(self._model(), "optimizer", None)
-        if optimizer is not None:
-            mask_slots(optimizer, pairs)
+        zero_pruned(self._model(), pairs)

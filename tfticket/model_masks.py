@@ -1,6 +1,6 @@
 """The layers, weights and masks of a whole model, by name, as plain data."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from tfticket.paths import (
 )
 from tfticket.popup_layers import Popup
 from tfticket.popup_model import chosen_edges
-from tfticket.wrappers import Prune
+from tfticket.wrappers import Prune, apply_mask
 
 
 def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
@@ -71,11 +71,24 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
             )
     for name, mask in masks.items():
         known[name][1].assign(np.asarray(mask, bool))
-    for _, layer in pruned_layers(model):
-        layer.apply_masks()
+    zero_pruned(model, list(known.values()))
+
+
+def zero_pruned(
+    model: keras.Model,
+    weights_and_masks: Sequence[tuple[keras.Variable, keras.Variable]],
+) -> None:
+    """Zeroes weights where their masks are False, and puts their slots to rest.
+
+    Args:
+        model: The model; its optimizer's slots are left where it has none.
+        weights_and_masks: Pairs of a weight of the model and its boolean mask.
+    """
+    for weight, mask in weights_and_masks:
+        weight.assign(apply_mask(weight, mask))
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
-        mask_slots(optimizer, known.values())
+        mask_slots(optimizer, weights_and_masks)
 
 
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfticket import criteria, structures
 from tfticket.cutting import Cut, after_cuts
-from tfticket.evidence import FROM_DATA, GATHERED, gather
+from tfticket.evidence import FROM_DATA, GATHERED, gather, require_data
 from tfticket.graph import output_layers
 from tfticket.masked import Masked
 from tfticket.model_masks import masked_names, pruned_layers
@@ -97,20 +97,16 @@ class Pruner:
 
     def _require_data(self):
         name = criteria.name_of(self.criterion)
-        data = self._source["data"]
+        data, loss = self._source["data"], self._source["loss"]
         for kind in FROM_DATA:
             if kind not in self.needs:
                 continue
-            if data is None:
-                raise ValueError(
-                    f"criterion='{name}' needs {kind} ({criteria.EVIDENCE[kind]}), and "
-                    "there is no data. Pass data=(x, y), or a dataset of such batches."
-                )
             if isinstance(data, Iterator):
                 raise ValueError(
                     f"criterion='{name}' may go over the data several times, and "
                     f"{data!r} is used up after one. Pass a dataset or a list."
                 )
+            require_data(kind, self.model, data, loss, name)
 
     def try_criterion(
         self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None

@@ -22,24 +22,13 @@ class _Stepped:
 
     def __post_init__(self):
         begin, end = self.begin_step, self.end_step
-        for name in ("begin_step", "end_step", "frequency"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-                raise TypeError(
-                    f"{name} must be an integer. Received: {name}={value!r}"
-                )
-        if begin < 0:
-            raise ValueError(
-                f"begin_step must be 0 or more. Received: begin_step={begin}"
-            )
+        check_integer("begin_step", begin, 0)
+        check_integer("end_step", end, -1)
+        check_integer("frequency", self.frequency, 1)
         if end != -1 and end < begin:
             raise ValueError(
                 "end_step must be begin_step or later, or -1 for no end. Received: "
                 f"begin_step={begin}, end_step={end}"
-            )
-        if self.frequency <= 0:
-            raise ValueError(
-                f"frequency must be 1 or more. Received: frequency={self.frequency}"
             )
         for name in ("target_sparsity", "initial_sparsity", "final_sparsity"):
             if hasattr(self, name):

@@ -23,6 +23,7 @@ from tfticket.model_masks import (
     set_masks,
 )
 from tfticket.popup_model import popup_layers
+from tfticket.state import State
 from tfticket.transform import prune, strip
 
 # What NumPy, zipfile and zlib raise for bytes that are not what was written.
@@ -88,10 +89,7 @@ class Ticket:
                 f"Model '{model.name}' has no masks. Wrap it first: "
                 "model = tfticket.prune(model)"
             )
-        weights = {
-            name: np.array(keras.ops.convert_to_numpy(weight))
-            for name, weight in named_weights(model).items()
-        }
+        weights = State(named_weights(model)).values
         return cls(masks, weights, {"config": plain_config(model), **provenance})
 
     @classmethod
@@ -137,14 +135,9 @@ class Ticket:
         Raises:
             ValueError: If names or shapes of the weights differ.
         """
-        weights = {
-            name: np.array(keras.ops.convert_to_numpy(weight))
-            for name, weight in named_weights(model).items()
-        }
+        weights = State(named_weights(model)).values
         self._require_fit(weights)
-        for name, mask in self.masks.items():
-            weights[name] = np.where(mask, weights[name], 0).astype(weights[name].dtype)
-        return dataclasses.replace(self, weights=weights)
+        return dataclasses.replace(self, weights=zero_masked(weights, self.masks))
 
     def _require_fit(self, variables):
         for name in [*variables, *self.weights]:
@@ -247,6 +240,18 @@ class Ticket:
                 f"{error}"
             ) from error
         return cls(masks, weights, header["provenance"])
+
+
+def zero_masked(
+    weights: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The weights by name, 0.0 where one has a mask that is False."""
+    return {
+        name: np.where(masks[name], value, 0).astype(value.dtype)
+        if name in masks
+        else value
+        for name, value in weights.items()
+    }
 
 
 def plain_config(model: keras.Model) -> dict[str, Any]:

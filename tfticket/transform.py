@@ -80,7 +80,7 @@ def prune(
     own = {"schedule": schedule, "structure": structure}
     require_keras_3(model_or_layer)
     if not isinstance(model_or_layer, keras.Model):
-        return _wrap_layer(model_or_layer, own)
+        return wrap_copy(model_or_layer, **own)
     model = model_or_layer
     if not is_graph(model):
         return _wrap_subclassed(model, own)
@@ -121,14 +121,23 @@ def _layers_to_wrap(model, layers, exclude, include):
     return wrap
 
 
-def _wrap_layer(layer, own):
+def wrap_copy(layer: keras.layers.Layer, **arguments) -> Prune:
+    """Wraps a copy of a layer, with its weights if it is built.
+
+    Args:
+        layer: The layer, left as it is.
+        **arguments: Of `Prune`.
+
+    Raises:
+        ValueError: If the layer is wrapped already or has nothing to prune.
+    """
     if isinstance(layer, Prune) or holds_wrapped(layer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
     if not may_be_prunable(layer):
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
         )
-    wrapped = Prune(copy_layer(layer), **own)
+    wrapped = Prune(_configured_copy(layer), **arguments)
     if layer.built:
         build_like(layer, wrapped.layer)
         wrapped.build()
@@ -140,16 +149,7 @@ def _wrap_subclassed(model, own):
     require_built(model)
     require_plain_training(model)
     unwrapped_layers(model)
-    try:
-        copy_layer(model)
-    except (TypeError, NotImplementedError, ValueError) as error:
-        raise TypeError(
-            f"Model '{model.name}' ({type(model).__name__}) can't be copied by its "
-            "configuration. Let its __init__ take **kwargs and pass them to "
-            "super().__init__, and give it get_config() if it has arguments; or wrap "
-            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
-        ) from error
-    wrapped = _wrap_layer(model, own)
+    wrapped = wrap_copy(model, **own)
     shapes = model.get_build_config()
     if "input_shape" not in (shapes or {}):
         raise ValueError(
@@ -162,6 +162,21 @@ def _wrap_subclassed(model, own):
         shapes["input_shape"],
     )
     return keras.Model(inputs, wrapped(inputs), name=f"pruned_{model.name}")
+
+
+def _configured_copy(layer):
+    """`copy_layer`, with a word of help where it is a model that can't be copied."""
+    if not isinstance(layer, keras.Model):
+        return copy_layer(layer)
+    try:
+        return copy_layer(layer)
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise TypeError(
+            f"Model '{layer.name}' ({type(layer).__name__}) can't be copied by its "
+            "configuration. Let its __init__ take **kwargs and pass them to "
+            "super().__init__, and give it get_config() if it has arguments; or wrap "
+            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def strip(

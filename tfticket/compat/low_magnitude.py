@@ -11,7 +11,7 @@ from tfticket.compat.policies import PruningPolicy
 from tfticket.paths import every_layer, is_graph
 from tfticket.prunable import prunable_weights
 from tfticket.schedules import ConstantSparsity, Schedule
-from tfticket.transform import strip
+from tfticket.transform import strip, wrap_copy
 from tfticket.wrappers import Prune
 
 _HALF = ConstantSparsity(0.5, 0)
@@ -208,10 +208,7 @@ def _wrap(layer, own, kwargs):
     if not _is_for_wrapping(layer):
         wrapped = layer
     elif layer.built:
-        wrapped = Prune(copy_layer(layer), **own, **kwargs)
-        wrapped.layer.build_from_config(layer.get_build_config())
-        wrapped.build()
-        copy_state(layer, wrapped.layer)
+        wrapped = wrap_copy(layer, **own, **kwargs)
     else:
         wrapped = Prune(layer, **own, **kwargs)
     if shape is not None:

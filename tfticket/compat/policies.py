@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import keras
 from keras import layers
 
+from tfticket.paths import is_graph
 from tfticket.wrappers import Prune
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
@@ -160,7 +161,7 @@ class _Graph:
                         sources[id(node.output_tensors[0])] = [layer]
                     continue
                 given = [sources[id(tensor)] for tensor in node.input_tensors]
-                if isinstance(layer, keras.Model) and _is_graph(layer):
+                if is_graph(layer):
                     results = self._walk(layer, given)
                 else:
                     self._note(layer, [x for source in given for x in source])
@@ -267,10 +268,6 @@ class _Graph:
             and isinstance(producers[0], layers.ZeroPadding2D)
             and producers[0].padding == ((width, width), (width, width))
         )
-
-
-def _is_graph(model) -> bool:
-    return hasattr(getattr(model, "_functional", None) or model, "_nodes_by_depth")
 
 
 def _mend(layer) -> str:

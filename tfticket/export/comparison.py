@@ -15,7 +15,7 @@ from rich.table import Table
 from tfticket.clone import clone_with, copy_layer
 from tfticket.export.compact import compact
 from tfticket.export.litert import litert
-from tfticket.export.parity import ExportError
+from tfticket.export.parity import ExportError, size_of
 from tfticket.export.saved_model import saved_model
 from tfticket.export.serving import sample_inputs, serving
 from tfticket.export.timing import runner, timed
@@ -110,7 +110,7 @@ def report(
                 accuracy = _accuracy(runs[form], *test)
             rows[form] = FormRow(
                 form,
-                sum(file.stat().st_size for file in files),
+                size_of(path),
                 sum(len(gzip.compress(file.read_bytes())) for file in files),
                 accuracy,
             )

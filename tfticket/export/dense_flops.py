@@ -40,10 +40,29 @@ def dense_flops(
     """
     if not isinstance(layer, _BY_OUTPUT + _BY_INPUT):
         return 0
-    shape = in_shape if isinstance(layer, _BY_INPUT) else out_shape
-    first = getattr(layer, "data_format", None) == "channels_first"
-    positions = shape[2:] if first else shape[1:-1]
-    if None in positions:
+    count = positions(layer, in_shape, out_shape)
+    if count is None:
         return None
     kernels = [x for x in layer.weights if x.name.endswith("kernel")]
-    return 2 * math.prod(positions) * sum(math.prod(x.shape) for x in kernels)
+    return 2 * count * sum(math.prod(x.shape) for x in kernels)
+
+
+def positions(
+    layer: keras.layers.Layer, in_shape: tuple, out_shape: tuple
+) -> int | None:
+    """How often a sample uses each value of the layer's kernel.
+
+    Args:
+        layer: A layer.
+        in_shape: Shape of its input, batch first.
+        out_shape: Shape of its output.
+
+    Returns:
+        The count; `None` if it is open, or the layer no Dense or convolution.
+    """
+    if not isinstance(layer, _BY_OUTPUT + _BY_INPUT):
+        return None
+    shape = in_shape if isinstance(layer, _BY_INPUT) else out_shape
+    first = getattr(layer, "data_format", None) == "channels_first"
+    space = shape[2:] if first else shape[1:-1]
+    return None if None in space else math.prod(space)

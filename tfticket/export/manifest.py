@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from tfticket.export.dense_flops import positions
 from tfticket.export.parity import Exported
 
 FILE = "tfticket.json"
@@ -114,30 +115,5 @@ def _uses(layer):
         given, made = layer.input.shape, layer.output.shape
     except (AttributeError, ValueError):  # shared, or not of a graph of layers
         return None
-    if isinstance(layer, keras.layers.Dense):
-        places = made[1:-1]
-    elif isinstance(layer, _TRANSPOSED):
-        places = _space(layer, given)
-    elif isinstance(layer, _CONVOLUTIONS):
-        places = _space(layer, made)
-    else:
-        return None
-    return None if None in places else int(np.prod(places, dtype=np.int64))
-
-
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
-
-
-def _space(layer, shape):
-    return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    # A separable convolution has two kernels, used on different channels.
+    return positions(layer, given, made) if hasattr(layer, "kernel") else None
