@@ -83,7 +83,10 @@ class Masked:
             return self._set
         import tensorflow as tf
 
-        return tf.function(self._set, autograph=False)
+        # A model that XLA compiles is small and quick, and what starts an operation
+        # for each weight, mask and slot here is then longer than what it does.
+        xla = bool(getattr(self._model(), "jit_compile", False))
+        return tf.function(self._set, autograph=False, jit_compile=xla)
 
     def _set(self, masks):
         for name, mask in masks.items():

@@ -1,0 +1,88 @@
+"""`Part` and `PartResult`: one training of an experiment, and what it came to."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Part:
+    """One training of an experiment: the smallest piece that is run or kept.
+
+    Args:
+        seed: Of the replicate.
+        branch: `"ticket"` for the iterative pruning itself, else a control, written
+            as for `LotteryExperiment.branches`.
+        copy: Number of the copy of a control that is drawn at random; else 0.
+        round: How many prunings the masks have been through.
+
+    Example:
+
+    >>> str(Part(seed=0, branch="noise:0.5", copy=1, round=7).path)
+    'seed_0/noise_0.5/copy_1/round_07'
+    """
+
+    seed: int
+    branch: str = "ticket"
+    copy: int = 0
+    round: int = 0
+
+    @property
+    def path(self) -> pathlib.PurePosixPath:
+        """Folder of the part inside the run's, readable."""
+        branch = self.branch.replace(":", "_")
+        copy = f"copy_{self.copy}" if self.branch != "ticket" else ""
+        return pathlib.PurePosixPath(
+            f"seed_{self.seed}", branch, copy, f"round_{self.round:02d}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PartResult:
+    """What one training came to.
+
+    Args:
+        part: Which training.
+        density: Fraction of the maskable weights kept, in [0, 1].
+        parameters: Maskable weights kept, a count.
+        layers: Name of the weight to [kept, all], counts.
+        iterations: Steps this training did.
+        early_stop_iteration: Steps to the minimum validation loss of this training.
+        test: Loss and accuracy on the test part at the end of training.
+        early_stop_test: The same with the weights of the early stop.
+        validation: The same on the validation part at the end of training.
+        early_stop_validation: The same at the early stop.
+        movement: What `tfticket.lottery.movement.movement` found, for the branch
+            `"ticket"`: how far weights moved that survive the next pruning, and how
+            far those that don't.
+        attacks: Name ("fgsm", "pgd") to test accuracy under attack.
+        barrier: What `tfticket.lottery.stability.barrier` found, for the branch
+            `"stability"`.
+        seconds: `train` in `fit`, `between` for everything else of the part.
+        versions: Of tfticket, Keras and its backend.
+    """
+
+    part: Part
+    density: float
+    parameters: int
+    layers: dict[str, list[int]]
+    iterations: int
+    early_stop_iteration: int
+    test: dict[str, float]
+    early_stop_test: dict[str, float]
+    validation: dict[str, float]
+    early_stop_validation: dict[str, float]
+    movement: dict[str, Any] = dataclasses.field(default_factory=dict)
+    attacks: dict[str, float] = dataclasses.field(default_factory=dict)
+    barrier: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "PartResult":
+        """What `as_json` gave."""
+        return cls(**{**values, "part": Part(**values["part"])})
