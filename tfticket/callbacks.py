@@ -10,7 +10,7 @@ import numpy as np
 from tfticket import criteria
 from tfticket.arguments import check_choice, check_integer
 from tfticket.following import Following
-from tfticket.masks import density, pruned_count
+from tfticket.masks import density
 from tfticket.model_masks import (
     get_masks,
     get_pruned_weights,
@@ -22,8 +22,8 @@ from tfticket.patterns import Pattern
 from tfticket.pruner import Pruner
 from tfticket.records import RoundRecord, flat
 from tfticket.round_plan import plan_rounds
+from tfticket.round_pruner import RoundPruner
 from tfticket.schedules import check_rate
-from tfticket.scopes import survivors_lost
 from tfticket.state import State
 from tfticket.structures import Unstructured
 from tfticket.tickets import Ticket, plain_config, zero_masked
@@ -184,8 +184,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             self.params["steps"],
             self.model.steps_per_execution,
         )
-        self._rates = self._own_rates()
-        self._check_survivors()
+        self._round_pruner = RoundPruner(
+            self._pruner, self.rate, self.output_rate, self.rates
+        )
+        self._round_pruner.check(self.rounds)
         self.records, self.ticket = [], None
         self._config = plain_config(self.model)
         self._optimizer = built_optimizer(self.model)
@@ -247,42 +249,11 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         set_masks(self.model, get_masks(self.model))
 
     def _next_round(self):
-        masks = self._pruned_masks()
+        masks = self._round_pruner.masks_after(self._following.evidence())
         if self.rewind_to is not None:
             self._rewind_state.restore()
         set_masks(self.model, masks)
         self._start_round(self._round + 1)
-
-    def _pruned_masks(self):
-        alive = self._pruner.sizes(alive=True)
-        cuts = survivors_lost(self.scope, self._rates, alive, self.rate)
-        return self._pruner.masks_after(cuts, self._following.evidence())
-
-    def _own_rates(self):
-        """Name to rate of the weights that don't lose what the others do."""
-        rates = {}
-        if self.scope == "layerwise":
-            outputs = self._pruner.outputs & set(self._pruner.structures)
-            rate = self.rate / 2 if self.output_rate is None else self.output_rate
-            rates = dict.fromkeys(outputs, rate)
-        return {**rates, **self._pruner.named("rates", self.rates)}
-
-    def _check_survivors(self):
-        """Refuses rates that leave a layer (globally, the model) without a weight."""
-        left = self._pruner.sizes(alive=True)
-        cuts = survivors_lost(self.scope, self._rates, left, self.rate)
-        for names, _ in cuts if not self._pruner.allow_empty else ():
-            name = names[0] if len(names) == 1 else "the model"
-            rate = self._rates.get(names[0], self.rate)
-            alive = sum(left[name] for name in names)
-            for number in range(1, self.rounds + 1):
-                alive -= pruned_count(alive, rate)
-                if alive == 0:
-                    raise ValueError(
-                        f"rate={rate} leaves no weight of '{name}' after round "
-                        f"{number} of rounds={self.rounds}. Use fewer rounds or a "
-                        "lower rate."
-                    )
 
     def _start_round(self, number):
         masks = get_masks(self.model)

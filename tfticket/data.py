@@ -51,7 +51,7 @@ class Dataset:
         )
 
     def training_pipeline(
-        self, batch_size: int, seed: int, augment: bool = False
+        self, batch_size: int, seed: int, augment: bool = False, first_step: int = 0
     ) -> tf.data.Dataset:
         """Endless shuffled batches of the training part.
 
@@ -65,6 +65,8 @@ class Dataset:
             augment: Whether images are shifted at random by up to an eighth of
                 their size (what comes in is 0, the mean) and flipped left to right
                 half of the time.
+            first_step: How many batches to leave out at the beginning, for a training
+                that goes on from there.
 
         Raises:
             ValueError: If `batch_size` is out of range.
@@ -80,9 +82,10 @@ class Dataset:
         indices = tf.data.Dataset.range(len(labels))
         indices = indices.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
         batches = indices.repeat().batch(batch_size, drop_remainder=True)
+        batches = batches.skip(first_step)
         data = batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
         if augment:
-            numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), data))
+            numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first_step), data))
             data = numbered.map(
                 lambda number, batch: (_augmented(batch[0], [seed, number]), batch[1])
             )

@@ -4,9 +4,25 @@ import contextlib
 import json
 import os
 import pathlib
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
+
+# What NumPy, zipfile and zlib raise for bytes that are not what was written.
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @contextlib.contextmanager

@@ -4,16 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfticket.files import atomic_path
+from tfticket.files import DAMAGE, atomic_path
 from tfticket.masks import density
 from tfticket.model_masks import (
     get_masks,
@@ -26,18 +23,6 @@ from tfticket.popup_model import popup_layers
 from tfticket.state import State
 from tfticket.transform import prune, strip
 
-# What NumPy, zipfile and zlib raise for bytes that are not what was written.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 _FORMAT = 1
 
 
@@ -234,7 +219,7 @@ class Ticket:
             }
         except FileNotFoundError:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"'{path}' is damaged or is not a ticket written by Ticket.save: "
                 f"{error}"

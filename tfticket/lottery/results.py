@@ -43,7 +43,8 @@ class PartResult:
 
     Args:
         part: Which training.
-        density: Fraction of the maskable weights kept, in [0, 1].
+        density: Weights kept as a fraction of all maskable ones of the network that the
+            experiment prunes, in [0, 1].
         parameters: Maskable weights kept, a count.
         layers: Name of the weight to [kept, all], counts.
         iterations: Steps this training did.

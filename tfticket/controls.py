@@ -1,0 +1,60 @@
+"""What a ticket is compared with: its masks shuffled, its weights drawn anew or noisy."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def shuffled_masks(masks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Masks with as many weights kept in each layer, in places drawn at random.
+
+    Args:
+        masks: Name to boolean array.
+        seed: Of the permutations.
+
+    Example:
+
+    >>> masks = {"a": np.array([[True, False], [False, False]])}
+    >>> int(shuffled_masks(masks, seed=0)["a"].sum())
+    1
+    """
+    random = np.random.default_rng(seed)
+    return {
+        name: random.permutation(mask.ravel()).reshape(mask.shape)
+        for name, mask in masks.items()
+    }
+
+
+def noisy_weights(
+    weights: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    factor: float,
+    stds: Mapping[str, float],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Weights with Gaussian noise added to those that a mask keeps.
+
+    The lottery ticket paper does so in units of the standard deviation that a layer
+    was initialised with (arXiv 1803.03635, appendix).
+
+    Args:
+        weights: Name to float array; what has no mask stays as it is.
+        masks: Name to boolean array.
+        factor: Standard deviation of the noise, in units of `stds`.
+        stds: Name to the standard deviation of the layer's initial weights.
+        seed: Of the noise.
+
+    Example:
+
+    >>> weights = {"a": np.zeros(3, np.float32)}
+    >>> mask = {"a": np.array([True, False, False])}
+    >>> noisy_weights(weights, mask, 0.0, {"a": 0.1}, seed=0)["a"]
+    array([0., 0., 0.], dtype=float32)
+    """
+    random = np.random.default_rng(seed)
+    noisy = dict(weights)
+    for name, mask in masks.items():
+        value = weights[name]
+        noise = factor * stds[name] * random.standard_normal(value.shape)
+        noisy[name] = np.where(mask, value + noise, 0).astype(value.dtype)
+    return noisy

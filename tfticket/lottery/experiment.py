@@ -1,0 +1,257 @@
+"""`LotteryExperiment`: rounds, controls and replicates of one recipe."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfticket.arguments import check_choice, check_integer
+from tfticket.data import Dataset
+from tfticket.lottery import runners
+from tfticket.lottery.branches import Branch
+from tfticket.lottery.chains import MAIN, Chain, Setting
+from tfticket.lottery.recipe import Recipe, digest
+from tfticket.lottery.results import PartResult
+from tfticket.lottery.run_folder import RunFolder
+from tfticket.lottery.trainer import Builder
+from tfticket.lottery.worker import Worker, versions
+
+_ATTACKS = ("fgsm", "pgd")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LotteryExperiment:
+    """Finds tickets of a recipe and trains them beside their controls.
+
+    A run has a folder named by its recipe. More rounds, replicates, branches, copies
+    or measurements asked of it later are added to what it has: a finished training is
+    never done twice. On a CPU, the seed decides every ticket bit for bit, also where
+    the run was killed and resumed.
+
+    Args:
+        recipe: How the network is trained and pruned.
+        rounds: How many times to prune; `rounds + 1` trainings a replicate.
+        replicates: Repetitions, each with an initialisation and a data order of its
+            own.
+        seed: Of the first replicate; the next has the next.
+        branches: Controls, as `tfticket.lottery.Branch` reads them.
+        branch_rounds: Rounds whose tickets the controls start from. Default: all but
+            the dense one.
+        copies: Of each control that is drawn at random, for every replicate.
+        attacks: `"fgsm"`, `"pgd"` or both, to measure test accuracy under.
+        epsilon: Size of the attacks, in units of a pixel in [0, 1].
+        build: Makes the network from (image shape, classes), instead of
+            `recipe.model`. It counts by its name and by the network that it makes.
+        dataset: The data, instead of `recipe.dataset`. It counts by its values.
+
+    Raises:
+        TypeError: If a value is of the wrong type.
+        ValueError: If a value is out of range.
+
+    Example:
+
+    >>> recipe = tfticket.lottery.Recipe(iterations=50)
+    >>> experiment = tfticket.lottery.LotteryExperiment(recipe, rounds=1)
+    >>> results = experiment.run(folder)
+    >>> [round(result.density, 3) for result in results]
+    [1.0, 0.802]
+    """
+
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    rounds: int = 12
+    replicates: int = 1
+    seed: int = 0
+    branches: Sequence[str] = ()
+    branch_rounds: Sequence[int] | None = None
+    copies: int = 1
+    attacks: Sequence[str] = ()
+    epsilon: float = 0.1
+    build: Builder | None = None
+    dataset: Dataset | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(
+                "recipe must be a tfticket.lottery.Recipe. "
+                f"Received: recipe={self.recipe!r}"
+            )
+        for name, least in (("rounds", 1), ("replicates", 1), ("copies", 1)):
+            check_integer(name, getattr(self, name), least)
+        check_integer("seed", self.seed, 0)
+        if self.seed + self.replicates > 2**32:
+            raise ValueError(f"seed must be below 2**32. Received: seed={self.seed}")
+        for name in ("branches", "attacks"):
+            values = getattr(self, name)
+            if isinstance(values, str):
+                raise TypeError(f"{name} must be a list. Received: {name}={values!r}")
+            object.__setattr__(self, name, tuple(dict.fromkeys(values)))
+        for attack in self.attacks:
+            check_choice("attacks", attack, _ATTACKS)
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(
+                "epsilon must be in (0, 1], of a pixel's range. "
+                f"Received: epsilon={self.epsilon}"
+            )
+        self._check_branches()
+
+    def _check_branches(self):
+        rounds = self.branch_rounds
+        if rounds is None:
+            rounds = range(1, self.rounds + 1)
+        for number in rounds:
+            check_integer("branch_rounds", number, 1)
+            if number > self.rounds:
+                raise ValueError(
+                    f"branch_rounds must be at most rounds={self.rounds}. "
+                    f"Received: {number}"
+                )
+        object.__setattr__(self, "branch_rounds", tuple(sorted(set(rounds))))
+        for branch in self._branches:
+            if branch.kind == "late_rewind" and branch.value >= self.recipe.iterations:
+                raise ValueError(
+                    f"Branch '{branch}' is not before the end of a training of "
+                    f"iterations={self.recipe.iterations}."
+                )
+            if branch.kind == "small_dense" and self.build is not None:
+                raise ValueError(
+                    "Branch 'small_dense' makes a network of tfticket.models narrower, "
+                    "and can't do so with build. Leave one of the two out."
+                )
+
+    @property
+    def _branches(self):
+        return [Branch.parse(text) for text in self.branches]
+
+    @property
+    def seeds(self) -> range:
+        """Of the replicates."""
+        return range(self.seed, self.seed + self.replicates)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What defines the run, JSON-ready: what is not as by default."""
+        identity: dict[str, Any] = self.recipe.differences()
+        if self.build is not None:
+            name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
+            identity["build"] = name
+        if self.dataset is not None:
+            parts = (self.dataset.train, self.dataset.validation, self.dataset.test)
+            identity["dataset"] = self.dataset.name
+            identity["data"] = digest(
+                [
+                    digest(np.ascontiguousarray(values).tobytes().hex())
+                    for part in parts
+                    for values in part
+                ]
+            )
+        return identity
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder: data, network and a hash of what defines it."""
+        data = self.recipe.dataset if self.dataset is None else self.dataset.name
+        model = self.recipe.model if self.build is None else self.identity["build"]
+        return f"{data}-{model}-{digest(self.identity)[:10]}"
+
+    def chains(self) -> list[Chain]:
+        """All trainings, in an order in which each comes after what it needs."""
+        chains = []
+        for seed in self.seeds:
+            chains.append(Chain(seed, MAIN, 0, tuple(range(self.rounds + 1))))
+            for branch in self._branches:
+                for copy in range(self.copies if branch.is_random else 1):
+                    chains.append(Chain(seed, str(branch), copy, self.branch_rounds))
+        return chains
+
+    def run(
+        self,
+        runs_dir: str | os.PathLike = "runs",
+        data_dir: str | os.PathLike | None = None,
+        download: bool = True,
+        runner: str = "local",
+        checkpoint_seconds: float | None = 60.0,
+        on_part: Callable[[PartResult, int, int], None] | None = None,
+        on_evaluation: Callable[[Any, int], None] | None = None,
+    ) -> list[PartResult]:
+        """Does what is missing, and returns the results of all that was asked for.
+
+        Args:
+            runs_dir: Folder that the run's folder is in.
+            data_dir: Directory of TFDS data.
+            download: Whether TFDS may download.
+            runner: `"local"`, or `"ray"` for a Ray cluster, all of whose machines see
+                `runs_dir`.
+            checkpoint_seconds: Least time between two checkpoints of a training;
+                `None` writes none, and a training that is cut off begins again.
+            on_part: Called with (result, parts done, parts in all).
+            on_evaluation: Called with (part, steps done) as a training goes on; not
+                with `"ray"`.
+
+        Raises:
+            RunInUseError: If another process works on the folder.
+            ValueError: If the data can't be loaded, or something does not fit; before
+                any training.
+            ImportError: If Ray is asked for and not installed.
+        """
+        check_choice("runner", runner, runners.RUNNERS)
+        folder = RunFolder(pathlib.Path(runs_dir) / self.name)
+        setting = Setting(
+            recipe=self.recipe,
+            rounds=self.rounds,
+            stops=self._stops(),
+            folder=str(folder.path.absolute()),
+            data_dir=None if data_dir is None else str(data_dir),
+            download=download,
+            checkpoint_seconds=checkpoint_seconds,
+            attacks=tuple(self.attacks),
+            epsilon=self.epsilon,
+            build=self.build,
+            dataset=self.dataset,
+        )
+        worker = Worker(setting, on_evaluation)
+        self._check_data(worker)
+        with folder.locked():
+            folder.create(self._config(worker))
+            chains = self.chains()
+            total = sum(len(chain.rounds) for chain in chains)
+            results: list[PartResult] = []
+
+            def count(result):
+                results.append(result)
+                if on_part is not None:
+                    on_part(result, len(results), total)
+
+            runners.RUNNERS[runner](setting, chains, worker, count)
+        order = {part: i for i, part in enumerate(p for c in chains for p in c.parts)}
+        return sorted(results, key=lambda result: order[result.part])
+
+    def _stops(self):
+        late = [b.value for b in self._branches if b.kind == "late_rewind"]
+        return tuple(sorted({*late, self.recipe.rewind_to or 0} - {0}))
+
+    def _check_data(self, worker):
+        trainer = worker.check()
+        own = trainer.dataset
+        for branch in self._branches:
+            if branch.kind != "transfer":
+                continue
+            other = worker.dataset(branch.value)
+            if (other.image_shape, other.classes) != (own.image_shape, own.classes):
+                raise ValueError(
+                    f"Branch '{branch}' moves tickets to images of {other.image_shape} "
+                    f"in {other.classes} classes, and those of '{own.name}' are "
+                    f"{own.image_shape} in {own.classes}. They must be the same."
+                )
+
+    def _config(self, worker):
+        trainer = worker.check()
+        return {
+            "identity": self.identity,
+            "recipe": dataclasses.asdict(self.recipe),
+            "data": trainer.dataset.describe(),
+            "compiled": trainer.compiled,
+            "versions": versions(),
+        }

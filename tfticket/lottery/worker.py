@@ -1,0 +1,340 @@
+"""`Worker`: runs what is missing of chains, and measures what their trainings made."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket import criteria, data, models
+from tfticket._version import __version__
+from tfticket.lottery.adversarial import attacked_accuracy
+from tfticket.lottery.branches import Branch, Origin, Start, start_of
+from tfticket.lottery.chains import MAIN, Chain, Setting
+from tfticket.lottery.checkpoint import Checkpoint
+from tfticket.lottery.movement import movement
+from tfticket.lottery.recipe import derived_seed, digest
+from tfticket.lottery.results import Part, PartResult
+from tfticket.lottery.run_folder import NEXT, TICKET, TRAINED, RunFolder
+from tfticket.lottery.stability import barrier
+from tfticket.lottery.trainer import Trainer
+from tfticket.lottery.widths import width_with
+from tfticket.model_masks import get_masks
+from tfticket.tickets import Ticket, plain_config, zero_masked
+
+
+class Worker:
+    """Runs what is missing of chains, one after another, in one process.
+
+    Args:
+        setting: Of the experiment.
+        on_evaluation: Called with (part, steps done) as trainings go on.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        on_evaluation: Callable[[Part, int], None] | None = None,
+    ):
+        self._setting = setting
+        self._folder = RunFolder(setting.folder)
+        self._on_evaluation = on_evaluation
+        self._trainers: dict[Any, Trainer] = {}
+
+    def run(
+        self, chain: Chain, on_part: Callable[[PartResult], None] | None = None
+    ) -> list[PartResult]:
+        """The results of a chain's parts, those that are finished as they are.
+
+        Args:
+            chain: What to run.
+            on_part: Called with each result, also of parts that were finished.
+        """
+        results = []
+        for part in chain.parts:
+            result = self._folder.result(part)
+            if result is None:
+                result = self._train(part)
+            if missing := [x for x in self._setting.attacks if x not in result.attacks]:
+                result = self._attack(result, missing)
+            results.append(result)
+            if on_part is not None:
+                on_part(result)
+        return results
+
+    def check(self) -> Trainer:
+        """Loads data, builds the network and tries the rates, before any training.
+
+        Raises:
+            ValueError: If something does not fit.
+        """
+        trainer = self._trainer(self._setting.recipe)
+        trainer.round_pruner(0).check(self._setting.rounds)
+        return trainer
+
+    def dataset(self, name: str) -> data.Dataset:
+        """The data of that name, loaded once."""
+        if name == self._setting.recipe.dataset and self._setting.dataset is not None:
+            return self._setting.dataset
+        return self._loaded(name)
+
+    @functools.cached_property
+    def _loaded(self):
+        setting = self._setting
+        return functools.cache(
+            lambda name: data.load(name, setting.data_dir, setting.download)
+        )
+
+    def _trainer(self, recipe, factor=1.0):
+        key = (recipe, factor)
+        if key not in self._trainers:
+            build = self._setting.build or functools.partial(
+                models.build, recipe.model, width=recipe.width
+            )
+            self._trainers[key] = Trainer(
+                recipe, self.dataset(recipe.dataset), build, factor, self._setting.stops
+            )
+        return self._trainers[key]
+
+    def _train(self, part):
+        began = time.monotonic()
+        self._folder.clear(part)
+        if part.branch == MAIN:
+            trainer, start, inputs = self._main(part)
+        else:
+            trainer, start, inputs = self._control(part)
+        order = _order(part)
+        checkpoint = Checkpoint(
+            self._folder.folder(part) / "checkpoint.npz",
+            digest(
+                [str(part), {k: str(v.sum()) for k, v in start.ticket.masks.items()}]
+            ),
+            None if self._is_followed(trainer) else self._setting.checkpoint_seconds,
+        )
+        fitting = time.monotonic()
+        trained = trainer.train(
+            start.ticket,
+            order,
+            start.optimizer,
+            checkpoint,
+            lambda steps: self._on_evaluation and self._on_evaluation(part, steps),
+        )
+        fitted = time.monotonic()
+        masks = start.ticket.masks
+        tickets = {
+            TICKET: dataclasses.replace(
+                start.ticket, provenance=self._provenance(part, trainer)
+            ),
+            TRAINED: Ticket(masks, zero_masked(trained.weights, masks)),
+        }
+        moved = {}
+        if part.branch == MAIN:
+            kept = self._next_masks(part, trainer, trained)
+            if kept is not None:
+                tickets[NEXT] = Ticket(kept, {})
+                moved = self._movement(part, trainer, start, trained, kept)
+        ends = {part: trainer.evaluate(part) for part in ("test", "validation")}
+        bests = {
+            "test": trainer.evaluate("test", trained.best_weights),
+            "validation": {
+                name: trained.metrics[f"val_{name}"][trained.best]
+                for name in ("loss", "accuracy")
+            },
+        }
+        parameters = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+        between = {}
+        if part.branch == "stability":
+            between = self._barrier(part, trainer, trained)
+        result = PartResult(
+            part=part,
+            density=parameters / self._size,
+            parameters=parameters,
+            layers={k: [int(np.count_nonzero(m)), m.size] for k, m in masks.items()},
+            iterations=trainer.recipe.iterations,
+            early_stop_iteration=trained.metrics["iteration"][trained.best],
+            test=ends["test"],
+            early_stop_test=bests["test"],
+            validation=ends["validation"],
+            early_stop_validation=bests["validation"],
+            movement=moved,
+            barrier=between,
+            seconds={
+                "train": fitted - fitting,
+                "between": time.monotonic() - fitted + fitting - began,
+            },
+            versions=versions(),
+        )
+        self._folder.finish(result, tickets, trained.metrics, inputs)
+        checkpoint.remove()
+        return result
+
+    @property
+    def _size(self):
+        # Of the experiment's network: a smaller one has the density of its ticket.
+        network = self._trainer(self._setting.recipe).model
+        return sum(mask.size for mask in get_masks(network).values())
+
+    def _main(self, part):
+        recipe = self._setting.recipe
+        trainer = self._trainer(recipe, recipe.retrain_factor if part.round else 1.0)
+        initial = trainer.initial_weights(part.seed)
+        if part.round == 0:
+            masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
+            return trainer, Start(Ticket(masks, initial)), []
+        before = dataclasses.replace(part, round=part.round - 1)
+        masks = self._folder.ticket(before, NEXT).masks
+        inputs = [f"{before.path}/{NEXT}"]
+        optimizer = None
+        if recipe.rewind_to is None:
+            weights = self._folder.ticket(before, TRAINED).weights
+            inputs.append(f"{before.path}/{TRAINED}")
+        elif recipe.rewind_to == 0:
+            weights = initial
+        else:
+            found = self._prefix(part.seed, recipe.rewind_to)
+            weights, optimizer = found["weights"], found["optimizer"]
+        return (
+            trainer,
+            Start(Ticket(masks, zero_masked(weights, masks)), optimizer),
+            inputs,
+        )
+
+    def _control(self, part):
+        branch = Branch.parse(part.branch)
+        recipe = branch.recipe(self._setting.recipe)
+        main = Part(part.seed, round=part.round)
+        origin, inputs = self._origin(branch, main)
+        seed = derived_seed(part.seed, part.branch, part.copy, part.round)
+        if branch.kind != "small_dense":
+            trainer = self._trainer(recipe)
+            return trainer, start_of(branch, origin, trainer, seed), inputs
+        wanted = sum(int(np.count_nonzero(m)) for m in origin.ticket.masks.values())
+        image = self.dataset(recipe.dataset)
+        width = width_with(recipe.model, image.image_shape, image.classes, wanted)
+        trainer = self._trainer(dataclasses.replace(recipe, width=width))
+        masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
+        return trainer, Start(Ticket(masks, trainer.initial_weights(seed))), inputs
+
+    def _origin(self, branch, main):
+        dense = dataclasses.replace(main, round=0)
+        parent = dataclasses.replace(main, round=main.round - 1)
+        used = {(main, TICKET)}
+        if branch.kind == "one_shot":
+            used.add((dense, TRAINED))
+        if branch.kind in ("lr_rewind", "fine_tune"):
+            used.add((parent, TRAINED))
+        if branch.kind == "stability":
+            used.add((main, TRAINED))
+        trainer = self._trainer(self._setting.recipe)
+        late = branch.value if branch.kind == "late_rewind" else None
+        origin = Origin(
+            ticket=self._folder.ticket(main),
+            initial=trainer.initial_weights(main.seed),
+            dense=self._folder.ticket(dense, TRAINED),
+            parent=self._folder.ticket(parent, TRAINED),
+            prefix=None if late is None else self._prefix(main.seed, late),
+        )
+        return origin, sorted(f"{part.path}/{name}" for part, name in used)
+
+    @functools.cached_property
+    def _prefix(self):
+        @functools.lru_cache(maxsize=4)
+        def prefix(seed, steps):
+            trainer = self._trainer(self._setting.recipe)
+            masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
+            dense = Ticket(masks, trainer.initial_weights(seed))
+            return trainer.prefix(dense, _order(Part(seed)), steps)
+
+        return prefix
+
+    def _is_followed(self, trainer):
+        # What such criteria have summed up is in no checkpoint.
+        needs = criteria.needs(trainer.recipe.criterion)
+        return bool({"change", "recent_change"} & set(needs))
+
+    def _next_masks(self, part, trainer, trained):
+        try:
+            return trainer.round_pruner(part.seed).masks_after(trained.evidence)
+        except ValueError:
+            if part.round < self._setting.rounds:
+                raise
+            return None  # nothing is left to prune, and nothing more is asked for
+
+    def _movement(self, part, trainer, start, trained, kept):
+        names = start.ticket.masks
+        initial = trainer.initial_weights(part.seed)
+        return movement(
+            {name: start.ticket.weights[name] for name in names},
+            {name: trained.weights[name] for name in names},
+            start.ticket.masks,
+            kept,
+            {name: float(np.std(initial[name])) for name in names},
+        )
+
+    def _barrier(self, part, trainer, trained):
+        main = Part(part.seed, round=part.round)
+        other = self._folder.ticket(main, TRAINED)
+        return barrier(
+            lambda weights: trainer.evaluate("test", weights),
+            other.weights,
+            trained.weights,
+        )
+
+    def _attack(self, result, names):
+        part = result.part
+        branch = None if part.branch == MAIN else Branch.parse(part.branch)
+        recipe = (
+            self._setting.recipe
+            if branch is None
+            else branch.recipe(self._setting.recipe)
+        )
+        trained = self._folder.ticket(part, TRAINED)
+        if branch is not None and branch.kind == "small_dense":
+            trainer, _, _ = self._control(part)
+        else:
+            trainer = self._trainer(recipe)
+        trainer.put(trained)
+        set_ = trainer.dataset
+        found = {
+            name: attacked_accuracy(
+                trainer.model,
+                *set_.test,
+                method=name,
+                epsilon=self._setting.epsilon / set_.std,
+                low=-set_.mean / set_.std,
+                high=(1.0 - set_.mean) / set_.std,
+            )
+            for name in names
+        }
+        result = dataclasses.replace(result, attacks={**result.attacks, **found})
+        self._folder.amend(result)
+        return result
+
+    def _provenance(self, part, trainer):
+        return {
+            "config": plain_config(trainer.model),
+            "seed": part.seed,
+            "criterion": trainer.recipe.criterion,
+            "branch": part.branch,
+            "copy": part.copy,
+            "round": part.round,
+            "step": self._setting.recipe.rewind_to,
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of tfticket, Keras and its backend."""
+    backend = keras.backend.backend()
+    module = __import__(backend)
+    return {
+        "tfticket": __version__,
+        "keras": keras.__version__,
+        backend: module.__version__,
+    }
+
+
+def _order(part: Part) -> int:
+    return derived_seed(part.seed, "order", part.branch, part.copy, part.round)
