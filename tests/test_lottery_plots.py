@@ -1,0 +1,398 @@
+"""Figures and page of a run, made from a folder of invented results."""
+
+import csv
+import itertools
+import math
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tfticket
+from tfticket.lottery import (
+    Part,
+    PartResult,
+    figure_rows,
+    mask_image,
+    plots,
+    result_page,
+    tables,
+)
+from tfticket.lottery.movement import movement
+from tfticket.lottery.overlap import pairwise_overlap
+from tfticket.lottery.plot_run import plot_run, run_title
+from tfticket.lottery.run_folder import RunFolder, read_config, read_results
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+
+
+def made_run(path, seeds=(0, 1), rounds=16, units=6, size=8, extras=True):
+    """Writes what an experiment would: results shaped like those of the paper."""
+    keras.utils.set_random_seed(0)
+    model = tfticket.prune(
+        keras.Sequential(
+            [
+                keras.Input((size, size, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(units, name="fc1"),
+                keras.layers.Dense(10, name="fc"),
+            ]
+        )
+    )
+    full = tfticket.Ticket.from_model(model)
+    folder = RunFolder(path)
+    recipe = {"dataset": "mnist", "model": "lenet_300_100", "iterations": 5000}
+    folder.create({"identity": "x", "recipe": recipe, "seeds": list(seeds)})
+    random = np.random.default_rng(0)
+    branches = ["ticket", "reinit", "noise:0.5", "stability"] if extras else ["ticket"]
+    for seed in seeds:
+        for round_ in range(rounds + 1):
+            for branch in branches if round_ else ["ticket"]:
+                for copy in range(3 if branch == "reinit" else 1):
+                    part = Part(seed, branch, copy, round_)
+                    finish(folder, full, part, random, extras)
+    return folder.path
+
+
+def finish(folder, full, part, random, extras):
+    rates = {"fc1/kernel": 0.8, "fc/kernel": 0.9}
+    size = int(math.sqrt(full.masks["fc1/kernel"].shape[0]))
+    rows = np.arange(size) - (size - 1) / 2
+    centre = np.exp(-(rows[:, None] ** 2 + rows**2) / size).reshape(-1, 1)
+    masks = {}
+    for name, mask in full.masks.items():
+        score = random.random(mask.shape) + (2 * centre if "fc1" in name else 0)
+        keep = round(mask.size * rates[name] ** part.round)
+        masks[name] = score >= np.sort(score, axis=None)[mask.size - keep]
+    ticket = tfticket.Ticket(masks, full.weights, full.provenance)
+    layers = {name: [int(m.sum()), m.size] for name, m in masks.items()}
+    height = math.log(ticket.density) / math.log(0.135)  # 1 at 13.5 %
+    top = 0.978 + 0.005 * math.exp(-((height - 1) ** 2) / 0.3)
+    stop = 3800 - 1500 * math.exp(-((height - 0.8) ** 2) / 0.3)
+    if part.branch == "reinit":
+        top, stop = 0.978 - 0.008 * height**2, 3800 + 1100 * height
+    accuracy = float(top + random.normal(0, 0.0008))
+    steps = [100 * (i + 1) for i in range(50)]
+    values = [
+        accuracy - 0.12 * math.exp(-s / stop * 9) + random.normal(0, 5e-4)
+        for s in steps
+    ]
+    test = {"accuracy": accuracy, "loss": 0.08}
+    more = {}
+    if extras and part.branch in ("ticket", "reinit"):
+        more["attacks"] = {"fgsm": accuracy - 0.3, "pgd": accuracy - 0.5}
+    if extras and part.branch == "ticket":
+        initial = {k: v for k, v in full.weights.items() if k in masks}
+        moved = {
+            k: v + random.normal(0, 0.1, v.shape) + 0.1 * np.sign(v)
+            for k, v in initial.items()
+        }
+        kept = {k: m & (np.abs(moved[k]) > 0.1) for k, m in masks.items()}
+        more["movement"] = movement(initial, moved, masks, kept)
+    if part.branch == "stability":
+        alphas = [i / 10 for i in range(11)]
+        errors = [0.02 + 0.2 * a * (1 - a) / (1 + part.round) for a in alphas]
+        more["barrier"] = {
+            "alphas": alphas,
+            "errors": errors,
+            "error_barrier": max(errors) - 0.02,
+        }
+    result = PartResult(
+        part,
+        ticket.density,
+        sum(kept for kept, _ in layers.values()),
+        layers,
+        5000,
+        round(stop + random.normal(0, 150)),
+        test,
+        {**test, "accuracy": accuracy + 0.0005},
+        test,
+        test,
+        seconds={"train": 30.0, "between": 2.0},
+        versions={"keras": "3.15", "tfticket": "0"},
+        **more,
+    )
+    columns = {"iteration": steps, "val_accuracy": values}
+    folder.finish(result, {"ticket.npz": ticket}, columns, [])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made_run(tmp_path_factory.mktemp("runs") / "run", rounds=4)
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    return read_results(run)
+
+
+@pytest.fixture(scope="module")
+def drawn(run):
+    return plot_run(run)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A run of which nothing was measured that need not be."""
+    path = tmp_path_factory.mktemp("runs") / "bare"
+    return made_run(path, seeds=(3,), rounds=1, extras=False)
+
+
+def labels(axes):
+    return [line.get_label() for line in axes.containers]
+
+
+def test_accuracy_has_a_line_a_branch_and_the_dense_network_dashed(results):
+    rows = tables.rows(results)
+    figure = plots.accuracy(rows, title="title")
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        want = ["winning ticket", "noise 0.5", "re-initialised", "stability"]
+        assert labels(axes) == want
+        assert axes.xaxis_inverted()
+        assert axes.get_xscale() == "log"
+        (dashed,) = [line for line in axes.lines if line.get_label() == "dense"]
+        assert dashed.get_linestyle() == "--"
+    ticket = figure.axes[0].containers[0]
+    line, _, (bars,) = ticket
+    dense = tables.dense_row(rows)
+    assert line.get_xdata()[0] == 100
+    assert line.get_ydata()[0] == pytest.approx(100 * dense["early_stop_accuracy"])
+    low, high = bars.get_segments()[0][:, 1]
+    assert low == pytest.approx(100 * dense["early_stop_accuracy_lowest"])
+    assert high == pytest.approx(100 * dense["early_stop_accuracy_highest"])
+
+
+def test_a_control_that_fails_does_not_squash_the_rest(results):
+    rows = tables.rows(results)
+    assert plots.accuracy(rows).axes[0].get_title(loc="right") == ""
+    rows[-1] |= dict.fromkeys([k for k in rows[-1] if "accuracy" in k], 0.1)
+    axes = plots.accuracy(rows).axes[0]
+    assert axes.get_ylim()[0] == pytest.approx(94.8, abs=0.2)
+    assert axes.get_ylim()[1] < 99
+    assert axes.get_title(loc="right") == "lower values not shown"
+
+
+def test_ticks_do_not_touch(results):
+    rows = [
+        {**tables.rows(results)[0], "round": r, "density": 0.8**r} for r in range(30)
+    ]
+    figure = plots.accuracy(rows)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        ticks = axes.get_xticks()
+        assert ticks[0] == 100
+        assert len(ticks) >= 7
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        boxes.sort(key=lambda box: box.x0)
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_learning_curves(results):
+    part = [r.part for r in results if r.part.branch in ("ticket", "reinit")]
+    columns = {"iteration": [10, 20, 30], "val_accuracy": [0.9, 0.95, 0.97]}
+    lower = {**columns, "val_accuracy": [0.8, 0.85, 0.87]}
+    metrics = {p: lower if p.seed else columns for p in part if p.round in (0, 3)}
+    rows = figure_rows.curve_rows(metrics, dict.fromkeys(part, 0.5))
+    assert [row["branch"] for row in rows[::3]] == ["ticket", "ticket", "reinit"]
+    assert rows[0]["val_accuracy"] == pytest.approx(0.85)
+    assert rows[0]["val_accuracy_lowest"] == 0.8
+    whole = plots.learning_curves(rows)
+    assert len(whole.axes) == 1
+    # Two densities, one of them re-initialised, and the legend's dashed line.
+    assert [line.get_linestyle() for line in whole.axes[0].lines] == [*"--", "--", "--"]
+    begin, whole = plots.learning_curves(rows, until=20).axes
+    assert list(begin.lines[0].get_xdata()) == [10, 20]
+    assert list(whole.lines[0].get_xdata()) == [10, 20, 30]
+
+
+def test_movement(results):
+    rows = figure_rows.movement_rows(results, [0, 2])
+    assert {row["round"] for row in rows} == {0, 2}
+    share = sum(
+        row["share"]
+        for row in rows
+        if (row["round"], row["layer"], row["group"]) == (0, "fc1/kernel", "pruned")
+    )
+    assert share == pytest.approx(1)
+    figure = plots.movement(rows)
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_title() == "fc1/kernel, 100 %"
+
+
+def test_pixel_counts_of_channels():
+    mask = np.zeros((2 * 3 * 2, 5), bool)
+    mask[3, :4] = True  # row 0, column 1, channel 1
+    mask[10:12, 0] = True  # row 1, column 2, both channels
+    assert mask_image.pixel_counts(mask, (2, 3, 2)).tolist() == [[0, 4, 0], [0, 0, 2]]
+    rows = mask_image.pixel_rows({7: mask}, (2, 3, 2))
+    assert rows[1] == {"round": 7, "row": 0, "column": 1, "kept": 4}
+    assert len(rows) == 6
+    figure = mask_image.mask_image({0: mask, 7: mask}, (2, 3, 2))
+    images = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert len(images) == 4
+    assert images[1].images[0].get_array().shape == (5, 12)
+    with pytest.raises(ValueError, match="one round or more"):
+        mask_image.mask_image({}, (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "message"),
+    [
+        ((12, 5), (3, 3), r"image_shape=\(3, 3\) has 9 values, and the mask of shape"),
+        ((12,), (3, 4), r"matrix.*shape \(12,\)"),
+        ((12, 5), (12,), r"image_shape must be \(height, width\)"),
+    ],
+)
+def test_a_mask_that_is_not_of_the_image_is_refused(shape, image, message):
+    with pytest.raises(ValueError, match=message):
+        mask_image.pixel_counts(np.ones(shape, bool), image)
+
+
+def test_the_first_dense_layer_of_pixels_is_found():
+    shape = (28, 28, 1)
+    for name, want in [("lenet_300_100", ("fc1/kernel", shape)), ("lenet_5", None)]:
+        model = tfticket.models.build(name, shape, 10)
+        config = tfticket.tickets.plain_config(model)
+        if want is None:
+            with pytest.raises(ValueError, match="not of pixels"):
+                mask_image.flattened_input(config)
+        else:
+            assert mask_image.flattened_input(config) == want
+
+
+def test_overlap_and_chance():
+    a, b = np.arange(10) < 4, (np.arange(10) >= 2) & (np.arange(10) < 6)
+    pairs = {3: pairwise_overlap({0: {"k": a}, 1: {"k": b}})}
+    rows = figure_rows.overlap_rows(pairs, {3: 0.4})
+    assert [row["layer"] for row in rows] == ["k", "network"]
+    assert rows[0]["overlap"] == 0.5
+    assert rows[0]["chance"] == pytest.approx(0.4)
+    (axes,) = plots.overlap(rows).axes
+    assert labels(axes) == ["k", "network"]
+    assert sum(line.get_linestyle() == ":" for line in axes.lines) == 3
+
+
+def test_barrier(results):
+    rows = figure_rows.barrier_rows(results)
+    assert len(rows) == 4 * 11
+    assert rows[5]["error"] == pytest.approx(0.02 + 0.05 / 2)
+    assert rows[5]["barrier"] == pytest.approx(0.05 / 2)
+    left, right = plots.barrier(rows).axes
+    assert len(left.lines) == 4
+    assert right.containers[0][0].get_ydata()[0] == pytest.approx(2.5)
+
+
+def test_attacks_and_layers(results):
+    rows = figure_rows.attack_rows(results)
+    assert {row["attack"] for row in rows} == {"none", "fgsm", "pgd"}
+    figure = plots.attacks(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["no attack", "FGSM", "PGD"]
+    assert labels(figure.axes[0]) == ["winning ticket", "re-initialised"]
+    (axes,) = plots.layer_densities(tables.layer_rows(results)).axes
+    names = [line.get_label() for line in axes.lines]
+    assert names == ["fc1/kernel", "fc/kernel", "network"]
+
+
+def test_everything_of_a_run_is_drawn_with_its_numbers(run, drawn):
+    assert drawn.skipped == {"transfer": "no branch transfer:NAME in the experiment"}
+    assert len(drawn.written) == 8
+    for path in drawn.written.values():
+        assert path.parent == run / "plots"
+        assert path.read_bytes().startswith(b"\x89PNG")
+        with open(path.with_suffix(".csv"), newline="") as file:
+            assert list(csv.DictReader(file))
+    with open(run / "plots" / "accuracy.csv", newline="") as file:
+        assert {row["branch"] for row in csv.DictReader(file)} == {
+            "ticket",
+            "reinit",
+            "noise:0.5",
+        }
+
+
+def test_what_lacks_data_is_not_drawn_and_said(bare, tmp_path):
+    drawn = plot_run(bare, tmp_path / "out", rounds=[1], numbers=False)
+    assert set(drawn.written) == {"accuracy", "curves", "mask", "layers"}
+    assert drawn.skipped["overlap"] == "it takes two seeds or more"
+    assert "movement" in drawn.skipped["movement"]
+    assert not list((tmp_path / "out").glob("*.csv"))
+    with pytest.raises(ValueError, match=r"those finished, \[0, 1\]. Received: \[9\]"):
+        plot_run(bare, tmp_path / "out", rounds=[9])
+
+
+def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        plot_run(tmp_path)
+    RunFolder(tmp_path / "run").create({"identity": "x"})
+    with pytest.raises(ValueError, match="no finished training yet"):
+        plot_run(tmp_path / "run")
+
+
+def test_page(run, drawn):
+    title, config = run_title(run), read_config(run)
+    text = result_page.page(drawn.results, config, title, drawn, run)
+    assert "# The lottery ticket experiment: lenet_300_100 on mnist" in text
+    assert "| 100.0 | dense | " in text
+    assert "| iterations | 5,000 |" in text
+    assert "not measured" in text  # 13.5 % and below
+    assert "not finished" not in text
+    links = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert links[0] == "plots/accuracy.png"
+    assert len(links) == 8
+
+
+def test_table_at_the_papers_densities(results):
+    row = {**tables.rows(results)[-1], "density": 0.2107}
+    lines = [{**row, "branch": name} for name in ("ticket", "reinit", "noise:0.5")]
+    _, _, ticket, reinit = result_page.main_table(lines).splitlines()
+    assert ticket.startswith("| 21.1 | ticket | ")
+    assert reinit.startswith("| 21.1 | re-initialised | ")
+
+
+def test_page_says_what_is_not_finished_and_not_the_papers(results):
+    drawn = result_page.Plots({}, {})
+    late = [r for r in results if r.part != Part(1, round=4)]
+    config = {"recipe": {"dataset": "digits", "model": "lenet_300_100"}}
+    text = result_page.page(late, config, "title", drawn, pathlib.Path())
+    assert "**The run is not finished**" in text
+    assert "which this run is not" in text
+
+
+def test_scripts(bare, tmp_path, run_script):
+    plot, report = SCRIPTS / "plot_lottery.py", SCRIPTS / "lottery_report.py"
+    found = subprocess.run(
+        [sys.executable, plot, f"--run_dir={bare}", "--out_dir=out", "--rounds=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "early-stop" in found.stdout
+    assert "Not drawn: overlap: it takes two seeds" in found.stdout
+    assert (tmp_path / "out" / "mask.png").is_file()
+    found = run_script(report, f"--run_dir={bare}", "--out=page.md", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "not measured: at 3.6 %, back at the accuracy" in found.stdout
+    assert "(page/accuracy.png)" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page" / "accuracy.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "message"),
+    [
+        ("plot_lottery.py", "--rounds=x", "--rounds must be numbers"),
+        ("plot_lottery.py", "--run_dir=.", "is not the folder of a run"),
+        ("lottery_report.py", "--run_dir=.", "is not the folder of a run"),
+        ("lottery_report.py", "--out=page.html", "must be a Markdown file"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(bare, tmp_path, run_script, script, flag, message):
+    flags = [f"--run_dir={bare}", flag]
+    found = run_script(SCRIPTS / script, *flags, cwd=tmp_path)
+    assert found.returncode == 1
+    assert found.stdout.startswith("Error: ")
+    assert message in " ".join(found.stdout.split())
