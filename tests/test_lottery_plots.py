@@ -84,7 +84,7 @@ def finish(folder, full, part, random, extras):
     test = {"accuracy": accuracy, "loss": 0.08}
     more = {}
     if extras and part.branch in ("ticket", "reinit"):
-        more["attacks"] = {"fgsm": accuracy - 0.3, "pgd": accuracy - 0.5}
+        more["attacks"] = {"fgsm:0.1": accuracy - 0.3, "pgd:0.1": accuracy - 0.5}
     if extras and part.branch == "ticket":
         initial = {k: v for k, v in full.weights.items() if k in masks}
         moved = {
@@ -289,9 +289,13 @@ def test_barrier(results):
 
 def test_attacks_and_layers(results):
     rows = figure_rows.attack_rows(results)
-    assert {row["attack"] for row in rows} == {"none", "fgsm", "pgd"}
+    assert {row["attack"] for row in rows} == {"none", "fgsm:0.1", "pgd:0.1"}
     figure = plots.attacks(rows)
-    assert [axes.get_title() for axes in figure.axes] == ["no attack", "FGSM", "PGD"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "no attack",
+        "FGSM, pixels by 0.1",
+        "PGD, pixels by 0.1",
+    ]
     assert labels(figure.axes[0]) == ["winning ticket", "re-initialised"]
     (axes,) = plots.layer_densities(tables.layer_rows(results)).axes
     names = [line.get_label() for line in axes.lines]

@@ -39,18 +39,21 @@ _SYNFLOW_ROUNDS = 100
 class Branch:
     """A control: a kind of `KINDS`, and a value where the kind has one.
 
-    `reinit` trains the ticket's masks from weights drawn anew, `random_sparsity` a
-    random mask with as many weights a layer from such weights, `shuffled` such a mask
-    from the ticket's own weights. `noise:c` adds noise of c standard deviations to
-    these. `one_shot` prunes the trained dense network once to the ticket's counts;
-    `magnitude_at_init` the untrained one likewise; `snip`, `grasp` and `synflow` cut
-    the untrained one globally to the ticket's total. `late_rewind:k` begins at step k
-    of the dense training, `lr_rewind` at the weights that the ticket was pruned from,
-    with the whole schedule again, and `fine_tune` there at the last learning rate, or
-    a tenth where the rate never drops. `small_dense` is a dense network of narrower
-    layers with as many weights. `stability` trains the ticket itself with the data in another
-    order, and measures the barrier between the two. `transfer:NAME` trains it on
-    another data set.
+    From weights drawn anew, `reinit` trains the ticket's masks and `random_sparsity`
+    random masks with as many weights a layer; `shuffled` trains such masks from the
+    ticket's own weights. `noise:c` adds noise of c standard deviations to these.
+
+    `one_shot` prunes the trained dense network once to the ticket's counts and
+    `magnitude_at_init` the untrained one; `snip`, `grasp` and `synflow` cut the
+    untrained one globally to the ticket's total.
+
+    `late_rewind:k` begins at step k of the dense training. `lr_rewind` begins at the
+    weights that the ticket was pruned from, with the whole schedule again, and
+    `fine_tune` there at the last learning rate, or a tenth where it never drops.
+
+    `small_dense` is a dense network of narrower layers with as many weights.
+    `stability` trains the ticket itself with the data in another order, and measures
+    the barrier between the two. `transfer:NAME` trains it on another data set.
 
     Example:
 

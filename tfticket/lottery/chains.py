@@ -44,8 +44,7 @@ class Setting:
         data_dir: Directory of TFDS data.
         download: Whether TFDS may download.
         checkpoint_seconds: Least time between two checkpoints of a training.
-        attacks: Names of attacks to measure accuracy under.
-        epsilon: Their size in units of a pixel in [0, 1].
+        attacks: To measure accuracy under, as `LotteryExperiment` reads them.
         build: The network's builder, if not one of `tfticket.models`.
         dataset: The data, if not to be loaded by name.
     """
@@ -58,6 +57,5 @@ class Setting:
     download: bool = True
     checkpoint_seconds: float | None = 60.0
     attacks: tuple[str, ...] = ()
-    epsilon: float = 0.1
     build: Builder | None = None
     dataset: data.Dataset | None = None

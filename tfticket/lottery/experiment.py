@@ -17,9 +17,7 @@ from tfticket.lottery.recipe import Recipe, digest
 from tfticket.lottery.results import PartResult
 from tfticket.lottery.run_folder import RunFolder
 from tfticket.lottery.trainer import Builder
-from tfticket.lottery.worker import Worker, versions
-
-_ATTACKS = ("fgsm", "pgd")
+from tfticket.lottery.worker import Worker, parse_attack, versions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +39,8 @@ class LotteryExperiment:
         branch_rounds: Rounds whose tickets the controls start from. Default: all but
             the dense one.
         copies: Of each control that is drawn at random, for every replicate.
-        attacks: `"fgsm"`, `"pgd"` or both, to measure test accuracy under.
-        epsilon: Size of the attacks, in units of a pixel in [0, 1].
+        attacks: To measure test accuracy under: `"fgsm:0.1"` or `"pgd:0.1"`, the
+            number being the largest change of a pixel in [0, 1].
         build: Makes the network from (image shape, classes), instead of
             `recipe.model`. It counts by its name and by the network that it makes.
         dataset: The data, instead of `recipe.dataset`. It counts by its values.
@@ -68,7 +66,6 @@ class LotteryExperiment:
     branch_rounds: Sequence[int] | None = None
     copies: int = 1
     attacks: Sequence[str] = ()
-    epsilon: float = 0.1
     build: Builder | None = None
     dataset: Dataset | None = None
 
@@ -89,12 +86,7 @@ class LotteryExperiment:
                 raise TypeError(f"{name} must be a list. Received: {name}={values!r}")
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         for attack in self.attacks:
-            check_choice("attacks", attack, _ATTACKS)
-        if not 0 < self.epsilon <= 1:
-            raise ValueError(
-                "epsilon must be in (0, 1], of a pixel's range. "
-                f"Received: epsilon={self.epsilon}"
-            )
+            parse_attack(attack)
         self._check_branches()
 
     def _check_branches(self):
@@ -173,7 +165,7 @@ class LotteryExperiment:
         download: bool = True,
         runner: str = "local",
         checkpoint_seconds: float | None = 60.0,
-        on_part: Callable[[PartResult, int, int], None] | None = None,
+        on_part: Callable[[PartResult, int, int, bool], None] | None = None,
         on_evaluation: Callable[[Any, int], None] | None = None,
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
@@ -186,7 +178,8 @@ class LotteryExperiment:
                 `runs_dir`.
             checkpoint_seconds: Least time between two checkpoints of a training;
                 `None` writes none, and a training that is cut off begins again.
-            on_part: Called with (result, parts done, parts in all).
+            on_part: Called with (result, parts done, parts in all, whether it was
+                missing).
             on_evaluation: Called with (part, steps done) as a training goes on; not
                 with `"ray"`.
 
@@ -207,7 +200,6 @@ class LotteryExperiment:
             download=download,
             checkpoint_seconds=checkpoint_seconds,
             attacks=tuple(self.attacks),
-            epsilon=self.epsilon,
             build=self.build,
             dataset=self.dataset,
         )
@@ -219,10 +211,10 @@ class LotteryExperiment:
             total = sum(len(chain.rounds) for chain in chains)
             results: list[PartResult] = []
 
-            def count(result):
+            def count(result, fresh):
                 results.append(result)
                 if on_part is not None:
-                    on_part(result, len(results), total)
+                    on_part(result, len(results), total, fresh)
 
             runners.RUNNERS[runner](setting, chains, worker, count)
         order = {part: i for i, part in enumerate(p for c in chains for p in c.parts)}

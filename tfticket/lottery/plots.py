@@ -272,7 +272,7 @@ def attacks(
                 axes, line, "accuracy", 100.0, label=branch_name(branch), **style
             )
         density_axis(axes, [row["density"] for row in rows])
-        name = "no attack" if attack == "none" else attack.upper()
+        name = "no attack" if attack == "none" else _attack_name(attack)
         axes.set_title(name, fontsize=10)
     panels[0].set_ylabel("Test accuracy, %")
     legend_below(figure, panels[0])
@@ -337,3 +337,8 @@ def _fit_inside(axes, inside, outside):
 
 def _of(row, branch, round_):
     return row["branch"] == branch and row["round"] == round_
+
+
+def _attack_name(attack):
+    method, _, size = attack.partition(":")
+    return f"{method.upper()}, pixels by {size}"

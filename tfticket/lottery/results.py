@@ -56,7 +56,7 @@ class PartResult:
         movement: What `tfticket.lottery.movement.movement` found, for the branch
             `"ticket"`: how far weights moved that survive the next pruning, and how
             far those that don't.
-        attacks: Name ("fgsm", "pgd") to test accuracy under attack.
+        attacks: Name ("fgsm:0.1") to test accuracy under that attack.
         barrier: What `tfticket.lottery.stability.barrier` found, for the branch
             `"stability"`.
         seconds: `train` in `fit`, `between` for everything else of the part.

@@ -12,7 +12,7 @@ def run_local(
     setting: Setting,
     chains: Sequence[Chain],
     worker: Worker,
-    on_part: Callable[[PartResult], None],
+    on_part: Callable[[PartResult, bool], None],
 ) -> None:
     """Runs chains one after another in this process.
 
@@ -20,7 +20,7 @@ def run_local(
         setting: Of the experiment.
         chains: In an order in which each comes after what it needs.
         worker: Of this process.
-        on_part: Called with each result.
+        on_part: Called with each result, and whether it was missing.
     """
     for chain in chains:
         worker.run(chain, on_part)
@@ -30,7 +30,7 @@ def run_ray(
     setting: Setting,
     chains: Sequence[Chain],
     worker: Worker,
-    on_part: Callable[[PartResult], None],
+    on_part: Callable[[PartResult, bool], None],
 ) -> None:
     """Runs chains on a Ray cluster, those of a replicate after its main one.
 
@@ -42,7 +42,7 @@ def run_ray(
         setting: Of the experiment.
         chains: In an order in which each comes after what it needs.
         worker: Of this process, unused.
-        on_part: Called with each result.
+        on_part: Called with each result, and whether it was missing.
 
     Raises:
         ImportError: If Ray is not installed.
@@ -64,8 +64,8 @@ def run_ray(
             waiting.append(done)
         while waiting:
             ready, waiting = ray.wait(waiting)
-            for result in ray.get(ready[0]):
-                on_part(result)
+            for result, fresh in ray.get(ready[0]):
+                on_part(result, fresh)
     finally:
         if started:
             ray.shutdown()
@@ -81,7 +81,9 @@ def _run_chain(setting, chain, after):
     if setting not in _workers:
         _workers.clear()
         _workers[setting] = Worker(setting)
-    return _workers[setting].run(chain)
+    made: list[tuple[PartResult, bool]] = []
+    _workers[setting].run(chain, lambda result, fresh: made.append((result, fresh)))
+    return made
 
 
 def _import_ray():

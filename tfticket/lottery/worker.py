@@ -44,26 +44,21 @@ class Worker:
         self._on_evaluation = on_evaluation
         self._trainers: dict[Any, Trainer] = {}
 
-    def run(
-        self, chain: Chain, on_part: Callable[[PartResult], None] | None = None
-    ) -> list[PartResult]:
-        """The results of a chain's parts, those that are finished as they are.
+    def run(self, chain: Chain, on_part: Callable[[PartResult, bool], None]) -> None:
+        """Does what is missing of a chain.
 
         Args:
             chain: What to run.
-            on_part: Called with each result, also of parts that were finished.
+            on_part: Called with the result of each part, and whether it was missing.
         """
-        results = []
         for part in chain.parts:
             result = self._folder.result(part)
+            fresh = result is None
             if result is None:
                 result = self._train(part)
             if missing := [x for x in self._setting.attacks if x not in result.attacks]:
                 result = self._attack(result, missing)
-            results.append(result)
-            if on_part is not None:
-                on_part(result)
-        return results
+            on_part(result, fresh)
 
     def check(self) -> Trainer:
         """Loads data, builds the network and tries the rates, before any training.
@@ -297,18 +292,19 @@ class Worker:
         else:
             trainer = self._trainer(recipe)
         trainer.put(trained)
-        set_ = trainer.dataset
-        found = {
-            name: attacked_accuracy(
+        data_ = trainer.dataset
+        found = {}
+        for name in names:
+            method, size = parse_attack(name)
+            found[name] = attacked_accuracy(
                 trainer.model,
-                *set_.test,
-                method=name,
-                epsilon=self._setting.epsilon / set_.std,
-                low=-set_.mean / set_.std,
-                high=(1.0 - set_.mean) / set_.std,
+                *data_.test,
+                method=method,
+                # Normalised by channel, as the inputs are.
+                epsilon=size / data_.std,
+                low=-data_.mean / data_.std,
+                high=(1.0 - data_.mean) / data_.std,
             )
-            for name in names
-        }
         result = dataclasses.replace(result, attacks={**result.attacks, **found})
         self._folder.amend(result)
         return result
@@ -323,6 +319,24 @@ class Worker:
             "round": part.round,
             "step": self._setting.recipe.rewind_to,
         }
+
+
+def parse_attack(text: str) -> tuple[str, float]:
+    """Method and size of an attack written like "fgsm:0.1".
+
+    Raises:
+        ValueError: If it is written otherwise.
+    """
+    method, _, size = str(text).partition(":")
+    try:
+        if method in ("fgsm", "pgd") and 0 < float(size) <= 1:
+            return method, float(size)
+    except ValueError:
+        pass
+    raise ValueError(
+        "attacks must be written like fgsm:0.1 or pgd:0.1, the number in (0, 1]. "
+        f"Received: {text!r}"
+    )
 
 
 def versions() -> dict[str, str]:

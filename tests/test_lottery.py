@@ -1,0 +1,461 @@
+"""The lottery experiment: what each control starts from, and that nothing is done twice."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import tfticket
+from tfticket import data, lottery
+from tfticket.lottery.run_folder import NEXT, TRAINED, RunFolder
+from tfticket.lottery.trainer import Trainer
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
+from small_lottery import experiment, small_network
+
+BRANCHES = [
+    "reinit",
+    "random_sparsity",
+    "shuffled",
+    "noise:0.5",
+    "one_shot",
+    "magnitude_at_init",
+    "snip",
+    "grasp",
+    "synflow",
+    "late_rewind:20",
+    "lr_rewind",
+    "fine_tune",
+    "stability",
+    "transfer:digits",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ran(runs):
+    asked = experiment(branches=BRANCHES, branch_rounds=[2], attacks=["fgsm:0.1"])
+    return asked, runs / asked.name, asked.run(runs)
+
+
+@pytest.fixture(scope="module")
+def initial():
+    keras.utils.set_random_seed(0)
+    network = small_network((8, 8, 1), 10)
+    return {
+        "hidden/kernel": network.get_layer("hidden").kernel.numpy(),
+        "out/kernel": network.get_layer("out").kernel.numpy(),
+    }
+
+
+def part(branch="ticket", number=2, copy=0):
+    return lottery.Part(0, branch, copy, number)
+
+
+def kept(ticket):
+    return {name: int(mask.sum()) for name, mask in ticket.masks.items()}
+
+
+def top(weights, counts):
+    """By a full sort: the largest of each, as many as counted."""
+    masks = {}
+    for name, count in counts.items():
+        order = np.argsort(-np.abs(weights[name]), axis=None, kind="stable")
+        masks[name] = np.zeros(weights[name].size, bool)
+        masks[name][order[:count]] = True
+        masks[name] = masks[name].reshape(weights[name].shape)
+    return masks
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+class TestTheTicketItself:
+    def test_counts_are_the_papers_arithmetic(self, ran):
+        _, folder, results = ran
+        counts = {"hidden/kernel": 1280, "out/kernel": 200}
+        for number in range(3):
+            ticket = lottery.read_ticket(folder, part(number=number))
+            assert kept(ticket) == counts
+            counts = {
+                "hidden/kernel": counts["hidden/kernel"]
+                - round(0.2 * counts["hidden/kernel"]),
+                "out/kernel": counts["out/kernel"] - round(0.1 * counts["out/kernel"]),
+            }
+        assert [r.density for r in results[:3]] == [
+            sum(k for k, _ in r.layers.values()) / 1480 for r in results[:3]
+        ]
+
+    def test_weights_are_the_initial_ones_bit_for_bit(self, ran, initial):
+        for number in range(3):
+            ticket = lottery.read_ticket(ran[1], part(number=number))
+            for name, mask in ticket.masks.items():
+                np.testing.assert_array_equal(
+                    ticket.weights[name], np.where(mask, initial[name], 0)
+                )
+
+    def test_masks_are_the_largest_trained_weights_and_nested(self, ran):
+        folder = RunFolder(ran[1])
+        for number in (1, 2):
+            before = folder.ticket(part(number=number - 1), TRAINED)
+            ticket = folder.ticket(part(number=number))
+            assert_equal(ticket.masks, top(before.weights, kept(ticket)))
+            for name, mask in ticket.masks.items():
+                assert not (mask & ~before.masks[name]).any()
+                assert (before.weights[name][~before.masks[name]] == 0).all()
+
+    def test_results_tell_what_the_metrics_say(self, ran):
+        _, folder, results = ran
+        for result in results:
+            metrics = lottery.read_metrics(folder, result.part)
+            assert metrics["iteration"] == [20, 40, 60, 80, 100, 120]
+            best = int(np.argmin(metrics["val_loss"]))
+            assert result.early_stop_iteration == metrics["iteration"][best]
+            assert result.early_stop_validation["loss"] == metrics["val_loss"][best]
+            assert result.validation["loss"] == pytest.approx(metrics["val_loss"][-1])
+            assert result.versions["tfticket"] == tfticket.__version__
+
+    def test_accuracy_is_that_of_the_trained_weights(self, ran):
+        digits = data.load("digits")
+        for result in ran[2][:3]:
+            trained = RunFolder(ran[1]).ticket(result.part, TRAINED)
+            model = trained.apply(small_network(digits.image_shape, 10))
+            guesses = model.predict(digits.test[0], verbose=0).argmax(-1)
+            assert result.test["accuracy"] == pytest.approx(
+                np.mean(guesses == digits.test[1]), abs=1e-6
+            )
+
+    def test_movement_and_attack_are_there(self, ran):
+        for result in ran[2][:3]:
+            assert result.movement
+            assert 0 <= result.attacks["fgsm:0.1"] <= result.test["accuracy"]
+
+
+class TestControls:
+    def start(self, ran, branch):
+        return lottery.read_ticket(ran[1], part(branch))
+
+    def test_reinit(self, ran, initial):
+        ticket, control = self.start(ran, "ticket"), self.start(ran, "reinit")
+        assert_equal(ticket.masks, control.masks)
+        for name, mask in control.masks.items():
+            assert (control.weights[name][mask] != initial[name][mask]).all()
+            spread = control.weights[name][mask].std() / initial[name][mask].std()
+            assert 0.5 < spread < 1.5
+
+    @pytest.mark.parametrize("branch", ["random_sparsity", "shuffled"])
+    def test_random_masks(self, ran, initial, branch):
+        ticket, control = self.start(ran, "ticket"), self.start(ran, branch)
+        assert kept(ticket) == kept(control)
+        for name, mask in control.masks.items():
+            assert (mask != ticket.masks[name]).any()
+            same = control.weights[name] == np.where(mask, initial[name], 0)
+            assert same.all() == (branch == "shuffled")
+
+    def test_noise(self, ran, initial):
+        ticket, control = self.start(ran, "ticket"), self.start(ran, "noise:0.5")
+        assert_equal(ticket.masks, control.masks)
+        for name, mask in control.masks.items():
+            noise = (control.weights[name] - initial[name])[mask]
+            assert noise.std() == pytest.approx(0.5 * initial[name].std(), rel=0.15)
+            assert (control.weights[name][~mask] == 0).all()
+
+    def test_one_shot_and_magnitude_at_init(self, ran, initial):
+        counts = kept(self.start(ran, "ticket"))
+        dense = RunFolder(ran[1]).ticket(part(number=0), TRAINED).weights
+        for branch, weights in (("one_shot", dense), ("magnitude_at_init", initial)):
+            control = self.start(ran, branch)
+            assert_equal(control.masks, top(weights, counts))
+            for name, mask in control.masks.items():
+                np.testing.assert_array_equal(
+                    control.weights[name], np.where(mask, initial[name], 0)
+                )
+
+    @pytest.mark.parametrize("branch", ["snip", "grasp", "synflow"])
+    def test_pruned_at_initialisation(self, ran, initial, branch):
+        control = self.start(ran, branch)
+        assert sum(kept(control).values()) == sum(
+            kept(self.start(ran, "ticket")).values()
+        )
+        for name, mask in control.masks.items():
+            np.testing.assert_array_equal(
+                control.weights[name], np.where(mask, initial[name], 0)
+            )
+
+    def test_snip_keeps_the_largest_sensitivities(self, ran, initial):
+        digits = data.load("digits")
+        keras.utils.set_random_seed(0)
+        model = tfticket.prune(small_network(digits.image_shape, 10))
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        count = sum(kept(self.start(ran, "snip")).values())
+        tfticket.sparsify(
+            model,
+            1 - count / 1480,
+            "snip",
+            scope="global",
+            data=(digits.train[0][:1000], digits.train[1][:1000]),
+            allow_empty=True,
+        )
+        own = tfticket.get_masks(model)
+        # Dropout differs, so a few of the sensitivities do.
+        agree = np.mean(
+            [np.mean(own[k] == m) for k, m in self.start(ran, "snip").masks.items()]
+        )
+        assert agree > 0.8
+
+    def test_late_rewinding(self, ran):
+        # The independent way: Keras alone, for as many steps of the same data.
+        start = self.start(ran, "late_rewind:20")
+        assert_equal(start.masks, self.start(ran, "ticket").masks)
+        dense = lottery.read_ticket(ran[1], part(number=0))
+        moved = np.abs(start.weights["hidden/kernel"] - dense.weights["hidden/kernel"])
+        mask = start.masks["hidden/kernel"]
+        # Adam moves a weight by about the learning rate at each of the first steps.
+        assert 0 < np.median(moved[mask]) < 20 * 1.5e-3
+        assert (start.weights["hidden/kernel"][~mask] == 0).all()
+
+    @pytest.mark.parametrize("branch", ["lr_rewind", "fine_tune"])
+    def test_trained_weights(self, ran, branch):
+        control = self.start(ran, branch)
+        parent = RunFolder(ran[1]).ticket(part(number=1), TRAINED)
+        assert_equal(control.masks, self.start(ran, "ticket").masks)
+        for name, mask in control.masks.items():
+            np.testing.assert_array_equal(
+                control.weights[name], np.where(mask, parent.weights[name], 0)
+            )
+
+    def test_fine_tuning_moves_less(self, ran):
+        folder = RunFolder(ran[1])
+        way = {}
+        for branch in ("lr_rewind", "fine_tune"):
+            before, after = (folder.ticket(part(branch), *n) for n in ((), (TRAINED,)))
+            way[branch] = np.abs(
+                after.weights["hidden/kernel"] - before.weights["hidden/kernel"]
+            ).mean()
+        assert way["fine_tune"] < 0.5 * way["lr_rewind"]
+
+    def test_stability(self, ran):
+        results = {r.part: r for r in ran[2]}
+        found = results[part("stability")].barrier
+        errors = found["errors"]
+        ends = [1 - results[part(b)].test["accuracy"] for b in ("ticket", "stability")]
+        assert [errors[0], errors[-1]] == pytest.approx(ends)
+        assert found["error_barrier"] == pytest.approx(max(errors) - sum(ends) / 2)
+
+    def test_transfer_to_the_same_data_is_another_order(self, ran):
+        start = self.start(ran, "transfer:digits")
+        assert_equal(start.masks, self.start(ran, "ticket").masks)
+        assert_equal(start.weights, self.start(ran, "ticket").weights)
+
+    def test_small_dense(self, runs):
+        recipe = {"model": "lenet_300_100", "iterations": 20}
+        asked = experiment(
+            recipe=recipe, rounds=1, branches=["small_dense"], build=None
+        )
+        ticket, small = asked.run(runs)[1:]
+        assert small.parameters == pytest.approx(ticket.parameters, rel=0.01)
+        assert all(kept == size for kept, size in small.layers.values())
+        assert small.density == pytest.approx(ticket.density, rel=0.01)
+
+
+class TestNothingIsDoneTwice:
+    def test_a_second_run_trains_nothing(self, ran, runs, monkeypatch):
+        monkeypatch.setattr(Trainer, "train", None)
+        fresh = []
+        again = ran[0].run(runs, on_part=lambda *a: fresh.append(a[-1]))
+        assert again == ran[2]
+        assert not any(fresh)
+
+    def test_what_is_asked_for_later_is_added(self, ran, runs):
+        asked = experiment(
+            rounds=3,
+            branches=["reinit"],
+            branch_rounds=[2],
+            copies=2,
+            attacks=["pgd:0.1"],
+        )
+        fresh = {}
+        results = asked.run(runs, on_part=lambda r, *a: fresh.update({r.part: a[-1]}))
+        assert {p for p in fresh if fresh[p]} == {
+            part(number=3),
+            part("reinit", copy=1),
+        }
+        assert all("pgd:0.1" in r.attacks for r in results)
+        two = [
+            lottery.read_ticket(ran[1], part("reinit", copy=c)).weights for c in (0, 1)
+        ]
+        assert (two[0]["hidden/kernel"] != two[1]["hidden/kernel"]).any()
+
+    def test_replicates_differ_and_each_is_its_seeds(self, runs):
+        both = experiment(rounds=1, replicates=2, recipe={"rate": 0.5})
+        alone = experiment(rounds=1, seed=1, recipe={"rate": 0.5})
+        first, _, second, last = both.run(runs / "both")
+        assert first.test != second.test
+        own = alone.run(runs / "alone")
+        assert [r.test for r in own] == [second.test, last.test]
+
+    @pytest.mark.parametrize(
+        ("name", "damage"),
+        [
+            ("result.json", "flip"),
+            ("result.json", "cut"),
+            ("ticket.npz", "flip"),
+            (TRAINED, "cut"),
+            (NEXT, "remove"),
+        ],
+    )
+    def test_damage_is_named_and_made_good(self, ran, tmp_path, name, damage):
+        asked, folder, _ = ran
+        shutil.copytree(folder, tmp_path / folder.name)
+        harmed = tmp_path / folder.name / part(number=1).path / name
+        content = harmed.read_bytes()
+        if damage == "remove":
+            harmed.unlink()
+        else:
+            middle = len(content) // 2
+            flipped = bytes([content[middle] ^ 1])
+            rest = content[middle + 1 :] if damage == "flip" else b""
+            harmed.write_bytes(content[:middle] + flipped + rest)
+        alone = experiment(rounds=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            alone.run(tmp_path)
+        told = [
+            str(w.message) for w in caught if "will be made again" in str(w.message)
+        ]
+        assert harmed.exists()
+        if name != "result.json":
+            assert harmed.read_bytes() == content
+        assert any("round_01" in text for text in told)
+        # Nothing else was done again: what follows was made from the same bytes.
+        assert RunFolder(tmp_path / asked.name).result(part()) is not None
+
+    def test_what_was_made_from_another_ticket_is_made_again(self, ran, tmp_path):
+        folder = ran[1]
+        shutil.copytree(folder, tmp_path / folder.name)
+        run = RunFolder(tmp_path / folder.name)
+        held = json.loads((run.folder(part()) / "result.json").read_text())
+        before = dataclasses.replace(part(), round=1)
+        masks = {k: ~m for k, m in run.ticket(before, NEXT).masks.items()}
+        result = run.result(before)
+        run.finish(
+            result,
+            {
+                "ticket.npz": run.ticket(before),
+                TRAINED: run.ticket(before, TRAINED),
+                NEXT: tfticket.Ticket(masks, {}),
+            },
+            lottery.read_metrics(run.path, before),
+            [],
+        )
+        assert held["inputs"]
+        with pytest.warns(UserWarning, match=r"round_02.*made from another"):
+            assert run.result(part()) is None
+
+    def test_damaged_config_and_foreign_folders(self, ran, tmp_path):
+        asked, folder, _ = ran
+        shutil.copytree(folder, tmp_path / folder.name)
+        config = tmp_path / folder.name / "config.json"
+        whole = config.read_text()
+        config.write_text(whole[:100])
+        with pytest.warns(UserWarning, match=r"config\.json' is damaged"):
+            experiment(rounds=1).run(tmp_path)
+        assert config.read_text() == whole
+        shutil.rmtree(tmp_path / folder.name)
+        (tmp_path / folder.name).mkdir()
+        (tmp_path / folder.name / "thesis.tex").write_text("mine")
+        with pytest.raises(FileExistsError, match="no run's"):
+            asked.run(tmp_path)
+
+
+class TestNames:
+    def test_a_field_added_later_does_not_rename(self):
+        before = lottery.Recipe(iterations=500)
+
+        @dataclasses.dataclass(frozen=True)
+        class Later(lottery.Recipe):
+            label_smoothing: float = 0.0
+
+        assert Later(iterations=500).differences() == before.differences()
+        other = Later(iterations=500, label_smoothing=0.1).differences()
+        assert other == {**before.differences(), "label_smoothing": 0.1}
+
+    def test_defaults_spelled_out_are_defaults(self):
+        spelled = lottery.Recipe(
+            evaluate_every=10, learning_rate=1.2e-3, output_rate=0.1, conv_rate=0.2
+        )
+        assert spelled.differences() == {}
+
+    def test_names_are_readable_and_of_what_defines_the_run(self):
+        def name(**recipe):
+            return lottery.LotteryExperiment(lottery.Recipe(**recipe)).name
+
+        assert name().startswith("digits-lenet_300_100-")
+        assert name() == name(evaluate_every=10)
+        assert len({name(), name(rate=0.3), name(iterations=10), name(width=2.0)}) == 4
+        one = lottery.LotteryExperiment(rounds=3, replicates=2, branches=["reinit"])
+        assert one.name == name()
+        assert experiment().name.startswith("digits-small_network-")
+
+    def test_own_data_counts_by_its_values(self):
+        digits = data.load("digits")
+        changed = dataclasses.replace(digits, test=(digits.test[0] + 1, digits.test[1]))
+        names = {experiment(dataset=d).name for d in (digits, changed)}
+        assert len(names) == 2
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"branches": ["renit"]}, "branches must be of.*'renit'"),
+            ({"branches": ["noise"]}, "noise:0.5 for one"),
+            ({"branches": ["noise:x"]}, "takes a float above 0"),
+            ({"branches": ["late_rewind:1.5"]}, "takes a int above 0"),
+            ({"branches": ["reinit:3"]}, "takes no value"),
+            ({"branches": ["late_rewind:120"]}, "not before the end"),
+            ({"branches": ["small_dense"]}, "can't do so with build"),
+            ({"branch_rounds": [3]}, "at most rounds=2"),
+            ({"branch_rounds": [0]}, "at least 1"),
+            ({"attacks": ["fgms:0.1"]}, "attacks must be written"),
+            ({"attacks": ["pgd"]}, "attacks must be written"),
+            ({"rounds": 0}, "rounds must be at least 1"),
+            ({"recipe": {"rate": 1.0}}, "rate"),
+            ({"recipe": {"model": "lenet"}}, "model must be one of"),
+            ({"recipe": {"evaluate_every": 7}}, "does not divide"),
+            ({"recipe": {"rewind_to": 120}}, "not before the end"),
+            ({"recipe": {"scope": "global", "output_rate": 0.1}}, "no meaning"),
+            ({"recipe": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
+            ({"recipe": {"drops": [0]}}, "drops must be at least 1"),
+            ({"recipe": {"criterion": "magnitud"}}, "magnitude"),
+        ],
+    )
+    def test_before_anything_is_loaded(self, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            experiment(**kwargs)
+
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"rounds": 12, "recipe": {"rate": 0.6}}, "leaves no weight of"),
+            ({"recipe": {"batch_size": 5000}}, "batch_size=5000 is more than"),
+            ({"branches": ["transfer:nist"]}, "No data set is named 'nist'"),
+        ],
+    )
+    def test_before_any_training(self, kwargs, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            experiment(**kwargs).run(tmp_path)
+        assert not list(tmp_path.rglob("seed_*"))
