@@ -332,6 +332,16 @@ def test_fgsm_on_a_linear_model_is_the_closed_form():
     assert accuracy == np.mean(moved == labels)
 
 
+def test_fgsm_goes_one_step_however_many_pgd_goes():
+    # The logits are (x^2, 0): loss of class 0 is highest at 0, and a step goes past.
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(ops.square)])
+    model.add(keras.layers.Dense(2))
+    model.layers[-1].set_weights([np.array([[1.0, 0.0]]), np.zeros(2)])
+    arguments = model, np.array([[0.25]]), np.array([0])
+    assert attacked_images(*arguments, "fgsm", 1.0, steps=2).item() == -0.75
+    assert abs(attacked_images(*arguments, "pgd", 1.0, steps=40).item()) < 0.1
+
+
 def test_pgd_on_a_linear_model_goes_to_the_corner_of_the_ball():
     # Of two classes the gradient has one sign everywhere.
     model, images = linear(classes=2), np.zeros((4, 5), "float32")
@@ -439,33 +449,47 @@ def test_probabilities_are_attacked_like_their_logits():
 
 
 class Counted(keras.layers.Layer):
-    """The square root, and how often Python went through it."""
+    """The square root; counts how often Python goes through it, and how often images.
+
+    `seen` goes up in evaluation, too, as a careless layer's state does.
+    """
 
     times = 0
 
+    def build(self, shape):
+        self.seen = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
     def call(self, inputs):
         self.times += 1
+        self.seen.assign_add(1.0)
         return ops.sqrt(inputs)
 
 
-def test_the_gradient_is_compiled_once_and_nan_moves_nothing():
+def test_the_gradient_is_compiled_once_the_model_stays_and_nan_moves_nothing():
     layer = Counted()
     model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(2)])
     model.layers[-1].set_weights([np.array([[3.0, 0], [2, 0], [0, 1]]), np.zeros(2)])
     # At 0 the root has an infinite slope, and below it has none.
     images = np.array([[0.0, 1.0, 4.0]] * 5, "float32")
-    labels, layer.times = np.zeros(5, int), 0
-    found = attacked_images(model, images, labels, "pgd", 0.1, 4, None, 2)
+    before, layer.times = float(layer.seen.value), 0
+    arguments = model, images, np.zeros(5, int), "pgd", 0.1, 4, None, 2
+    assert np.all(np.isfinite(attacked_images(*arguments)))
     assert layer.times == 1
-    assert np.all(np.isfinite(found))
+    attacked_accuracy(*arguments)
+    assert layer.times == 3  # once for the gradient, once for the accuracy
+    assert float(layer.seen.value) == before
 
 
 def test_images_that_rounding_has_put_outside_are_left_there():
-    images = np.full((2, 5), 1.0 + 1e-6, "float32")
-    found = attacked_images(
-        linear(), images, np.zeros(2, int), "pgd", 0.0, low=0.0, high=1.0
-    )
-    np.testing.assert_array_equal(found, images)
+    images = np.array([[1.0 + 1e-6] * 5, [-1e-6] * 5], "float32")
+    flat = linear()
+    flat.set_weights([np.zeros((5, 3)), np.zeros(3)])
+    # Neither a gradient of zero moves an image, nor an epsilon of zero.
+    for model, method, epsilon in ((flat, "fgsm", 0.1), (linear(), "pgd", 0.0)):
+        found = attacked_images(
+            model, images, np.zeros(2, int), method, epsilon, low=0.0, high=1.0
+        )
+        np.testing.assert_array_equal(found, images)
 
 
 @pytest.mark.parametrize(
