@@ -4,7 +4,8 @@
     python scripts/run_lottery.py --branches=reinit,shuffled,noise:0.5 --replicates=3
     python scripts/run_lottery.py --dataset=mnist --iterations=50000 --rounds=16 \
         --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16
-    python scripts/run_lottery.py --rewind_to=none --retrain_factor=0.1 --scope=global
+    python scripts/run_lottery.py --rewind_to=none --retrain_factor=0.1 \
+        --scope=sensitivity --rate=0.39 --rounds=5
 
 The run's folder is named by its recipe. The same command goes on where a run was
 stopped, and one that asks for more adds it: what is finished is never done twice.
@@ -84,8 +85,9 @@ _CONV_RATE = flags.DEFINE_float(
 _SCOPE = flags.DEFINE_enum(
     "scope",
     _DEFAULT.scope,
-    ["layerwise", "global"],
-    "Prune each layer by the rate, or all of them by one cut.",
+    ["layerwise", "global", "sensitivity"],
+    "Prune each layer by the rate, all of them by one cut, or by thresholds at which "
+    "each layer alone costs as much accuracy.",
 )
 _CRITERION = flags.DEFINE_string(
     "criterion", _DEFAULT.criterion, "Name of one of tfticket.criteria."

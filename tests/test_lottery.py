@@ -1,4 +1,4 @@
-"""The lottery experiment: what each control starts from, and that nothing is done twice."""
+"""The lottery experiment: what each control starts from, and nothing done twice."""
 
 import dataclasses
 import json

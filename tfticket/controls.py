@@ -1,4 +1,4 @@
-"""What a ticket is compared with: its masks shuffled, its weights drawn anew or noisy."""
+"""What a ticket is compared with: masks shuffled, weights drawn anew or noisy."""
 
 from collections.abc import Mapping
 

@@ -38,10 +38,11 @@ class Recipe:
             a hundredth of them, from 10 to 100.
         augment: Random shifts by up to an eighth and horizontal flips.
         rate: Fraction of the survivors pruned after a round, in (0, 1).
-        output_rate: The same of output layers. Default: `rate / 2`; with
-            `scope="global"` they are cut with the others.
+        output_rate: The same of output layers, with `scope="layerwise"`. Default:
+            `rate / 2`.
         conv_rate: The same of convolutions. Default: `rate`.
-        scope: `"layerwise"` or `"global"`.
+        scope: `"layerwise"`, `"global"`, or `"sensitivity"`: thresholds at which each
+            layer alone costs as much validation accuracy (Han et al., 1506.02626).
         criterion: Name of one of `tfticket.criteria`.
         rewind_to: Step that survivors are rewound to; 0 is the initial weights, `None`
             no rewinding (prune and fine-tune, or learning-rate rewinding).
@@ -82,7 +83,7 @@ class Recipe:
     def __post_init__(self):
         check_choice("model", self.model, sorted(models.MODELS))
         check_choice("optimizer", self.optimizer, ("adam", "sgd"))
-        check_choice("scope", self.scope, ("layerwise", "global"))
+        check_choice("scope", self.scope, ("layerwise", "global", "sensitivity"))
         criteria.needs(self.criterion)
         for name, least in (("iterations", 1), ("batch_size", 1), ("warmup", 0)):
             check_integer(name, getattr(self, name), least)
@@ -122,10 +123,16 @@ class Recipe:
                 values["output_rate"] = self.rate / 2
             if self.conv_rate is None:
                 values["conv_rate"] = self.rate
-        elif self.output_rate is not None:
+        for name in ("output_rate", "conv_rate"):
+            if self.scope != "layerwise" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has no meaning with scope='{self.scope}', where one cut "
+                    f"goes through all weights. Received: {name}={getattr(self, name)}"
+                )
+        if self.scope == "sensitivity" and self.criterion != "magnitude":
             raise ValueError(
-                "output_rate has no meaning with scope='global', where one cut goes "
-                f"through all weights. Received: output_rate={self.output_rate}"
+                "scope='sensitivity' chooses thresholds of magnitudes. "
+                f"Received: criterion={self.criterion!r}"
             )
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -12,6 +12,7 @@ import numpy as np
 from tfticket import criteria, models
 from tfticket.data import Dataset
 from tfticket.following import Following
+from tfticket.lottery.by_sensitivity import masks_by_sensitivity
 from tfticket.lottery.checkpoint import Checkpoint
 from tfticket.lottery.recipe import Recipe, derived_seed
 from tfticket.model_masks import named_weights
@@ -177,7 +178,7 @@ class Trainer:
         return Pruner(
             self.model,
             criterion or self.recipe.criterion,
-            self.recipe.scope,
+            "layerwise" if self.recipe.scope == "layerwise" else "global",
             data=self.evidence_data,
             seed=seed,
         )
@@ -197,6 +198,20 @@ class Trainer:
             recipe.output_rate,
             recipe.rates_for(self.model),
         )
+
+    def next_masks(self, seed: int, trained: Trained) -> dict[str, np.ndarray]:
+        """The masks of the round after the training that the model has just done.
+
+        Raises:
+            ValueError: If a weight would be left empty.
+        """
+        if self.recipe.scope == "sensitivity":
+            return masks_by_sensitivity(
+                self.model,
+                lambda _: self.evaluate("validation")["accuracy"],
+                self.recipe.rate,
+            )
+        return self.round_pruner(seed).masks_after(trained.evidence)
 
     def _begin(self, start, seed, optimizer):
         keras.utils.set_random_seed(seed)

@@ -252,7 +252,7 @@ class Worker:
 
     def _next_masks(self, part, trainer, trained):
         try:
-            return trainer.round_pruner(part.seed).masks_after(trained.evidence)
+            return trainer.next_masks(part.seed, trained)
         except ValueError:
             if part.round < self._setting.rounds:
                 raise

@@ -1,0 +1,100 @@
+"""Whatever ends an experiment, going on gives the tickets it would have given."""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+FIXTURES = pathlib.Path(__file__).with_name("fixtures")
+SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "run_lottery.py"
+
+
+def ended(what, folder, *numbers):
+    done = subprocess.run(
+        [
+            sys.executable,
+            FIXTURES / "kill_lottery.py",
+            what,
+            folder,
+            *map(str, numbers),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.suffix in (".npz", ".csv")
+    }
+
+
+def test_killed_at_20_random_moments(tmp_path):
+    found = ended("kill", tmp_path, 20, 0)
+    # A kill may come after the end; most must not.
+    assert found["hit"] >= 10
+    assert found["left"] == sorted(found["left"])
+    whole, killed = (contents(tmp_path / name) for name in ("whole", "killed"))
+    assert len(whole) == 6 * 3 + 4  # metrics, ticket, trained; next masks of the main
+    assert killed == whole
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_a_full_disk(tmp_path):
+    # A limit on the size of files stands in for it: writing fails half-way.
+    found = ended("full", tmp_path)
+    assert found["code"] == 0
+    assert "File too large" in found["error"]
+    assert not any(name.endswith(".npz") for name in found["left"])
+    assert "result.json" not in found["left"]
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    found = ended("hold", tmp_path)
+    assert found["told"].startswith("RunInUseError")
+    assert f"process {found['first']} on " in found["told"]
+    assert found["after"] == 0
+
+
+def test_interrupted_by_the_keyboard(tmp_path):
+    command = [sys.executable, SCRIPT, "--rounds=1", "--iterations=100000"]
+    running = subprocess.Popen(
+        [*command, f"--runs_dir={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    until = time.monotonic() + 120
+    while not list(tmp_path.rglob("round_00")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command goes on" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--branches=renit"], "branches must be of"),
+        (["--rewind_to=first"], "--rewind_to must be a step"),
+        (["--branch_rounds=a"], "--branch_rounds must be numbers"),
+        (["--dataset=nist"], "No data set is named 'nist'"),
+    ],
+)
+def test_flags_that_are_wrong(flags, told, tmp_path, run_script):
+    done = run_script(SCRIPT, *flags, f"--runs_dir={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert told in " ".join(done.stdout.split())

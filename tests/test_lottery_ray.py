@@ -1,0 +1,70 @@
+"""The same experiment on a local Ray cluster, one of whose workers dies."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from tfticket import lottery
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
+from small_lottery import experiment
+
+ASKED = {"replicates": 2, "rounds": 2, "branches": ["reinit"], "branch_rounds": [1]}
+
+
+def tickets(folder, results):
+    return {
+        (result.part, name): value.tobytes()
+        for result in results
+        for name, value in lottery.read_ticket(folder, result.part).weights.items()
+    }
+
+
+def workers(ray):
+    """Processes of the cluster that run a chain now."""
+    from ray.util import state
+
+    tasks = state.list_tasks(filters=[("state", "=", "RUNNING")], detail=True)
+    return [task.worker_pid for task in tasks if task.worker_pid]
+
+
+def test_as_local_though_a_worker_dies(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    asked = experiment(**ASKED, recipe={"iterations": 400})
+    local = asked.run(tmp_path / "local")
+    fixtures = os.path.join(os.path.dirname(__file__), "fixtures")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=True,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": fixtures}},
+    )
+    killed = []
+
+    def on_part(*_):
+        # Once the first chain is done, others run.
+        if not killed and (running := workers(ray)):
+            os.kill(running[0], signal.SIGKILL)
+            killed.append(running[0])
+
+    try:
+        on_cluster = asked.run(
+            tmp_path / "ray", runner="ray", checkpoint_seconds=0.0, on_part=on_part
+        )
+    finally:
+        ray.shutdown()
+    assert killed
+    assert [r.part for r in on_cluster] == [r.part for r in local]
+    folders = [tmp_path / name / asked.name for name in ("local", "ray")]
+    assert tickets(folders[0], local) == tickets(folders[1], on_cluster)
+    assert [r.test for r in local] == [r.test for r in on_cluster]
+
+
+def test_without_ray(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'tfticket\[ray\]'"):
+        experiment(**ASKED).run(tmp_path, runner="ray")
