@@ -8,12 +8,33 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import keras
 import numpy as np
 import pytest
+from fixtures import check_here
+from fixtures.scripts import Scripts
+
+from tfticket.export import parity
 
 
 @pytest.fixture(autouse=True)
 def _fresh_names_and_seed():
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """`subprocess.run` of a script, without the seconds that TensorFlow's import takes.
+
+    At least one run of each script should do without it.
+    """
+    scripts = Scripts()
+    yield scripts
+    scripts.close()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """For tests of what is around the check of a SavedModel, done in this process."""
+    monkeypatch.setattr(parity, "_run", check_here.run)
 
 
 @pytest.fixture

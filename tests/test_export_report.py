@@ -1,8 +1,6 @@
 """One table of all forms, and the script that prints it."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,7 +12,7 @@ from tfticket import export
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_every_form_is_weighed_scored_and_timed(mlp):
+def test_every_form_is_weighed_scored_and_timed(mlp, quick):
     x = np.random.default_rng(0).standard_normal((40, 6)).astype("float32")
     y = keras.ops.convert_to_numpy(mlp(x)).argmax(-1)
     wrapped = tfticket.prune(mlp)
@@ -41,17 +39,10 @@ def test_bad_input(mlp):
         export.report(model)
 
 
-def script(*flags, **kwargs):
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "export.py", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        **kwargs,
-    )
+def test_the_script_says_what_is_wrong_before_it_writes(run_script, tmp_path):
+    def script(*flags):
+        return run_script(ROOT / "scripts" / "export.py", *flags, cwd=tmp_path)
 
-
-def test_the_script_says_what_is_wrong_before_it_writes(tmp_path):
     done = script("--model=nowhere.npz", f"--out_dir={tmp_path}")
     assert done.returncode == 1
     assert "nowhere.npz" in done.stdout

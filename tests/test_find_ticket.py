@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,24 +16,31 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "find_ticket.py"
 FAST = ["--rounds=2", "--iterations=60", "--rewind_to=4"]
 
 
-def run(folder, *flags, check=True):
+@pytest.fixture
+def run(run_script):
+    def run(folder, *flags, check=True):
+        done = run_script(SCRIPT, *flags, cwd=folder, quick=True, COLUMNS="120")
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from start to end, in a process of its own."""
+    folder = tmp_path_factory.mktemp("run")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *flags],
+        [sys.executable, str(SCRIPT), *FAST],
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "COLUMNS": "120"},
     )
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return folder, run(folder, *FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
 
 
 def test_what_it_prints_and_writes(finished):
@@ -61,16 +69,14 @@ def test_what_it_prints_and_writes(finished):
     assert (out / "plot.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_same_seed_same_ticket_bit_for_bit(finished, tmp_path):
+def test_same_seed_same_ticket_bit_for_bit(finished, run, tmp_path):
     folder, _ = finished
     run(tmp_path, *FAST, "--out_dir=again")
-    run(tmp_path, *FAST, "--out_dir=other", "--seed=1", "--export_dir=other_models")
     first = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
     assert (tmp_path / "again" / "ticket.npz").read_bytes() == first
-    assert (tmp_path / "other" / "ticket.npz").read_bytes() != first
 
 
-def test_another_run_is_not_overwritten_unasked(finished):
+def test_another_run_is_not_overwritten_unasked(finished, run):
     folder, _ = finished
     before = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
     done = run(folder, *FAST, "--export_dir=elsewhere", "--seed=3", check=False)
@@ -85,13 +91,18 @@ def test_another_run_is_not_overwritten_unasked(finished):
     assert not (folder / "elsewhere").exists()
 
 
-def test_overwrite_replaces_a_run_and_nothing_else(finished, tmp_path):
-    run(tmp_path, *FAST)
-    extra = tmp_path / "runs" / "digits-lenet_300_100" / "tickets" / "round_09.npz"
+def test_overwrite_replaces_a_run_and_nothing_else(finished, run, tmp_path):
+    for name in ("runs", "saved_models"):
+        shutil.copytree(finished[0] / name, tmp_path / name)
+    out = tmp_path / "runs" / "digits-lenet_300_100"
+    before = (out / "ticket.npz").read_bytes()
+    extra = out / "tickets" / "round_09.npz"
     extra.write_text("of the older run")
-    notes = extra.parents[1] / "notes.txt"
+    notes = out / "notes.txt"
     notes.write_text("what I saw")
-    run(tmp_path, *FAST, "--overwrite")
+    run(tmp_path, *FAST, "--seed=1", "--overwrite")
+    assert (out / "ticket.npz").read_bytes() != before  # another seed, another ticket
+    assert json.loads((out / "config.json").read_text())["seed"] == 1
     assert not extra.exists()
     assert notes.read_text() == "what I saw"
     mine = tmp_path / "mine"
@@ -118,7 +129,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(finished, tmp_path):
         ("--batch_size=9999", "batch_size=9999 is more than"),
     ],
 )
-def test_bad_flags_are_errors_before_training(flag, says, tmp_path):
+def test_bad_flags_are_errors_before_training(flag, says, run, tmp_path):
     done = run(tmp_path, *FAST, flag, check=False)
     assert done.returncode != 0
     assert says in done.stdout + done.stderr
@@ -127,7 +138,7 @@ def test_bad_flags_are_errors_before_training(flag, says, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_help_is_for_a_person(tmp_path):
+def test_help_is_for_a_person(run, tmp_path):
     done = run(tmp_path, "--help", check=False)
     for flag in (
         "dataset", "model", "rounds", "rate", "rewind_to", "scope", "epochs",
@@ -137,7 +148,7 @@ def test_help_is_for_a_person(tmp_path):
     assert "Finds a lottery ticket" in done.stdout
 
 
-def test_epochs_and_fine_tuning_and_global(tmp_path):
+def test_epochs_and_fine_tuning_and_global(run, tmp_path):
     run(
         tmp_path, "--rounds=1", "--epochs=2", "--rewind_to=none", "--scope=global",
         "--rate=0.5", "--model=conv_2", "--batch_size=200",

@@ -4,8 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -136,32 +135,29 @@ def test_bad_values(values, message):
         PopupExperiment(**values)
 
 
-def test_the_script(tmp_path):
-    flags = ["--density=0.3,0.6", "--weight_initializer=signed_constant", "--epochs=1"]
-    flags += ["--width=0.2"]
+def test_the_script(finished, run_script, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "notes.txt").write_text("mine")
+    flags = ["--density=0.3,0.6", "--weight_initializer=kaiming_normal", "--epochs=1"]
+    flags += ["--width=0.1", f"--out_dir={folder}"]
 
     def script(*more):
-        command = [sys.executable, str(SCRIPT), *flags, f"--out_dir={tmp_path}/run"]
-        return subprocess.run(
-            [*command, *more],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_script(SCRIPT, *flags, *more, cwd=tmp_path)
 
-    done = script()
-    assert done.returncode == 0, done.stderr
-    assert "3/3: signed_constant at density 60 %" in done.stdout
-    assert "trained, dense" in done.stdout
-    assert (tmp_path / "run" / "plot.png").is_file()
-    refused = script("--width=2")
+    refused = script()
     assert refused.returncode == 1
     assert "holds another experiment" in " ".join(refused.stdout.split())
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    replaced = script("--width=0.1", "--overwrite")
-    assert replaced.returncode == 0, replaced.stderr
-    assert "3/3" in replaced.stdout
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-    wrong = script("--density=half")
+    wrong = script("--density=half", "--overwrite")
     assert wrong.returncode == 1
     assert "--density must be fractions" in " ".join(wrong.stdout.split())
+    held = json.loads((folder / "results.json").read_text())
+    assert held == [dataclasses.asdict(result) for result in finished[1]]
+    done = script("--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert "1/3: dense network" in done.stdout
+    assert "3/3: kaiming_normal at density 60 %" in done.stdout
+    assert "trained, dense" in done.stdout
+    assert (folder / "plot.png").is_file()
+    assert len(json.loads((folder / "results.json").read_text())) == 3
+    assert (folder / "notes.txt").read_text() == "mine"
