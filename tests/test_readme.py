@@ -9,6 +9,7 @@ import sys
 import pytest
 from fixtures import check_here
 
+import tfticket
 from tfticket.export import parity
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -71,6 +72,9 @@ def test_commands(command, run_script, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "serving_default" in done.stdout
         return
+    if "lottery" in words[1]:
+        _lottery_command(words, run_script, tmp_path)
+        return
     # The flags as they stand, but nothing downloaded and little trained.
     flags = [word for word in words[2:] if not word.startswith("--dataset")]
     if "--help" not in flags:
@@ -90,3 +94,22 @@ def test_commands(command, run_script, tmp_path):
     else:  # test_find_ticket runs it in a process of its own, too
         done = run_script(script, *flags, cwd=tmp_path, quick=True)
     assert done.returncode == ("--help" in flags)
+
+
+def _lottery_command(words, run_script, tmp_path):
+    """Runs an experiment with little trained, then the figures of what that wrote."""
+    flags = [word for word in words[2:] if not word.startswith("--run_dir")]
+    short = ["--rounds=1", "--replicates=1", "--iterations=10"]
+    experiment = [word for word in flags if word.startswith("--branches")]
+    run = ["scripts/run_lottery.py", *(experiment or flags), *short]
+    done = run_script(ROOT / run[0], *run[1:], "--runs_dir=runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if "plot" in words[1]:
+        # The folder that the README names is that of its own command.
+        (named,) = (word for word in words if word.startswith("--run_dir"))
+        default = tfticket.lottery.LotteryExperiment()
+        assert named == f"--run_dir=runs/{default.name}"
+        (folder,) = (tmp_path / "runs").iterdir()
+        done = run_script(ROOT / words[1], f"--run_dir={folder}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "plots" / "accuracy.png").is_file()

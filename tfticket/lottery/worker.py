@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfticket import criteria, data, models
 from tfticket._version import __version__
@@ -43,6 +44,8 @@ class Worker:
         self._folder = RunFolder(setting.folder)
         self._on_evaluation = on_evaluation
         self._trainers: dict[Any, Trainer] = {}
+        if tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
 
     def run(self, chain: Chain, on_part: Callable[[PartResult, bool], None]) -> None:
         """Does what is missing of a chain.
