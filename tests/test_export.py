@@ -46,27 +46,6 @@ def two_by_two():
     return keras.Model({"a": a, "b": b}, {"first": x, "second": y})
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """The check of a SavedModel in this process, where another takes seconds.
-
-    Fit for tests of what is around the check.
-    """
-    real = parity._run
-
-    def run(kind, written, target, inputs):
-        if kind != "saved_model":
-            return real(kind, written, target, inputs)
-        loaded = tf.saved_model.load(str(written))
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        return {
-            signature: {name: value.numpy() for name, value in serve(**tensors).items()}
-            for signature, serve in loaded.signatures.items()
-        }, None
-
-    monkeypatch.setattr(parity, "_run", run)
-
-
 def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 

@@ -11,7 +11,13 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export import litert_encoding, litert_runtimes, litert_support, parity
+from tfticket.export import (
+    litert_encoding,
+    litert_runtimes,
+    litert_support,
+    parity,
+    run_litert,
+)
 from tfticket.export.representative import check_range, representative_samples
 
 X = np.random.default_rng(1).standard_normal((24, 64)).astype("float32")
@@ -53,8 +59,8 @@ def data(quantization, x=X):
 
 
 def run(path, runtime, x=X):
-    [(outputs, _)] = litert_runtimes.run([path], {"x": x}, runtime)
-    return outputs["logits"]
+    """In this process: what crashes an interpreter was refused in another."""
+    return run_litert.runner(str(path), runtime)(x=x)["logits"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fixtures import check_here
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from keras import layers
@@ -45,21 +46,6 @@ def prune_at_random(model, sparsity):
             layer.bias.assign(random.standard_normal(layer.bias.shape))
 
 
-def run_here(kind, written, target, inputs):
-    """The check in this process, where another takes seconds."""
-    loaded = tf.saved_model.load(str(written))
-    tensors = {name: tf.constant(value) for name, value in inputs.items()}
-    return {
-        signature: {name: value.numpy() for name, value in serve(**tensors).items()}
-        for signature, serve in loaded.signatures.items()
-    }, None
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(parity, "_run", run_here)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """One wrapped model in each format; the sparse ones checked in another process."""
@@ -85,7 +71,7 @@ def served(tmp_path_factory):
     for name in FORMATS:
         with pytest.MonkeyPatch.context() as patch:
             if name == "dense":
-                patch.setattr(parity, "_run", run_here)
+                patch.setattr(parity, "_run", check_here.run)
             exported[name] = export.saved_model(
                 model,
                 folder / name,

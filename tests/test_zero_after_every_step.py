@@ -47,6 +47,8 @@ def fit_masked(model, data, optimizer, **compiled):
     wrapped = tfticket.prune(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     wrapped.compile(optimizer, loss, **compiled)
+    # Else the first step of `fit` does, and is traced twice.
+    wrapped.optimizer.build(wrapped.trainable_variables)
     wrapped.fit(*data, batch_size=8, verbose=0)
     tfticket.set_masks(wrapped, random_masks(wrapped))
     before = get_pruned_weights(wrapped)
