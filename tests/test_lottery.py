@@ -217,7 +217,6 @@ class TestControls:
         assert agree > 0.8
 
     def test_late_rewinding(self, ran):
-        # The independent way: Keras alone, for as many steps of the same data.
         start = self.start(ran, "late_rewind:20")
         assert_equal(start.masks, self.start(ran, "ticket").masks)
         dense = lottery.read_ticket(ran[1], part(number=0))
@@ -259,6 +258,23 @@ class TestControls:
         start = self.start(ran, "transfer:digits")
         assert_equal(start.masks, self.start(ran, "ticket").masks)
         assert_equal(start.weights, self.start(ran, "ticket").weights)
+
+    def test_thresholds_by_sensitivity(self, runs):
+        recipe = {"scope": "sensitivity", "rate": 0.5, "rewind_to": None}
+        asked = experiment(rounds=1, recipe={**recipe, "retrain_factor": 0.1})
+        _, pruned = asked.run(runs)
+        assert pruned.parameters == 740
+        folder = RunFolder(runs / asked.name)
+        trained = folder.ticket(part(number=0), TRAINED).weights
+        ticket = folder.ticket(part(number=1))
+        assert_equal(ticket.masks, top(trained, kept(ticket)))
+        # Thresholds of their own: not the same density, nor one cut through both.
+        shares = [kept / size for kept, size in pruned.layers.values()]
+        assert abs(shares[0] - shares[1]) > 0.02
+        for name, mask in ticket.masks.items():
+            np.testing.assert_array_equal(
+                ticket.weights[name], np.where(mask, trained[name], 0)
+            )
 
     def test_small_dense(self, runs):
         recipe = {"model": "lenet_300_100", "iterations": 20}

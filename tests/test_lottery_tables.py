@@ -8,7 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
-from tfticket.lottery import Part, PartResult, claims, figure_rows, tables
+from tfticket.lottery import Part, PartResult, claims, figure_rows, han, tables
 
 
 def result(part, density=1.0, accuracy=0.98, stop=4000, best=None, layers=None):
@@ -63,14 +63,6 @@ def test_densities_of_layers():
     assert first["weights"] == 100
     assert first["layer_density"] == pytest.approx(0.15)
     assert last["layer_density"] == 0.5
-
-
-def test_a_smaller_network_stands_where_its_weights_are():
-    small = dataclasses.replace(
-        result(Part(0, "small_dense", 0, 3), density=1.0), parameters=500
-    )
-    rows = tables.rows([result(Part(0)), small])
-    assert [row["density"] for row in rows] == [1.0, 0.5]
 
 
 def test_a_loss_that_is_not_a_number_is_seen():
@@ -218,3 +210,24 @@ def test_what_is_missing_is_not_measured():
     text = claims.claims_markdown(found)
     assert len(text.splitlines()) == 12
     assert "| 50 % earlier: 2,000 against 4,000 | reproduced |" in text
+
+
+def test_hans_table_takes_the_round_of_a_twelfth():
+    def of(number, density, accuracy):
+        kept = {"fc1/kernel": [8, 100], "fc2/kernel": [9, 100], "fc3/kernel": [26, 100]}
+        return dataclasses.replace(
+            result(Part(0, round=number), density=density),
+            layers=kept,
+            test={"loss": 0.1, "accuracy": accuracy},
+        )
+
+    results = [of(0, 1.0, 0.98), of(1, 0.3, 0.99), of(2, 0.083, 0.9785)]
+    settings = {"model": "lenet_300_100", "rewind_to": None}
+    text = han.han_markdown(results, settings)
+    assert "| paper | 1.64 | 1.59 | 12x | 8 | 9 | 26 |" in text
+    assert "| here, round 2 | 2.00 | 2.15 | 12.0x | 8.0 | 9.0 | 26.0 |" in text
+    assert "+0.15 points; within 0.2 of dense at 12x: reproduced" in text
+    worse = [*results[:2], of(2, 0.083, 0.9770)]
+    assert "not reproduced" in han.han_markdown(worse, settings)
+    assert han.han_markdown(results, {**settings, "rewind_to": 0}) is None
+    assert han.han_markdown(results, {**settings, "model": "conv_2"}) is None

@@ -211,7 +211,8 @@ def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
     )
 
 
-def _compiled(function):
+def compiled(function: Callable) -> Callable:
+    """A function of tensors, compiled by the backend where it has a compiler."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -249,7 +250,7 @@ def _mean_over(model, weights, batches, loss, differentiate):
             for t, g in zip(total, found, strict=True)
         ], state
 
-    add = _compiled(add)
+    add = compiled(add)
     values = [ops.convert_to_tensor(weight.value) for weight in weights]
     state = [ops.convert_to_tensor(variable.value) for variable in others]
     total = [

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfticket.arguments import check_choice, check_integer
-from tfticket.gradients import gradient_of
+from tfticket.gradients import compiled, gradient_of
 
 METHODS = ("fgsm", "pgd")
 
@@ -64,7 +64,7 @@ def attacked_accuracy(
         from_logits,
     )
     function, values = _as_function(model)
-    function = _compiled(function)
+    function = compiled(function)
     right = 0
     for rows, size in _batches(len(moved), batch_size):
         outputs = function(values, ops.convert_to_tensor(moved[rows]))
@@ -269,7 +269,7 @@ def _step_function(model, from_logits, greatest_label):
         moved = x + step_size * ops.sign(ops.nan_to_num(gradient))
         return ops.minimum(ops.maximum(moved, least), most)
 
-    return _compiled(take_step), values
+    return compiled(take_step), values
 
 
 def _check_outputs(outputs, greatest_label):
@@ -283,13 +283,3 @@ def _check_outputs(outputs, greatest_label):
             f"labels must be below the model's {outputs.shape[1]} classes. Received: "
             f"{greatest_label}"
         )
-
-
-def _compiled(function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False)
-    import jax
-
-    return jax.jit(function)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfticket.files import atomic_path
 from tfticket.lottery.claims import check, claims_markdown
+from tfticket.lottery.han import han_markdown
 from tfticket.lottery.plot_run import Plots, plot_run, run_settings, run_title
 from tfticket.lottery.results import PartResult
 from tfticket.lottery.run_folder import read_config
@@ -92,8 +93,7 @@ def page(
         _unfinished(table),
         main_table(table),
         "## Against the paper",
-        _about_claims(config),
-        claims_markdown(check(table)),
+        *_against_the_paper(table, results, config),
         "## Recipe",
         recipe_table(results, config),
         "## Pictures",
@@ -171,8 +171,18 @@ def _unfinished(rows):
     )
 
 
-def _about_claims(config):
+def _against_the_paper(table, results, config):
     values = run_settings(config)
+    if (han := han_markdown(results, values)) is not None:
+        return [
+            "Han et al. (2015, [arXiv 1506.02626](https://arxiv.org/abs/1506.02626)), "
+            "tables 1, 3 and 4: error on the test part at the end of training.",
+            han,
+        ]
+    return [_about_claims(values), claims_markdown(check(table))]
+
+
+def _about_claims(values):
     of = (values.get("model"), values.get("dataset"))
     text = (
         "Frankle & Carbin (2019, "

@@ -111,21 +111,11 @@ def grouped(
 
 
 def densities_of(results: Iterable[PartResult]) -> dict[tuple[str, int], float]:
-    """Density of each branch and round, mean over replicates, in [0, 1].
-
-    It is of the dense network's weights, so that a smaller network, none of whose
-    weights are pruned, stands beside the tickets that have as many.
-    """
-    groups = grouped(results)
-    dense = groups.get(("ticket", 0))
-    found = {}
-    for key, group in groups.items():
-        found[key] = statistics.mean(r.density for r in group)
-        if dense and key[0] == "small_dense":
-            found[key] = statistics.mean(r.parameters for r in group) / (
-                dense[0].parameters
-            )
-    return found
+    """Density of each branch and round, mean over replicates, in [0, 1]."""
+    return {
+        key: statistics.mean(r.density for r in group)
+        for key, group in grouped(results).items()
+    }
 
 
 def spread(name: str, values: Iterable[float | None]) -> Row:
