@@ -1,6 +1,7 @@
 """The lottery experiment: what each control starts from, and nothing done twice."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -226,6 +227,17 @@ class TestControls:
         assert 0 < np.median(moved[mask]) < 20 * 1.5e-3
         assert (start.weights["hidden/kernel"][~mask] == 0).all()
 
+    def test_rewinding_the_experiment_itself(self, ran, runs):
+        asked = experiment(rounds=1, recipe={"rewind_to": 20})
+        asked.run(runs)
+        ticket = lottery.read_ticket(runs / asked.name, part(number=1))
+        late = self.start(ran, "late_rewind:20")  # of the next round, fewer weights
+        for name, mask in late.masks.items():
+            np.testing.assert_array_equal(
+                ticket.weights[name][mask], late.weights[name][mask]
+            )
+        assert_equal(ticket.masks, lottery.read_ticket(ran[1], part(number=1)).masks)
+
     @pytest.mark.parametrize("branch", ["lr_rewind", "fine_tune"])
     def test_trained_weights(self, ran, branch):
         control = self.start(ran, branch)
@@ -395,6 +407,20 @@ class TestNothingIsDoneTwice:
         (tmp_path / folder.name / "thesis.tex").write_text("mine")
         with pytest.raises(FileExistsError, match="no run's"):
             asked.run(tmp_path)
+
+
+def test_rates_by_kind_of_layer():
+    digits = data.load("digits")
+    recipe = lottery.Recipe(model="conv_2", width=0.1, rate=0.5, conv_rate=0.25)
+    trainer = Trainer(
+        recipe, digits, functools.partial(tfticket.models.build, "conv_2", width=0.1)
+    )
+    masks = trainer.round_pruner(0).masks_after()
+    kept = {name.split("/")[0]: mask.mean() for name, mask in masks.items()}
+    wanted = dict.fromkeys(["conv1_1", "conv1_2"], 0.75)
+    wanted |= {"fc1": 0.5, "fc2": 0.5, "fc3": 0.75}  # the output layer at half
+    assert kept == pytest.approx(wanted, abs=0.02)
+    assert lottery.Recipe(scope="global").rates_for(trainer.model) == {}
 
 
 class TestNames:

@@ -35,6 +35,7 @@ def running_chains():
     return found
 
 
+@pytest.mark.slow
 def test_as_local_though_a_worker_dies(tmp_path):
     ray = pytest.importorskip("ray")
     asked = experiment(**ASKED, recipe={"iterations": 400})

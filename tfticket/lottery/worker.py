@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from tfticket.lottery.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.chains import MAIN, Chain, Setting
 from tfticket.lottery.checkpoint import Checkpoint
 from tfticket.lottery.movement import movement
-from tfticket.lottery.recipe import derived_seed, digest
+from tfticket.lottery.recipe import derived_seed
 from tfticket.lottery.results import Part, PartResult
 from tfticket.lottery.run_folder import NEXT, TICKET, TRAINED, RunFolder
 from tfticket.lottery.stability import barrier
@@ -107,9 +108,7 @@ class Worker:
         order = _order(part)
         checkpoint = Checkpoint(
             self._folder.folder(part) / "checkpoint.npz",
-            digest(
-                [str(part), {k: str(v.sum()) for k, v in start.ticket.masks.items()}]
-            ),
+            _fingerprint(start.ticket),
             None if self._is_followed(trainer) else self._setting.checkpoint_seconds,
         )
         fitting = time.monotonic()
@@ -355,3 +354,12 @@ def versions() -> dict[str, str]:
 
 def _order(part: Part) -> int:
     return derived_seed(part.seed, "order", part.branch, part.copy, part.round)
+
+
+def _fingerprint(ticket):
+    found = hashlib.sha256()
+    for values in (ticket.masks, ticket.weights):
+        for name in sorted(values):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(values[name]).tobytes())
+    return found.hexdigest()
