@@ -55,12 +55,18 @@ def initial():
     network = small_network((8, 8, 1), 10)
     return {
         "hidden/kernel": network.get_layer("hidden").kernel.numpy(),
-        "out/kernel": network.get_layer("out").kernel.numpy(),
+        "dense/kernel": network.layers[-1].kernel.numpy(),
     }
 
 
 def part(branch="ticket", number=2, copy=0):
     return lottery.Part(0, branch, copy, number)
+
+
+def network_of(ran):
+    """The network as the ticket tells of it."""
+    config = lottery.read_ticket(ran[1], part()).provenance["config"]
+    return keras.models.model_from_json(json.dumps(config))
 
 
 def kept(ticket):
@@ -87,14 +93,15 @@ def assert_equal(a, b):
 class TestTheTicketItself:
     def test_counts_are_the_papers_arithmetic(self, ran):
         _, folder, results = ran
-        counts = {"hidden/kernel": 1280, "out/kernel": 200}
+        counts = {"hidden/kernel": 1280, "dense/kernel": 200}
         for number in range(3):
             ticket = lottery.read_ticket(folder, part(number=number))
             assert kept(ticket) == counts
             counts = {
                 "hidden/kernel": counts["hidden/kernel"]
                 - round(0.2 * counts["hidden/kernel"]),
-                "out/kernel": counts["out/kernel"] - round(0.1 * counts["out/kernel"]),
+                "dense/kernel": counts["dense/kernel"]
+                - round(0.1 * counts["dense/kernel"]),
             }
         assert [r.density for r in results[:3]] == [
             sum(k for k, _ in r.layers.values()) / 1480 for r in results[:3]
@@ -133,7 +140,7 @@ class TestTheTicketItself:
         digits = data.load("digits")
         for result in ran[2][:3]:
             trained = RunFolder(ran[1]).ticket(result.part, TRAINED)
-            model = trained.apply(small_network(digits.image_shape, 10))
+            model = trained.apply(network_of(ran))
             guesses = model.predict(digits.test[0], verbose=0).argmax(-1)
             assert result.test["accuracy"] == pytest.approx(
                 np.mean(guesses == digits.test[1]), abs=1e-6
@@ -198,8 +205,8 @@ class TestControls:
 
     def test_snip_keeps_the_largest_sensitivities(self, ran, initial):
         digits = data.load("digits")
-        keras.utils.set_random_seed(0)
-        model = tfticket.prune(small_network(digits.image_shape, 10))
+        ticket = lottery.read_ticket(ran[1], part(number=0))
+        model = ticket.apply(network_of(ran))
         model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         count = sum(kept(self.start(ran, "snip")).values())
         tfticket.sparsify(
@@ -300,6 +307,18 @@ class TestControls:
 
 
 class TestNothingIsDoneTwice:
+    def test_what_a_process_made_before_makes_no_difference(self, ran, tmp_path):
+        asked, folder, _ = ran
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        keras.utils.set_random_seed(7)
+        experiment(rounds=1).run(tmp_path)
+        for name in ("ticket.npz", TRAINED, NEXT):
+            first, second = (
+                (runs_of / part(number=1).path / name).read_bytes()
+                for runs_of in (folder, tmp_path / asked.name)
+            )
+            assert first == second, name
+
     def test_a_second_run_trains_nothing(self, ran, runs, monkeypatch):
         monkeypatch.setattr(Trainer, "train", None)
         fresh = []

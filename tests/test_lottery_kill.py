@@ -41,12 +41,13 @@ def contents(folder):
 
 def test_killed_at_20_random_moments(tmp_path):
     found = ended("kill", tmp_path, 20, 0)
-    # A kill may come after the end; most must not.
-    assert found["hit"] >= 10
-    assert found["left"] == sorted(found["left"])
-    whole, killed = (contents(tmp_path / name) for name in ("whole", "killed"))
+    assert found["hit"] == 20
+    # Some were in the middle of the experiment.
+    assert len(set(found["left"])) > 2
+    whole = contents(tmp_path / "whole")
     assert len(whole) == 6 * 3 + 4  # metrics, ticket, trained; next masks of the main
-    assert killed == whole
+    for name in found["folders"]:
+        assert contents(tmp_path / name) == whole
     assert not list(tmp_path.rglob("*.tmp*"))
 
 

@@ -78,8 +78,8 @@ class PartProgress:
     Example:
 
     >>> experiment = tfticket.lottery.LotteryExperiment()
-    >>> with tfticket.progress.PartProgress(experiment) as bar:
-    ...     pass  # experiment.run(on_part=bar.on_part, ...)
+    >>> bar = tfticket.progress.PartProgress(experiment)
+    >>> # with bar: experiment.run(on_part=bar.on_part, ...)
     """
 
     def __init__(self, experiment, console: Console | None = None):

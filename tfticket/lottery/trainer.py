@@ -1,5 +1,6 @@
 """`Trainer`: one network, compiled once, trained again and again from given states."""
 
+import concurrent.futures
 import dataclasses
 import math
 import time
@@ -78,7 +79,7 @@ class Trainer:
         self.recipe, self.dataset, self._build = recipe, dataset, build
         # Seeds of dropout are drawn when layers are made.
         keras.utils.set_random_seed(0)
-        self.model = prune(build(dataset.image_shape, dataset.classes))
+        self.model = prune(self._fresh())
         every = recipe.evaluate_every
         self.compiled = models.compile_settings(
             self.model, every, math.gcd(every, *(stop % every for stop in stops))
@@ -103,8 +104,7 @@ class Trainer:
     def initial_weights(self, seed: int) -> dict[str, np.ndarray]:
         """The weights that a network made with this seed begins with, by name."""
         keras.utils.set_random_seed(seed)
-        fresh = self._build(self.dataset.image_shape, self.dataset.classes)
-        return State(named_weights(fresh)).values
+        return State(named_weights(self._fresh())).values
 
     def train(
         self,
@@ -212,6 +212,20 @@ class Trainer:
                 self.recipe.rate,
             )
         return self.round_pruner(seed).masks_after(trained.evidence)
+
+    def _fresh(self):
+        """A new network, its layers named alike in every process.
+
+        Keras numbers the names it gives by thread, from all that was made before.
+        """
+        policy = keras.config.dtype_policy()
+
+        def made():
+            keras.config.set_dtype_policy(policy)
+            return self._build(self.dataset.image_shape, self.dataset.classes)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            return executor.submit(made).result()
 
     def _begin(self, start, seed, optimizer):
         keras.utils.set_random_seed(seed)
