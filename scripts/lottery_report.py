@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from rich.console import Console
 
-from tfticket.lottery import claims, result_page, tables
+from tfticket.lottery import result_page, run_folder
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", "docs/results/lottery.md", "The page to write.")
@@ -36,8 +36,8 @@ def main(argv):
 
 def run(console):
     drawn = result_page.write_page(_RUN_DIR.value, _OUT.value)
-    for claim in claims.check(tables.rows(drawn.results)):
-        line = f"{claim.mark}: {claim.paper}, at {claim.moment}: {claim.found}"
+    config = run_folder.read_config(_RUN_DIR.value)
+    for line in result_page.verdicts(drawn.results, config):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for name, why in drawn.skipped.items():
         console.print(f"Not drawn: {name}: {why}", highlight=False, markup=False)

@@ -86,12 +86,12 @@ def page(
     """
     table = rows(results)
     sections = [
-        f"# The lottery ticket experiment: {title}",
+        f"# {_kind(config)}: {title}",
         "Mean over replicates, and the range from the lowest to the highest. Early "
         "stop: the iteration of minimum validation loss, found afterwards; training "
         "always runs its full budget.",
         _unfinished(table),
-        main_table(table),
+        None if _is_han(config) else main_table(table),
         "## Against the paper",
         *_against_the_paper(table, results, config),
         "## Recipe",
@@ -146,12 +146,14 @@ def recipe_table(results: Sequence[PartResult], config: Mapping[str, Any]) -> st
     lines = [
         {"name": name.replace("_", " "), "value": _plain(value)}
         for name, value in values.items()
-        if value not in (None, [], ())
+        if name == "rewind_to" or value not in (None, [], ())
     ]
     return markdown(lines, {"setting": "name", "value": "value"})
 
 
 def _plain(value):
+    if value is None:
+        return "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     return f"{value:,}" if type(value) is int else " ".join(str(value).split())
@@ -169,6 +171,31 @@ def _unfinished(rows):
         "**The run is not finished**: rounds have different numbers of trainings in "
         f"{', '.join(uneven)}, so that their means are not of the same seeds."
     )
+
+
+def verdicts(results: Sequence[PartResult], config: Mapping[str, Any]) -> list[str]:
+    """What of the paper's was reproduced, a line each.
+
+    Args:
+        results: Finished parts.
+        config: Of the run.
+    """
+    han = han_markdown(results, run_settings(config))
+    if han is not None:
+        return [han.splitlines()[-1]]
+    return [
+        f"{claim.mark}: {claim.paper}, at {claim.moment}: {claim.found}"
+        for claim in check(rows(results))
+    ]
+
+
+def _is_han(config):
+    # Fine-tuned rather than rewound: another paper's experiment.
+    return run_settings(config).get("rewind_to", 0) is None
+
+
+def _kind(config):
+    return "Prune and fine-tune" if _is_han(config) else "The lottery ticket experiment"
 
 
 def _against_the_paper(table, results, config):
