@@ -27,6 +27,9 @@ from tfticket.lottery.widths import width_with
 from tfticket.model_masks import get_masks
 from tfticket.tickets import Ticket, plain_config, zero_masked
 
+# Compiled networks kept beside the experiment's own; `small_dense` has one a round.
+_MOST_TRAINERS = 2
+
 
 class Worker:
     """Runs what is missing of chains, one after another, in one process.
@@ -90,6 +93,9 @@ class Worker:
     def _trainer(self, recipe, factor=1.0):
         key = (recipe, factor)
         if key not in self._trainers:
+            if len(self._trainers) > _MOST_TRAINERS:
+                # Not the first, the experiment's own: all controls ask for it.
+                del self._trainers[list(self._trainers)[1]]
             build = self._setting.build or functools.partial(
                 models.build, recipe.model, width=recipe.width
             )
@@ -133,13 +139,11 @@ class Worker:
             if kept is not None:
                 tickets[NEXT] = Ticket(kept, {})
                 moved = self._movement(part, trainer, start, trained, kept)
-        ends = {part: trainer.evaluate(part) for part in ("test", "validation")}
-        bests = {
-            "test": trainer.evaluate("test", trained.best_weights),
-            "validation": {
-                name: trained.metrics[f"val_{name}"][trained.best]
-                for name in ("loss", "accuracy")
-            },
+        test, validation = (trainer.evaluate(x) for x in ("test", "validation"))
+        best_test = trainer.evaluate("test", trained.best_weights)
+        best_validation = {
+            name: trained.metrics[f"val_{name}"][trained.best]
+            for name in ("loss", "accuracy")
         }
         parameters = sum(int(np.count_nonzero(mask)) for mask in masks.values())
         between = {}
@@ -152,10 +156,10 @@ class Worker:
             layers={k: [int(np.count_nonzero(m)), m.size] for k, m in masks.items()},
             iterations=trainer.recipe.iterations,
             early_stop_iteration=trained.metrics["iteration"][trained.best],
-            test=ends["test"],
-            early_stop_test=bests["test"],
-            validation=ends["validation"],
-            early_stop_validation=bests["validation"],
+            test=test,
+            early_stop_test=best_test,
+            validation=validation,
+            early_stop_validation=best_validation,
             movement=moved,
             barrier=between,
             seconds={
