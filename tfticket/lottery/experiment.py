@@ -1,6 +1,7 @@
 """`LotteryExperiment`: rounds, controls and replicates of one recipe."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -134,7 +135,7 @@ class LotteryExperiment:
             identity["dataset"] = self.dataset.name
             identity["data"] = digest(
                 [
-                    digest(np.ascontiguousarray(values).tobytes().hex())
+                    hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
                     for part in parts
                     for values in part
                 ]
