@@ -54,15 +54,12 @@ class Masked:
 
     def masks(self) -> dict[str, np.ndarray]:
         """As `get_masks`."""
-        return {
-            name: keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(mask.value))
-            for name, mask in self._masks.items()
-        }
+        return {name: _array(mask.value) for name, mask in self._masks.items()}
 
     def values(self) -> dict[str, np.ndarray]:
         """As `get_pruned_weights`."""
         return {
-            name: keras.ops.convert_to_numpy(masked_value(weight, self._masks[name]))
+            name: _array(masked_value(weight, self._masks[name]))
             for name, weight in self.weights.items()
         }
 
@@ -93,3 +90,12 @@ class Masked:
             self._masks[name].assign(mask)
         pairs = [(self.weights[k].variable, mask) for k, mask in self._masks.items()]
         zero_pruned(self._model(), pairs)
+
+
+def _array(value):
+    # Without the copy that convert_to_numpy makes: whoever writes to the variable
+    # leaves the memory of a tensor that is still in use.
+    tensor = keras.ops.convert_to_tensor(value)
+    if keras.backend.backend() == "torch":
+        return keras.ops.convert_to_numpy(tensor)
+    return np.asarray(tensor)
