@@ -70,7 +70,8 @@ class RunFolder:
                     stacklevel=2,
                 )
             else:
-                if held == config["identity"]:
+                # By digest, as the name goes: JSON has made lists of tuples.
+                if digest(held) == digest(config["identity"]):
                     return
                 raise FileExistsError(
                     f"'{self.path}' holds another run. Choose another runs_dir."
