@@ -224,6 +224,16 @@ class TestControls:
         )
         assert agree > 0.8
 
+    @pytest.mark.parametrize("branch", ["snip", "grasp"])
+    def test_its_dropout_does_not_know_what_was_trained_before(self, branch, tmp_path):
+        asked = experiment(rounds=1, branches=[branch])
+        asked.run(tmp_path)
+        control = part(branch, number=1)
+        first = lottery.read_ticket(tmp_path / asked.name, control).masks
+        shutil.rmtree(tmp_path / asked.name / control.path)
+        asked.run(tmp_path)
+        assert_equal(lottery.read_ticket(tmp_path / asked.name, control).masks, first)
+
     def test_late_rewinding(self, ran):
         start = self.start(ran, "late_rewind:20")
         assert_equal(start.masks, self.start(ran, "ticket").masks)

@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfticket import data, models
-from tfticket._version import __version__
 from tfticket.files import write_json
 from tfticket.masks import check_density
 from tfticket.optimizers import built_optimizer
 from tfticket.popup_twin import popup
 from tfticket.state import State
+from tfticket.versions import versions
 
 _CONFIG, _RESULTS = "config.json", "results.json"
 _LARGEST_SEED = 2**32 - 1
@@ -318,14 +317,9 @@ class _Trainer:
 def _open(folder, experiment, overwrite):
     """The results that a folder holds of this very experiment."""
     config = json.loads(json.dumps(dataclasses.asdict(experiment)))
-    versions = {
-        "tfticket": __version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-    }
     path = folder / _CONFIG
     if not folder.exists() or not any(folder.iterdir()):
-        write_json(path, {**config, "versions": versions})
+        write_json(path, {**config, "versions": versions()})
         return []
     try:
         held = json.loads(path.read_text())
@@ -342,7 +336,7 @@ def _open(folder, experiment, overwrite):
             # Only what the earlier run wrote itself; a user's files stay.
             for name in (_CONFIG, _RESULTS, "plot.png"):
                 (folder / name).unlink(missing_ok=True)
-            write_json(path, {**config, "versions": versions})
+            write_json(path, {**config, "versions": versions()})
             return []
         changed = sorted(k for k in config if held.get(k) != config[k])
         raise FileExistsError(

@@ -9,7 +9,7 @@ import numpy as np
 from tfticket import controls
 from tfticket.lottery.recipe import Recipe, derived_seed
 from tfticket.lottery.trainer import Trainer
-from tfticket.model_masks import get_masks, set_masks
+from tfticket.model_masks import get_masks
 from tfticket.sparsify import sparsify
 from tfticket.tickets import Ticket, zero_masked
 
@@ -140,16 +140,14 @@ class Origin:
     Args:
         ticket: Of the round in question.
         initial: The weights the replicate was initialised with.
-        dense: The trained dense network, masks all True.
-        parent: The trained network of the round before, which the ticket was pruned
-            from.
+        trained: The trained network that the control begins with: the dense one for
+            `one_shot`, that of the round before for `lr_rewind` and `fine_tune`.
         prefix: Weights and optimizer at the step of `late_rewind`, else `None`.
     """
 
     ticket: Ticket
     initial: Mapping[str, np.ndarray]
-    dense: Ticket
-    parent: Ticket
+    trained: Ticket | None = None
     prefix: Mapping[str, Mapping[str, np.ndarray]] | None = None
 
 
@@ -177,7 +175,7 @@ def start_of(branch: Branch, origin: Origin, trainer: Trainer, seed: int) -> Sta
         noisy = controls.noisy_weights(own, masks, branch.value, stds, seed)
         return _start(origin, masks, noisy)
     if kind in ("one_shot", "magnitude_at_init"):
-        weights = origin.dense.weights if kind == "one_shot" else origin.initial
+        weights = origin.trained.weights if kind == "one_shot" else origin.initial
         chosen = _masks_with_counts(weights, masks, trainer, seed)
         return _start(origin, chosen, origin.initial)
     if kind in ("snip", "grasp", "synflow"):
@@ -187,7 +185,7 @@ def start_of(branch: Branch, origin: Origin, trainer: Trainer, seed: int) -> Sta
         ticket = _start(origin, masks, origin.prefix["weights"]).ticket
         return Start(ticket, origin.prefix["optimizer"])
     if kind in ("lr_rewind", "fine_tune"):
-        return _start(origin, masks, origin.parent.weights)
+        return _start(origin, masks, origin.trained.weights)
     return Start(origin.ticket)
 
 
@@ -200,17 +198,14 @@ def _start(origin, masks, weights):
 
 def _masks_with_counts(weights, masks, trainer, seed):
     """The largest of these weights, as many a layer as the masks keep."""
-    everything = {name: np.ones_like(mask) for name, mask in masks.items()}
-    trainer.put(Ticket(everything, weights))
+    trainer.put(trainer.dense(weights))
     pruner = trainer.pruner(seed, criterion="magnitude")
     cuts = [((k,), int(np.count_nonzero(~mask))) for k, mask in masks.items()]
     return pruner.masks_after(cuts)
 
 
 def _masks_at_init(criterion, origin, trainer):
-    masks = origin.ticket.masks
-    everything = {name: np.ones_like(mask) for name, mask in masks.items()}
-    trainer.put(Ticket(everything, origin.initial))
+    trainer.put(trainer.dense(origin.initial))
     sparsify(
         trainer.model,
         1.0 - origin.ticket.density,
@@ -221,6 +216,4 @@ def _masks_at_init(criterion, origin, trainer):
         # What a criterion does to a layer is what the control shows.
         allow_empty=True,
     )
-    chosen = get_masks(trainer.model)
-    set_masks(trainer.model, everything)
-    return chosen
+    return get_masks(trainer.model)

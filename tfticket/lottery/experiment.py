@@ -18,7 +18,8 @@ from tfticket.lottery.recipe import Recipe, digest
 from tfticket.lottery.results import PartResult
 from tfticket.lottery.run_folder import RunFolder
 from tfticket.lottery.trainer import Builder
-from tfticket.lottery.worker import Worker, parse_attack, versions
+from tfticket.lottery.worker import Worker, parse_attack
+from tfticket.versions import versions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,9 +206,10 @@ class LotteryExperiment:
             dataset=self.dataset,
         )
         worker = Worker(setting, on_evaluation)
-        self._check_data(worker)
+        trainer = worker.check()
+        self._check_data(worker, trainer.dataset)
         with folder.locked():
-            folder.create(self._config(worker))
+            folder.create(self._config(trainer))
             chains = self.chains()
             total = sum(len(chain.rounds) for chain in chains)
             results: list[PartResult] = []
@@ -225,9 +227,7 @@ class LotteryExperiment:
         late = [b.value for b in self._branches if b.kind == "late_rewind"]
         return tuple(sorted({*late, self.recipe.rewind_to or 0} - {0}))
 
-    def _check_data(self, worker):
-        trainer = worker.check()
-        own = trainer.dataset
+    def _check_data(self, worker, own):
         for branch in self._branches:
             if branch.kind != "transfer":
                 continue
@@ -239,8 +239,7 @@ class LotteryExperiment:
                     f"{own.image_shape} in {own.classes}. They must be the same."
                 )
 
-    def _config(self, worker):
-        trainer = worker.check()
+    def _config(self, trainer):
         return {
             "identity": self.identity,
             "recipe": dataclasses.asdict(self.recipe),

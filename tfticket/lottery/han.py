@@ -1,5 +1,6 @@
 """Han et al.'s table of pruned and retrained networks, beside what a run came to."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,10 +62,13 @@ def han_markdown(
             "of": f"here, round {number}",
             "dense": _errors(dense),
             "pruned": _errors(here),
-            "ratio": f"{1 / _mean([r.density for r in here]):.1f}x",
+            "ratio": f"{1 / statistics.mean([r.density for r in here]):.1f}x",
             **{
                 name: percent(
-                    _mean([r.layers[name][0] / r.layers[name][1] for r in here]), 1
+                    statistics.mean(
+                        [r.layers[name][0] / r.layers[name][1] for r in here]
+                    ),
+                    1,
                 )
                 for name in layers
             },
@@ -81,16 +85,12 @@ def han_markdown(
 
 
 def _mean_error(group):
-    return _mean([1 - result.test["accuracy"] for result in group])
+    return statistics.mean([1 - result.test["accuracy"] for result in group])
 
 
 def _errors(group):
     errors = sorted(1 - result.test["accuracy"] for result in group)
-    text = percent(_mean(errors))
+    text = percent(statistics.mean(errors))
     if len(errors) == 1:
         return text
     return f"{text} ({percent(errors[0])} to {percent(errors[-1])})"
-
-
-def _mean(values):
-    return sum(values) / len(values)

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,10 +204,6 @@ class RunFolder:
             (folder / name).unlink(missing_ok=True)
         for leftover in folder.glob(".*.tmp*"):
             leftover.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Takes the whole run away."""
-        shutil.rmtree(self.path)
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 from tfticket import data, models
-from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning
 from tfticket.files import write_json
 from tfticket.records import RoundRecord
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
+from tfticket.versions import versions
 
 _CONFIG = "config.json"
 _FILES = (_CONFIG, "rounds.json", "ticket.npz", "plot.png")
@@ -292,12 +292,5 @@ def _start_folder(folder, experiment):
     for pattern in (*_FILES, "tickets/round_*.npz"):
         for path in folder.glob(pattern):
             path.unlink()
-    config = {
-        **dataclasses.asdict(experiment),
-        "versions": {
-            "tfticket": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
-    }
+    config = {**dataclasses.asdict(experiment), "versions": versions()}
     write_json(folder / _CONFIG, config)

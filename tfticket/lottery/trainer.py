@@ -16,7 +16,7 @@ from tfticket.following import Following
 from tfticket.lottery.by_sensitivity import masks_by_sensitivity
 from tfticket.lottery.checkpoint import Checkpoint
 from tfticket.lottery.recipe import Recipe, derived_seed
-from tfticket.model_masks import named_weights
+from tfticket.model_masks import get_masks, named_weights
 from tfticket.optimizers import built_optimizer
 from tfticket.pruner import Pruner
 from tfticket.round_pruner import RoundPruner
@@ -93,7 +93,7 @@ class Trainer:
         optimizer = built_optimizer(self.model)
         self._weights = named_weights(self.model)
         self._optimizer = State(_numbered(optimizer.variables))
-        known = {id(v) for v in [*self._weights.values()]}
+        known = {id(v) for v in self._weights.values()}
         self._other = State(
             _numbered(v for v in self.model.variables if id(v) not in known)
         )
@@ -105,6 +105,11 @@ class Trainer:
         """The weights that a network made with this seed begins with, by name."""
         keras.utils.set_random_seed(seed)
         return State(named_weights(self._fresh())).values
+
+    def dense(self, weights: Mapping[str, np.ndarray]) -> Ticket:
+        """These weights with nothing pruned."""
+        masks = get_masks(self.model)
+        return Ticket({k: np.ones_like(m) for k, m in masks.items()}, weights)
 
     def train(
         self,
@@ -127,7 +132,7 @@ class Trainer:
         self._begin(start, seed, optimizer)
         needs = criteria.needs(recipe.criterion)
         following = Following(self.model, needs, decay=0.99)
-        recorder = _Recorder(self, following, seed, checkpoint, on_evaluation)
+        recorder = _Recorder(self, following, checkpoint, on_evaluation)
         done = recorder.resume()
         self._fit(
             seed,
@@ -155,8 +160,15 @@ class Trainer:
             "optimizer": State(_numbered(self.model.optimizer.variables)).values,
         }
 
-    def put(self, ticket: Ticket) -> None:
-        """Gives the model masks and weights."""
+    def put(self, ticket: Ticket, seed: int = 0) -> None:
+        """Gives the model masks and weights, and its dropout this seed.
+
+        What an earlier training left elsewhere in the model is gone.
+        """
+        self._other.restore()
+        for number, variable in enumerate(self.model.variables):
+            if variable.name == "seed_generator_state":
+                variable.assign([seed, number])
         ticket.apply(self.model)
 
     def evaluate(
@@ -229,17 +241,12 @@ class Trainer:
 
     def _begin(self, start, seed, optimizer):
         keras.utils.set_random_seed(seed)
-        self._other.restore()
-        for number, variable in enumerate(self.model.variables):
-            if variable.name == "seed_generator_state":
-                variable.assign([seed, number])
         self._optimizer.restore()
-        self.put(start)
         if optimizer is not None:
             for number, variable in enumerate(self.model.optimizer.variables):
                 variable.assign(optimizer[str(number)])
-            # Slots of what the ticket prunes go to rest.
-            self.put(start)
+        # After the optimizer: slots of what the ticket prunes go to rest.
+        self.put(start, seed)
 
     def _fit(self, seed, first_step, **kwargs):
         recipe = self.recipe
@@ -252,14 +259,14 @@ class Trainer:
 class _Recorder(keras.callbacks.Callback):
     """Keeps the metrics and the best weights of a training, and its checkpoint."""
 
-    def __init__(self, trainer, following, seed, checkpoint, on_evaluation):
+    def __init__(self, trainer, following, checkpoint, on_evaluation):
         super().__init__()
         self._variables = _numbered(
             [*trainer.model.variables, *trainer.model.optimizer.variables]
         )
         self._weights = trainer._weights
         self._every = trainer.recipe.evaluate_every
-        self._following, self._seed = following, seed
+        self._following = following
         self._checkpoint, self._on_evaluation = checkpoint, on_evaluation
         self.metrics: dict[str, list[float]] = {name: [] for name in METRICS}
         self.best = -1

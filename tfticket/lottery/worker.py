@@ -7,13 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfticket import criteria, data, models
-from tfticket._version import __version__
-from tfticket.lottery.adversarial import attacked_accuracy
+from tfticket.lottery.adversarial import METHODS, attacked_accuracy
 from tfticket.lottery.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.chains import MAIN, Chain, Setting
 from tfticket.lottery.checkpoint import Checkpoint
@@ -26,6 +24,7 @@ from tfticket.lottery.trainer import Trainer
 from tfticket.lottery.widths import width_with
 from tfticket.model_masks import get_masks
 from tfticket.tickets import Ticket, plain_config, zero_masked
+from tfticket.versions import versions
 
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
 _MOST_TRAINERS = 2
@@ -94,8 +93,9 @@ class Worker:
         key = (recipe, factor)
         if key not in self._trainers:
             if len(self._trainers) > _MOST_TRAINERS:
-                # Not the first, the experiment's own: all controls ask for it.
-                del self._trainers[list(self._trainers)[1]]
+                # Not the experiment's own: all controls ask for it.
+                own = (self._setting.recipe, 1.0)
+                del self._trainers[next(k for k in self._trainers if k != own)]
             build = self._setting.build or functools.partial(
                 models.build, recipe.model, width=recipe.width
             )
@@ -178,13 +178,29 @@ class Worker:
         network = self._trainer(self._setting.recipe).model
         return sum(mask.size for mask in get_masks(network).values())
 
+    def _trainer_of(self, part):
+        recipe = self._setting.recipe
+        if part.branch == MAIN:
+            return self._trainer(recipe, recipe.retrain_factor if part.round else 1.0)
+        branch = Branch.parse(part.branch)
+        recipe = branch.recipe(recipe)
+        if branch.kind == "small_dense":
+            recipe = dataclasses.replace(recipe, width=self._width(part))
+        return self._trainer(recipe)
+
+    def _width(self, part):
+        ticket = self._folder.ticket(Part(part.seed, round=part.round))
+        wanted = sum(int(np.count_nonzero(mask)) for mask in ticket.masks.values())
+        recipe = self._setting.recipe
+        images = self.dataset(recipe.dataset)
+        return width_with(recipe.model, images.image_shape, images.classes, wanted)
+
     def _main(self, part):
         recipe = self._setting.recipe
-        trainer = self._trainer(recipe, recipe.retrain_factor if part.round else 1.0)
+        trainer = self._trainer_of(part)
         initial = trainer.initial_weights(part.seed)
         if part.round == 0:
-            masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
-            return trainer, Start(Ticket(masks, initial)), []
+            return trainer, Start(trainer.dense(initial)), []
         before = dataclasses.replace(part, round=part.round - 1)
         masks = self._folder.ticket(before, NEXT).masks
         inputs = [f"{before.path}/{NEXT}"]
@@ -197,56 +213,45 @@ class Worker:
         else:
             found = self._prefix(part.seed, recipe.rewind_to)
             weights, optimizer = found["weights"], found["optimizer"]
-        return (
-            trainer,
-            Start(Ticket(masks, zero_masked(weights, masks)), optimizer),
-            inputs,
-        )
+        start = Start(Ticket(masks, zero_masked(weights, masks)), optimizer)
+        return trainer, start, inputs
 
     def _control(self, part):
         branch = Branch.parse(part.branch)
-        recipe = branch.recipe(self._setting.recipe)
-        main = Part(part.seed, round=part.round)
-        origin, inputs = self._origin(branch, main)
+        trainer = self._trainer_of(part)
         seed = derived_seed(part.seed, part.branch, part.copy, part.round)
-        if branch.kind != "small_dense":
-            trainer = self._trainer(recipe)
-            return trainer, start_of(branch, origin, trainer, seed), inputs
-        wanted = sum(int(np.count_nonzero(m)) for m in origin.ticket.masks.values())
-        image = self.dataset(recipe.dataset)
-        width = width_with(recipe.model, image.image_shape, image.classes, wanted)
-        trainer = self._trainer(dataclasses.replace(recipe, width=width))
-        masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
-        return trainer, Start(Ticket(masks, trainer.initial_weights(seed))), inputs
+        main = Part(part.seed, round=part.round)
+        if branch.kind == "small_dense":
+            start = Start(trainer.dense(trainer.initial_weights(seed)))
+            return trainer, start, [f"{main.path}/{TICKET}"]
+        origin, inputs = self._origin(branch, main)
+        return trainer, start_of(branch, origin, trainer, seed), inputs
 
     def _origin(self, branch, main):
-        dense = dataclasses.replace(main, round=0)
-        parent = dataclasses.replace(main, round=main.round - 1)
-        used = {(main, TICKET)}
-        if branch.kind == "one_shot":
-            used.add((dense, TRAINED))
-        if branch.kind in ("lr_rewind", "fine_tune"):
-            used.add((parent, TRAINED))
-        if branch.kind == "stability":
-            used.add((main, TRAINED))
-        trainer = self._trainer(self._setting.recipe)
-        late = branch.value if branch.kind == "late_rewind" else None
-        origin = Origin(
-            ticket=self._folder.ticket(main),
-            initial=trainer.initial_weights(main.seed),
-            dense=self._folder.ticket(dense, TRAINED),
-            parent=self._folder.ticket(parent, TRAINED),
-            prefix=None if late is None else self._prefix(main.seed, late),
-        )
-        return origin, sorted(f"{part.path}/{name}" for part, name in used)
+        rounds = {
+            "one_shot": 0,
+            "lr_rewind": main.round - 1,
+            "fine_tune": main.round - 1,
+        }
+        inputs, trained, prefix = [f"{main.path}/{TICKET}"], None, None
+        if branch.kind in rounds:
+            source = dataclasses.replace(main, round=rounds[branch.kind])
+            trained = self._folder.ticket(source, TRAINED)
+            inputs.append(f"{source.path}/{TRAINED}")
+        elif branch.kind == "stability":  # the barrier is to it
+            inputs.append(f"{main.path}/{TRAINED}")
+        elif branch.kind == "late_rewind":
+            prefix = self._prefix(main.seed, branch.value)
+        initial = self._trainer(self._setting.recipe).initial_weights(main.seed)
+        ticket = self._folder.ticket(main)
+        return Origin(ticket, initial, trained, prefix), sorted(inputs)
 
     @functools.cached_property
     def _prefix(self):
         @functools.lru_cache(maxsize=4)
         def prefix(seed, steps):
             trainer = self._trainer(self._setting.recipe)
-            masks = {k: np.ones_like(m) for k, m in get_masks(trainer.model).items()}
-            dense = Ticket(masks, trainer.initial_weights(seed))
+            dense = trainer.dense(trainer.initial_weights(seed))
             return trainer.prefix(dense, _order(Part(seed)), steps)
 
         return prefix
@@ -286,18 +291,8 @@ class Worker:
 
     def _attack(self, result, names):
         part = result.part
-        branch = None if part.branch == MAIN else Branch.parse(part.branch)
-        recipe = (
-            self._setting.recipe
-            if branch is None
-            else branch.recipe(self._setting.recipe)
-        )
-        trained = self._folder.ticket(part, TRAINED)
-        if branch is not None and branch.kind == "small_dense":
-            trainer, _, _ = self._control(part)
-        else:
-            trainer = self._trainer(recipe)
-        trainer.put(trained)
+        trainer = self._trainer_of(part)
+        trainer.put(self._folder.ticket(part, TRAINED))
         data_ = trainer.dataset
         found = {}
         for name in names:
@@ -335,7 +330,7 @@ def parse_attack(text: str) -> tuple[str, float]:
     """
     method, _, size = str(text).partition(":")
     try:
-        if method in ("fgsm", "pgd") and 0 < float(size) <= 1:
+        if method in METHODS and 0 < float(size) <= 1:
             return method, float(size)
     except ValueError:
         pass
@@ -343,17 +338,6 @@ def parse_attack(text: str) -> tuple[str, float]:
         "attacks must be written like fgsm:0.1 or pgd:0.1, the number in (0, 1]. "
         f"Received: {text!r}"
     )
-
-
-def versions() -> dict[str, str]:
-    """Of tfticket, Keras and its backend."""
-    backend = keras.backend.backend()
-    module = __import__(backend)
-    return {
-        "tfticket": __version__,
-        "keras": keras.__version__,
-        backend: module.__version__,
-    }
 
 
 def _order(part: Part) -> int:
