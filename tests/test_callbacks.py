@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from fixtures.backends import BACKEND, MOST_STEPS
 from keras import layers
 
 import tfticket
@@ -126,6 +127,7 @@ def test_rewinding_to_init_is_bit_equal_optimizer_and_batchnorm_included(mlp, da
     ],
 )
 def test_rewinding_to_a_later_point(rewind, steps_per_execution, mlp, data):
+    steps_per_execution = min(steps_per_execution, MOST_STEPS)
     wrapped = compiled(mlp, steps_per_execution=steps_per_execution)
     imp, spy, _ = run(wrapped, data, epochs=4, rounds=1, rate=0.5, **rewind)
     step = rewind["rewind_to"] * (6 if "rewind_unit" in rewind else 1)
@@ -145,9 +147,9 @@ def test_a_learning_rate_schedule_is_rewound(mlp, data):
 
     class Rate(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            seen.append(
-                float(keras.ops.convert_to_numpy(wrapped.optimizer.learning_rate))
-            )
+            # Of `self.model`: on JAX that brings the variables up to date.
+            rate = self.model.optimizer.learning_rate
+            seen.append(float(keras.ops.convert_to_numpy(rate)))
 
     imp = tfticket.IterativeMagnitudePruning(rounds=2, rewind_to=2)
     wrapped.fit(*data, batch_size=8, epochs=3, verbose=0, callbacks=[imp, Rate()])
@@ -162,6 +164,7 @@ def test_without_rewinding_training_goes_on(mlp, data):
     assert imp.ticket.provenance["step"] is None
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch traces nothing")
 def test_nothing_is_traced_again(mlp, data):
     wrapped = compiled(mlp)
     traces = []

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from fixtures.backends import needs_float64
 from keras import layers
 
 import tfticket
@@ -373,7 +374,14 @@ def test_subclassed_model_that_wraps_its_layers(data):
     np.testing.assert_array_equal(values(other, x), values(model, x))
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        "mixed_bfloat16",
+        pytest.param("float64", marks=needs_float64),
+    ],
+)
 def test_dtype_policies(policy, data):
     x, y = data
     dtype = keras.dtype_policies.get(policy)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fixtures.backends import BACKEND, gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,10 @@ def test_a_schedule_in_the_wrapper_is_saved_and_asks_for_its_callback(
     model.compile("adam", LOSS)
     with pytest.raises(ValueError, match=r"'hidden'.*GradualPruning"):
         model.fit(*data, verbose=0)
+    if BACKEND == "jax":
+        # Keras's trainer loses the weights where the first step fails.
+        model = tfticket.prune(mlp, schedule=schedule, structure=NM(2, 4))
+        model.compile("adam", LOSS)
     model.predict(data[0], verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -194,7 +199,7 @@ def test_criteria_that_follow_the_training(criterion, mlp, data):
     class Keep(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 7:
-                trained.update(get_pruned_weights(model))
+                trained.update(get_pruned_weights(self.model))
 
     keep = Keep()
     once = schedules.OneShot(0.5, 8)
@@ -272,10 +277,8 @@ def test_a_loop_of_ones_own(mlp, data):
     counts = []
     for step in range(4):
         gradual.on_train_batch_begin(step)
-        with tf.GradientTape() as tape:
-            loss = LOSS(data[1], model(data[0], training=True))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
+        found = gradients(lambda: LOSS(data[1], model(data[0], training=True)), model)
+        optimizer.apply(found, model.trainable_variables)
         counts.append(sum(pruned(model).values()))
     gradual.on_train_end()
     assert counts == [0, 0, 36, 36]
@@ -419,6 +422,7 @@ class TestBadInput:
         with pytest.raises(TypeError, match=r"returned: 0\.5"):
             fit(compiled(mlp), data, lambda step: 0.5)
 
+    @pytest.mark.skipif(BACKEND == "jax", reason="Keras builds it before callbacks")
     def test_not_built(self, data):
         model = keras.Sequential([tfticket.Prune(keras.layers.Dense(3))])
         model.compile("adam", LOSS)

@@ -533,9 +533,3 @@ def test_attacks_refuse_what_does_not_fit(changed, message):
     }
     with pytest.raises(ValueError, match=message):
         attacked_accuracy(**{**arguments, **changed})
-
-
-def test_attacks_say_which_backends_they_work_on(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(NotImplementedError, match=r"TensorFlow and JAX.*'torch'"):
-        attacked_accuracy(linear(), np.zeros((2, 5)), np.zeros(2, int), "fgsm", 0.1)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from fixtures.backends import gradients, numpy_gradients
 
 import tfticket
 from tfticket.model_masks import get_pruned_weights, pruned_layers
@@ -50,6 +50,9 @@ def fit_masked(model, data, optimizer, **compiled):
     # Else the first step of `fit` does, and is traced twice.
     wrapped.optimizer.build(wrapped.trainable_variables)
     wrapped.fit(*data, batch_size=8, verbose=0)
+    # With `use_ema` on JAX, weights and averages share memory after a `fit`, which the
+    # next one refuses (Keras 3.15, with plain models too).
+    wrapped.set_weights(wrapped.get_weights())
     tfticket.set_masks(wrapped, random_masks(wrapped))
     before = get_pruned_weights(wrapped)
     check = ZeroCheck()
@@ -103,19 +106,18 @@ def test_clipping_counts_survivors_only(mlp, data):
     tfticket.set_masks(wrapped, random_masks(wrapped, 0.2))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def gradients(model):
-        with tf.GradientTape() as tape:
-            value = loss(data[1], model(data[0], training=False))
-        return tape.gradient(value, [v.value for v in model.trainable_variables])
+    def of(model):
+        return numpy_gradients(
+            lambda: loss(data[1], model(data[0], training=False)), model
+        )
 
-    dense = gradients(tfticket.strip(wrapped))
+    expected = of(tfticket.strip(wrapped))
     masks = tfticket.get_masks(wrapped)
-    expected = [g.numpy() for g in dense]
     for i, variable in enumerate(wrapped.trainable_variables):
         for name, layer in pruned_layers(wrapped):
             if variable is layer.pruned_weights[0]:
                 expected[i] = expected[i] * masks[f"{name}/kernel"]
-    for got, want in zip(gradients(wrapped), expected, strict=True):
+    for got, want in zip(of(wrapped), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
@@ -125,17 +127,17 @@ def test_custom_training_loop(mlp, data):
     optimizer = keras.optimizers.Adam(0.01)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for _ in range(5):
-        with tf.GradientTape() as tape:
-            value = loss(data[1], wrapped(data[0], training=True))
-        weights = wrapped.trainable_variables
-        optimizer.apply(tape.gradient(value, [w.value for w in weights]), weights)
+        found = gradients(
+            lambda: loss(data[1], wrapped(data[0], training=True)), wrapped
+        )
+        optimizer.apply(found, wrapped.trainable_variables)
         assert_zeros(wrapped)
 
 
 def test_overwritten_weights_are_masked_by_the_next_step(mlp, data):
     wrapped = fit_masked(mlp, data, keras.optimizers.SGD(0.01))
     for _, layer in pruned_layers(wrapped):
-        layer.pruned_weights[0].assign(keras.ops.ones_like(layer.pruned_weights[0]))
+        layer.pruned_weights[0].assign(np.ones(layer.pruned_weights[0].shape))
     wrapped.train_on_batch(*data)
     assert_zeros(wrapped)
 
@@ -180,7 +182,7 @@ def test_mixed_precision(data):
     )
     wrapped = fit_masked(model, data, keras.optimizers.Adam(0.01))
     assert wrapped.layers[0].layer.kernel.dtype == "float32"
-    assert wrapped(data[0]).dtype == tf.bfloat16
+    assert keras.backend.standardize_dtype(wrapped(data[0]).dtype) == "bfloat16"
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -204,8 +206,9 @@ def test_a_regularizer_does_not_reach_pruned_weights(data):
     momenta = [s for v, s, _ in slots(optimizer) if v.name == "kernel"]
     assert momenta
     for slot in momenta:
-        assert np.all(np.array(slot)[~np.array(masks[0])] == 0)
-        assert np.any(np.array(slot) != 0)
+        slot = keras.ops.convert_to_numpy(slot)
+        assert np.all(slot[~keras.ops.convert_to_numpy(masks[0])] == 0)
+        assert np.any(slot != 0)
 
 
 @pytest.mark.skipif(

@@ -28,6 +28,7 @@ from tfticket.wrappers import Prune
 # another Keras backend does not.
 _ON_DEMAND = (
     "data",
+    "devices",
     "export",
     "lottery",
     "models",

@@ -11,6 +11,7 @@ from tfticket.criteria import EVIDENCE
 from tfticket.flow import synaptic_flow
 from tfticket.gradients import each_batch, mean_gradient, mean_hessian_gradient
 from tfticket.model_masks import masked_weights
+from tfticket.state import host_copy
 
 FROM_DATA = ("gradient", "hessian_gradient")
 GATHERED = (*FROM_DATA, "flow")
@@ -52,7 +53,7 @@ def gather(
         float32 or wider, flow float64.
 
     Raises:
-        NotImplementedError: On the PyTorch backend; for flow, as `synaptic_flow`.
+        NotImplementedError: For flow, as `synaptic_flow`.
         ValueError: If the model has no masks, a kind is none of these, or data or
             loss are missing.
 
@@ -180,7 +181,7 @@ class ChangeTracker:
         """
         self._sync()
         for name, weight in self._weights.items():
-            self._last[name].assign(weight)
+            self._last[name].assign(host_copy(weight))
             if not keep:
                 self._totals[name].assign(np.zeros(weight.shape))
 
@@ -215,7 +216,8 @@ class ChangeTracker:
                 total.assign_add(ops.abs(step))
             else:
                 total.assign(self.decay * total + (1 - self.decay) * ops.abs(step))
-            last.assign(now)
+            # A copy: on JAX the next step takes away the memory of the weight.
+            last.assign(ops.copy(now))
 
     def _sync(self):
         # While `fit` runs on JAX, the weights are outside of the variables.

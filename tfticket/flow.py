@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfticket.clone import clone_with
-from tfticket.gradients import gradient_of
+from tfticket.gradients import gradient_of, tensors
 from tfticket.model_masks import masked_weights, named_weights
 from tfticket.wrappers import Prune
 
@@ -60,9 +60,9 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
         weight has one too, what it would have at size zero.
 
     Raises:
-        NotImplementedError: On the PyTorch backend, or for layers that are not linear
-            in a way that can be taken out: attention, recurrent layers, normalization
-            over the features of a sample.
+        NotImplementedError: For layers that are not linear in a way that can be taken
+            out: attention, recurrent layers, normalization over the features of a
+            sample.
         ValueError: If a weight's flow is zero throughout, or overflows; or an
             input's shape is not known.
 
@@ -90,7 +90,7 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
             outputs = copy(inputs, training=False)
         return sum(ops.sum(x) for x in keras.tree.flatten(outputs)), None
 
-    values = [ops.convert_to_tensor(weight.value) for weight in weights]
+    values = tensors(weights)
     flows, _ = gradient_of(objective, values)
     found = {}
     for (name, mask), weight, flow in zip(names.items(), weights, flows, strict=True):

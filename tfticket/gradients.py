@@ -30,9 +30,6 @@ def mean_gradient(
     Returns:
         For each of `weights` an array in its shape, float32 or wider.
 
-    Raises:
-        NotImplementedError: On the PyTorch backend.
-
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -67,9 +64,6 @@ def mean_hessian_gradient(
 
     Returns:
         For each of `weights` an array in its shape, float32 or wider.
-
-    Raises:
-        NotImplementedError: On the PyTorch backend.
 
     Example:
 
@@ -179,9 +173,6 @@ def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
         List of tensors like `values`, zeros where nothing depends on one, and the
         function's second result.
 
-    Raises:
-        NotImplementedError: On a backend other than TensorFlow and JAX.
-
     Example:
 
     >>> values = [keras.ops.convert_to_tensor([1.0, 2.0])]
@@ -204,11 +195,27 @@ def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
         import jax
 
         return jax.grad(function, has_aux=True)(list(values))
-    raise NotImplementedError(
-        "gradient, hessian_gradient and flow, which taylor, snip, grasp and synflow "
-        f"ask for, work on the TensorFlow and JAX backends. This one is '{backend}'. "
-        "The criteria that ask for none of them work here."
-    )
+    return _torch_gradient(function, values)
+
+
+def _torch_gradient(function, values):
+    import torch
+
+    # Inside another gradient the values are on its graph, and so must this one be.
+    inner = any(value.requires_grad for value in values)
+    with torch.enable_grad():
+        values = [v if inner else v.detach().requires_grad_() for v in values]
+        result, rest = function(values)
+        found = torch.autograd.grad(
+            result, values, create_graph=inner, allow_unused=True
+        )
+    gradients = [
+        torch.zeros_like(value) if gradient is None else gradient
+        for value, gradient in zip(values, found, strict=True)
+    ]
+    if inner:
+        return gradients, rest
+    return gradients, keras.tree.map_structure(ops.stop_gradient, rest)
 
 
 def compiled(function: Callable) -> Callable:
@@ -251,8 +258,7 @@ def _mean_over(model, weights, batches, loss, differentiate):
         ], state
 
     add = compiled(add)
-    values = [ops.convert_to_tensor(weight.value) for weight in weights]
-    state = [ops.convert_to_tensor(variable.value) for variable in others]
+    values, state = tensors(weights), tensors(others)
     total = [
         ops.zeros(w.shape, "float64" if w.dtype == "float64" else "float32")
         for w in weights
@@ -262,6 +268,11 @@ def _mean_over(model, weights, batches, loss, differentiate):
         total, state = add(total, values, state, batch)
         samples += int(_samples(batch))
     return [ops.convert_to_numpy(t) / np.float32(samples) for t in total]
+
+
+def tensors(variables: Iterable[keras.Variable]) -> list:
+    """Their values as constants: PyTorch's would be on the graph of every gradient."""
+    return [ops.stop_gradient(ops.convert_to_tensor(v.value)) for v in variables]
 
 
 def _samples(batch):

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfticket import devices
+
 
 def lenet_300_100(
     image_shape: tuple[int, int, int], classes: int, width: float = 1.0
@@ -192,9 +194,10 @@ def compile_settings(
     """Arguments for `model.compile` that make training fast on a CPU.
 
     XLA fuses the many small operations of a dense network's step into few, and
-    slows convolutions down on a CPU, so it is on only where there are none.
-    Several steps run in one execution: 50 or what divides the epoch and the
-    rewind point nearest below it.
+    slows convolutions down on a CPU, so on TensorFlow it is on only where there are
+    none. Several steps run in one execution: 50 or what divides the epoch and the
+    rewind point nearest below it. JAX always compiles. Where several devices share a
+    batch, TensorFlow can do neither, and PyTorch never.
 
     Args:
         model: The model to be compiled.
@@ -216,7 +219,7 @@ def compile_settings(
         for n in range(50, 0, -1)
         if steps_per_epoch % n == 0 and rewind_step % steps_per_epoch % n == 0
     )
-    return {"jit_compile": not convolutions, "steps_per_execution": steps}
+    return devices.compile_options(not convolutions, steps)
 
 
 def _leaves(model):

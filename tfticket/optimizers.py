@@ -64,6 +64,6 @@ def mask_slots(
     masks = {id(weight): mask for weight, mask in weights_and_masks}
     for variable, slot, rest in slots(optimizer):
         if id(variable) in masks:
-            slot.assign(
-                ops.where(masks[id(variable)], slot, ops.cast(rest, slot.dtype))
-            )
+            mask = ops.convert_to_tensor(masks[id(variable)])
+            value = ops.convert_to_tensor(slot)
+            slot.assign(ops.where(mask, value, ops.cast(rest, slot.dtype)))

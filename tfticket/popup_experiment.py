@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from tfticket import data, models
+from tfticket import data, devices, models
 from tfticket.files import write_json
 from tfticket.masks import check_density
 from tfticket.optimizers import built_optimizer
@@ -153,6 +153,7 @@ def run(
     download: bool = True,
     overwrite: bool = False,
     on_result: Callable[[PopupResult, int, int], None] | None = None,
+    strategy: str = "none",
 ) -> list[PopupResult]:
     """Runs what is missing of an experiment, and returns all of its results.
 
@@ -166,6 +167,7 @@ def run(
         download: Whether TFDS may download.
         overwrite: Whether another experiment's results in `out_dir` may be replaced.
         on_result: Called with (result, trainings done, trainings in all).
+        strategy: Which devices share a batch, of `tfticket.devices`.
 
     Raises:
         FileExistsError: If `out_dir` holds another experiment and `overwrite` is
@@ -183,13 +185,19 @@ def run(
     """
     folder = None if out_dir is None else pathlib.Path(out_dir)
     results = [] if folder is None else _open(folder, experiment, overwrite)
-    done = {(r.kind, r.density, r.seed) for r in results}
     dataset = data.load(experiment.dataset, data_dir, download)
     if experiment.batch_size > len(dataset.train[1]):
         raise ValueError(
             f"batch_size={experiment.batch_size} is more than the "
             f"{len(dataset.train[1])} training images of '{experiment.dataset}'."
         )
+    with devices.strategy(strategy).scope():
+        devices.check_batch_size(experiment.batch_size)
+        return _run_missing(experiment, dataset, results, folder, on_result)
+
+
+def _run_missing(experiment, dataset, results, folder, on_result):
+    done = {(r.kind, r.density, r.seed) for r in results}
     seeds = range(experiment.seed, experiment.seed + experiment.replicates)
     parts = [("dense", [1.0])]
     parts += [(kind, experiment.densities) for kind in experiment.weight_initializers]

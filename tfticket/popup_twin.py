@@ -12,6 +12,7 @@ from tfticket.model_checks import require_transformable
 from tfticket.patterns import Pattern, choose
 from tfticket.popup_layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.popup_model import PopupModel, popup_layers
+from tfticket.state import host_copy
 
 
 def popup(
@@ -101,14 +102,14 @@ def popup(
     def copy_weights(source, target):
         if isinstance(target, Popup):
             if weight_initializer is None:
-                target.kernel.assign(source.kernel)
+                target.kernel.assign(host_copy(source.kernel))
         elif not isinstance(target, keras.layers.BatchNormalization) or (
             id(source) in excluded
         ):
             copy_state(source, target)
         else:
-            target.moving_mean.assign(source.moving_mean)
-            target.moving_variance.assign(source.moving_variance)
+            target.moving_mean.assign(host_copy(source.moving_mean))
+            target.moving_variance.assign(host_copy(source.moving_variance))
 
     twin = clone_with(model, clone, copy_weights)
     if popup_arguments.get("score_scope") == "global":

@@ -1,6 +1,7 @@
 """`State`: the values of some variables at one moment, on the host."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,13 +16,18 @@ class State:
 
     def __init__(self, variables: Mapping[str, keras.Variable]):
         self._variables = dict(variables)
-        self.values = {
-            # A copy: on the CPU the array may be a view of the variable's memory.
-            name: np.array(keras.ops.convert_to_numpy(variable))
-            for name, variable in variables.items()
-        }
+        self.values = {name: host_copy(v) for name, v in variables.items()}
 
     def restore(self) -> None:
         """Assigns the captured values to the variables."""
         for name, variable in self._variables.items():
             variable.assign(self.values[name])
+
+
+def host_copy(variable: Any) -> np.ndarray:
+    """The value of a variable or tensor as an array that nothing else writes to.
+
+    What a variable gives by itself may be a view of its memory, on the CPU, or an array
+    of JAX that a training step takes away when another variable shares it.
+    """
+    return np.array(keras.ops.convert_to_numpy(variable))

@@ -25,6 +25,7 @@ from tfticket.popup_layers import Popup
 from tfticket.popup_model import PopupModel, chosen_edges
 from tfticket.prunable import has_adapter, may_be_prunable, prunable_weights
 from tfticket.schedules import Schedule
+from tfticket.state import host_copy
 from tfticket.structures import Unstructured
 from tfticket.wrappers import Prune, apply_mask
 
@@ -283,9 +284,9 @@ def _copy_weights(source, target):
     if isinstance(target, Prune):
         copy_state(source, target.layer)
     elif isinstance(source, Popup) and not isinstance(target, Popup):
-        target.kernel.assign(source.effective_kernel())
+        target.kernel.assign(host_copy(source.effective_kernel()))
         if target.bias is not None:
-            target.bias.assign(source.bias)
+            target.bias.assign(host_copy(source.bias))
     elif isinstance(source, Prune):
         _require_no_other_adapters(source)
         merged = {weight.name for weight in source.prunable if has_adapter(weight)}
@@ -308,7 +309,7 @@ def _copy_weights(source, target):
 
 def _copy_by_name(weights, pruned, target, merged=()):
     for name, variable in weights_by_path(target).items():
-        variable.assign(pruned.get(name, weights[name]))
+        variable.assign(host_copy(pruned.get(name, weights[name])))
         # A kernel that LoRA froze is free again once merged.
         variable.trainable = name in merged or weights[name].trainable
 

@@ -151,6 +151,8 @@ class Prune(keras.layers.Wrapper):
             )
         adapted = []
         for weight, mask in zip(self.prunable, self.masks, strict=True):
+            if isinstance(weight.variable.constraint, MaskConstraint):
+                weight.variable.constraint.see(mask)
             value = values[id(weight.variable)]
             if has_adapter(weight):
                 # What the layer would add to its kernel is added here, where the
@@ -171,6 +173,8 @@ class Prune(keras.layers.Wrapper):
             after = scope.get_current_value(variable)
             if after is not before[key]:
                 variable.assign(after)
+        # From now on they are ours; in an outer scope (JAX) they would count twice.
+        self.layer._clear_losses()
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
@@ -250,12 +254,44 @@ class MaskConstraint(keras.constraints.Constraint):
     def __init__(self, mask: keras.Variable, constraint=None):
         self.mask = mask
         self.constraint = constraint
+        self._seen = None
+
+    def see(self, mask: keras.Variable) -> None:
+        """Takes note of the mask that the forward pass of a step has.
+
+        Keras's JAX trainer hands masks to the model and not to the optimizer, whose
+        constraints find the variable empty.
+        """
+        if keras.backend.backend() == "jax":
+            self._seen = ops.convert_to_tensor(mask)
 
     def __call__(self, weight):
-        weight = apply_mask(weight, self.mask)
+        if self._seen is not None:
+            return self._as_seen(weight)
+        return self._masked(weight, self.mask)
+
+    def _as_seen(self, weight):
+        import jax
+
+        here = self.mask._value is not None
+        if here and not isinstance(self._seen, jax.core.Tracer):
+            return self._masked(weight, self.mask)
+        try:
+            return self._masked(weight, self._seen)
+        except jax.errors.UnexpectedTracerError:
+            # Of a step traced before, or of an inner function (`jax.checkpoint`).
+            self._seen = None
+        if here:
+            return self._masked(weight, self.mask)
+        # Zero weights, slots and gradients are still zero.
+        weight = ops.convert_to_tensor(weight)
+        return weight if self.constraint is None else self.constraint(weight)
+
+    def _masked(self, weight, mask):
+        weight = apply_mask(weight, mask)
         if self.constraint is None:
             return weight
-        return apply_mask(self.constraint(weight), self.mask)
+        return apply_mask(self.constraint(weight), mask)
 
 
 class MaskedRegularizer(keras.regularizers.Regularizer):
@@ -276,7 +312,8 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
 
 def apply_mask(value, mask):
     """`value` where the mask is True, else exactly 0.0, NaN included."""
-    value = ops.convert_to_tensor(value)
+    # As tensors: JAX takes no variables.
+    value, mask = ops.convert_to_tensor(value), ops.convert_to_tensor(mask)
     return ops.where(mask, value, ops.zeros_like(value))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfticket.arguments import check_choice, check_integer
-from tfticket.gradients import compiled, gradient_of
+from tfticket.gradients import compiled, gradient_of, tensors
 
 METHODS = ("fgsm", "pgd")
 
@@ -36,7 +36,6 @@ def attacked_accuracy(
         Fraction of the images whose label has the highest output, in [0, 1].
 
     Raises:
-        NotImplementedError: On a backend other than TensorFlow and JAX.
         ValueError: As `attacked_images`.
 
     Example:
@@ -117,7 +116,6 @@ def attacked_images(
         Float32 array shaped like `images`.
 
     Raises:
-        NotImplementedError: On a backend other than TensorFlow and JAX.
         ValueError: If an argument is out of range or does not fit another.
 
     Example:
@@ -128,11 +126,6 @@ def attacked_images(
     >>> attacked_images(model, image, label, "fgsm", epsilon=0.25)
     array([[0.75, 0.75]], dtype=float32)
     """
-    if keras.backend.backend() not in ("tensorflow", "jax"):
-        raise NotImplementedError(
-            "Attacks need the gradient of the images, which works on the TensorFlow "
-            f"and JAX backends. This one is '{keras.backend.backend()}'."
-        )
     check_choice("method", method, METHODS)
     steps = check_integer("steps", steps, 1)
     batch_size = check_integer("batch_size", batch_size, 1)
@@ -248,7 +241,7 @@ def _as_function(model) -> tuple[Any, list]:
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return model(x, training=False)
 
-    return outputs, [ops.convert_to_tensor(variable.value) for variable in variables]
+    return outputs, tensors(variables)
 
 
 def _step_function(model, from_logits, greatest_label):

@@ -47,6 +47,7 @@ class Setting:
         attacks: To measure accuracy under, as `LotteryExperiment` reads them.
         build: The network's builder, if not one of `tfticket.models`.
         dataset: The data, if not to be loaded by name.
+        strategy: Which devices of the machine share a batch, of `tfticket.devices`.
     """
 
     recipe: Recipe
@@ -59,3 +60,4 @@ class Setting:
     attacks: tuple[str, ...] = ()
     build: Builder | None = None
     dataset: data.Dataset | None = None
+    strategy: str = "none"

@@ -169,6 +169,7 @@ class LotteryExperiment:
         checkpoint_seconds: float | None = 60.0,
         on_part: Callable[[PartResult, int, int, bool], None] | None = None,
         on_evaluation: Callable[[Any, int], None] | None = None,
+        strategy: str = "none",
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
 
@@ -184,6 +185,8 @@ class LotteryExperiment:
                 missing).
             on_evaluation: Called with (part, steps done) as a training goes on; not
                 with `"ray"`.
+            strategy: Which devices of a machine share a batch, of `tfticket.devices`.
+                More than one give the same up to rounding, into the same folder.
 
         Raises:
             RunInUseError: If another process works on the folder.
@@ -204,6 +207,7 @@ class LotteryExperiment:
             attacks=tuple(self.attacks),
             build=self.build,
             dataset=self.dataset,
+            strategy=strategy,
         )
         worker = Worker(setting, on_evaluation)
         trainer = worker.check()

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from tfticket import data, models
+from tfticket import data, devices, models
 from tfticket.callbacks import IterativeMagnitudePruning
 from tfticket.files import write_json
 from tfticket.records import RoundRecord
@@ -184,6 +183,7 @@ def find_ticket(
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     on_start: Callable[[data.Dataset, keras.Model, dict[str, Any]], None] | None = None,
+    strategy: str = "none",
 ) -> Found:
     """Runs iterative magnitude pruning with rewinding (arXiv 1803.03635).
 
@@ -203,6 +203,8 @@ def find_ticket(
         callbacks: Further Keras callbacks for `fit`.
         on_start: Called with (dataset, wrapped model, compile settings) before
             training.
+        strategy: Which devices share a batch, of `tfticket.devices`. More than one give
+            the same ticket up to rounding.
 
     Raises:
         FileExistsError: If `out_dir` holds another run and `overwrite` is off,
@@ -222,20 +224,7 @@ def find_ticket(
     dataset = data.load(experiment.dataset, data_dir, download)
     experiment = experiment.in_steps(len(dataset.train[1]))
     keras.utils.set_random_seed(experiment.seed)
-    if tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.enable_op_determinism()
-    model = prune(models.build(experiment.model, dataset.image_shape, dataset.classes))
-    compiled = models.compile_settings(
-        model, experiment.evaluate_every, experiment.rewind_to or 0
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(experiment.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        **compiled,
-    )
-    if folder is not None:
-        _start_folder(folder, experiment)
+    devices.make_deterministic()
     records = []
 
     def on_round_end(record, ticket):
@@ -248,21 +237,41 @@ def find_ticket(
     pruning = experiment.callback(
         test_data=dataset.evaluation_pipeline("test"), on_round_end=on_round_end
     )
-    if on_start is not None:
-        on_start(dataset, model, compiled)
-    model.fit(
-        dataset.training_pipeline(experiment.batch_size, experiment.seed),
-        epochs=(experiment.rounds + 1)
-        * (experiment.iterations // experiment.evaluate_every),
-        steps_per_epoch=experiment.evaluate_every,
-        validation_data=dataset.evaluation_pipeline("validation"),
-        callbacks=[pruning, *callbacks],
-        verbose=0,
-        shuffle=False,
-    )
+    with devices.strategy(strategy).scope():
+        model, compiled = _compiled(experiment, dataset)
+        if folder is not None:
+            _start_folder(folder, experiment)
+        if on_start is not None:
+            on_start(dataset, model, compiled)
+        model.fit(
+            dataset.training_pipeline(experiment.batch_size, experiment.seed),
+            epochs=(experiment.rounds + 1)
+            * (experiment.iterations // experiment.evaluate_every),
+            steps_per_epoch=experiment.evaluate_every,
+            validation_data=dataset.evaluation_pipeline("validation"),
+            callbacks=[pruning, *callbacks],
+            verbose=0,
+            shuffle=False,
+        )
+    # Outside of the scope: it has one copy, wherever it was trained.
     return Found(
         experiment, pruning.records, pruning.ticket, strip(model), dataset, compiled
     )
+
+
+def _compiled(experiment, dataset):
+    devices.check_batch_size(experiment.batch_size)
+    model = prune(models.build(experiment.model, dataset.image_shape, dataset.classes))
+    compiled = models.compile_settings(
+        model, experiment.evaluate_every, experiment.rewind_to or 0
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(experiment.learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **compiled,
+    )
+    return model, compiled
 
 
 def _check_free(folder, overwrite):

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket import criteria, models
+from tfticket import criteria, devices, models
 from tfticket.data import Dataset
 from tfticket.following import Following
 from tfticket.lottery.by_sensitivity import masks_by_sensitivity
@@ -76,6 +76,7 @@ class Trainer:
                 f"batch_size={recipe.batch_size} is more than the "
                 f"{len(dataset.train[1])} training images of '{dataset.name}'."
             )
+        devices.check_batch_size(recipe.batch_size)
         self.recipe, self.dataset, self._build = recipe, dataset, build
         # Seeds of dropout are drawn when layers are made.
         keras.utils.set_random_seed(0)

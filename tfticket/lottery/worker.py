@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tfticket import criteria, data, models
+from tfticket import criteria, data, devices, models
 from tfticket.lottery.adversarial import METHODS, attacked_accuracy
 from tfticket.lottery.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.chains import MAIN, Chain, Setting
@@ -47,8 +46,8 @@ class Worker:
         self._folder = RunFolder(setting.folder)
         self._on_evaluation = on_evaluation
         self._trainers: dict[Any, Trainer] = {}
-        if tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.enable_op_determinism()
+        self._strategy = devices.strategy(setting.strategy)
+        devices.make_deterministic()
 
     def run(self, chain: Chain, on_part: Callable[[PartResult, bool], None]) -> None:
         """Does what is missing of a chain.
@@ -57,14 +56,18 @@ class Worker:
             chain: What to run.
             on_part: Called with the result of each part, and whether it was missing.
         """
-        for part in chain.parts:
-            result = self._folder.result(part)
-            fresh = result is None
-            if result is None:
-                result = self._train(part)
-            if missing := [x for x in self._setting.attacks if x not in result.attacks]:
-                result = self._attack(result, missing)
-            on_part(result, fresh)
+        with self._strategy.scope():
+            for part in chain.parts:
+                on_part(*self._run(part))
+
+    def _run(self, part):
+        result = self._folder.result(part)
+        fresh = result is None
+        if result is None:
+            result = self._train(part)
+        if missing := [x for x in self._setting.attacks if x not in result.attacks]:
+            result = self._attack(result, missing)
+        return result, fresh
 
     def check(self) -> Trainer:
         """Loads data, builds the network and tries the rates, before any training.
@@ -72,8 +75,9 @@ class Worker:
         Raises:
             ValueError: If something does not fit.
         """
-        trainer = self._trainer(self._setting.recipe)
-        trainer.round_pruner(0).check(self._setting.rounds)
+        with self._strategy.scope():
+            trainer = self._trainer(self._setting.recipe)
+            trainer.round_pruner(0).check(self._setting.rounds)
         return trainer
 
     def dataset(self, name: str) -> data.Dataset:

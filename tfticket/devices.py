@@ -1,0 +1,117 @@
+"""The devices that a training runs on: strategies, and what they ask of `compile`."""
+
+import contextlib
+
+import keras
+
+STRATEGIES = ("none", "mirrored", "data_parallel")
+
+
+class _OneDevice:
+    """A strategy that leaves everything where the backend puts it."""
+
+    def scope(self):
+        return contextlib.nullcontext()
+
+
+def strategy(name: str = "none"):
+    """A strategy whose `scope()` models are made and trained in.
+
+    Args:
+        name: `"none"`; `"mirrored"`, a copy of the model on every GPU of this machine,
+            or on every logical CPU where there is none (`tf.distribute
+            .MirroredStrategy`); `"data_parallel"`, the same on the JAX backend
+            (`keras.distribution.DataParallel`).
+
+    Returns:
+        An object with a method `scope()`, which can be entered again and again.
+
+    Raises:
+        ValueError: If there is no such strategy, or it is another backend's.
+
+    Example:
+
+    >>> with tfticket.devices.strategy("mirrored").scope():
+    ...     model = tfticket.prune(
+    ...         keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     )
+    """
+    if name not in STRATEGIES:
+        raise ValueError(
+            f"strategy must be one of {STRATEGIES}. Received: strategy={name!r}"
+        )
+    backend = keras.backend.backend()
+    wanted = {"mirrored": "tensorflow", "data_parallel": "jax"}.get(name, backend)
+    if backend != wanted:
+        raise ValueError(
+            f"strategy={name!r} is for the {wanted} backend, and this is {backend}: "
+            f"choose another, or set the environment variable KERAS_BACKEND={wanted}."
+        )
+    if name == "data_parallel":
+        return keras.distribution.DataParallel()
+    if name == "mirrored":
+        import tensorflow as tf
+
+        logical = tf.config.list_logical_devices
+        devices = logical("GPU") or logical("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return _OneDevice()
+
+
+def replicas() -> int:
+    """How many copies of a model train together in the present scope."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    if isinstance(distribution, keras.distribution.DataParallel):
+        return distribution.device_mesh.devices.size
+    return 1
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch that replicas can't share evenly.
+
+    A smaller share would count as much as the others.
+
+    Raises:
+        ValueError: If it does not divide.
+    """
+    if batch_size % replicas():
+        raise ValueError(
+            f"batch_size={batch_size} can't be shared evenly by {replicas()} devices. "
+            f"Choose a multiple of {replicas()}."
+        )
+
+
+def compile_options(xla_on_cpu: bool, steps_per_execution: int) -> dict[str, object]:
+    """What `compile` is told for a model, on this backend and strategy.
+
+    Args:
+        xla_on_cpu: Whether TensorFlow should compile with XLA.
+        steps_per_execution: Steps that one call may take.
+
+    Returns:
+        `jit_compile` and `steps_per_execution`.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow" and replicas() > 1:
+        # TensorFlow 2.21 fails with either, whatever the model.
+        return {"jit_compile": False, "steps_per_execution": 1}
+    if backend == "torch":
+        return {"jit_compile": False, "steps_per_execution": 1}
+    return {
+        "jit_compile": backend == "jax" or xla_on_cpu,
+        "steps_per_execution": steps_per_execution,
+    }
+
+
+def make_deterministic() -> None:
+    """On a GPU, has TensorFlow choose operations that give the same bits each time."""
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
