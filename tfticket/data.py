@@ -77,12 +77,20 @@ class Dataset:
                 f"batch_size must be between 1 and the {len(labels)} training images. "
                 f"Received: batch_size={batch_size}"
             )
-        # Shuffling numbers and gathering whole batches is several times faster
+        count, first = len(labels), first_step * batch_size
+
+        def order(epoch):
+            # Of seed and epoch alone: each iterator begins with the same, while
+            # `shuffle` would go on where the one before it was.
+            numbers = tf.random.experimental.stateless_shuffle(
+                tf.range(count), tf.stack([tf.constant(seed, tf.int64), epoch])
+            )
+            return numbers[tf.where(epoch == first // count, first % count, 0) :]
+
+        # Cutting up whole orders and gathering whole batches is several times faster
         # than shuffling and stacking single images, and exact.
-        indices = tf.data.Dataset.range(len(labels))
-        indices = indices.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
-        batches = indices.repeat().batch(batch_size, drop_remainder=True)
-        batches = batches.skip(first_step)
+        orders = tf.data.Dataset.counter(first // count).map(order)
+        batches = orders.rebatch(batch_size, drop_remainder=True)
         data = batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
         if augment:
             numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first_step), data))

@@ -1,6 +1,7 @@
 """The devices that a training runs on: strategies, and what they ask of `compile`."""
 
 import contextlib
+import functools
 
 import keras
 
@@ -49,13 +50,17 @@ def strategy(name: str = "none"):
         )
     if name == "data_parallel":
         return keras.distribution.DataParallel()
-    if name == "mirrored":
-        import tensorflow as tf
+    return _mirrored() if name == "mirrored" else _OneDevice()
 
-        logical = tf.config.list_logical_devices
-        devices = logical("GPU") or logical("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    return _OneDevice()
+
+@functools.cache
+def _mirrored():
+    """One a process: the collectives of two get in each other's way."""
+    import tensorflow as tf
+
+    logical = tf.config.list_logical_devices
+    devices = logical("GPU") or logical("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def replicas() -> int:
