@@ -45,11 +45,11 @@ def test_the_script_says_what_is_wrong_before_it_writes(run_script, tmp_path):
 
     done = script("--model=nowhere.npz", f"--out_dir={tmp_path}")
     assert done.returncode == 1
-    assert "nowhere.npz" in done.stdout
+    assert "nowhere.npz" in done.stderr
     sample = ROOT / "saved_models" / "digits.npz"
     done = script(f"--model={sample}", "--quantization=int8", f"--out_dir={tmp_path}")
-    assert done.returncode == 1
-    assert "--dataset" in done.stdout
+    assert done.returncode == 2
+    assert "--dataset" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -397,6 +397,8 @@ def test_scripts(bare, tmp_path, run_script):
 def test_mistakes_are_told_in_a_line(bare, tmp_path, run_script, script, flag, message):
     flags = [f"--run_dir={bare}", flag]
     found = run_script(SCRIPTS / script, *flags, cwd=tmp_path)
-    assert found.returncode == 1
-    assert found.stdout.startswith("Error: ")
-    assert message in " ".join(found.stdout.split())
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr.startswith("Error: ")
+    assert found.stderr.count("\n") == 1
+    assert message in found.stderr

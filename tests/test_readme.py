@@ -93,7 +93,7 @@ def test_commands(command, run_script, tmp_path):
         )
     else:  # test_find_ticket runs it in a process of its own, too
         done = run_script(script, *flags, cwd=tmp_path, quick=True)
-    assert done.returncode == ("--help" in flags)
+    assert done.returncode == 0
 
 
 def _lottery_command(words, run_script, tmp_path):

@@ -147,10 +147,10 @@ def test_the_script(finished, run_script, tmp_path):
 
     refused = script()
     assert refused.returncode == 1
-    assert "holds another experiment" in " ".join(refused.stdout.split())
+    assert "holds another experiment" in refused.stderr
     wrong = script("--density=half", "--overwrite")
-    assert wrong.returncode == 1
-    assert "--density must be fractions" in " ".join(wrong.stdout.split())
+    assert wrong.returncode == 2
+    assert "--density must be fractions" in wrong.stderr
     held = json.loads((folder / "results.json").read_text())
     assert held == [dataclasses.asdict(result) for result in finished[1]]
     done = script("--overwrite")

@@ -1,0 +1,101 @@
+"""What a command prints, and the one JSON object that `--json` asks for."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+
+
+class Output:
+    """Where a command's words go, and how far it has come.
+
+    Args:
+        as_json: Whether standard output is for the result alone, and words go to
+            standard error.
+
+    Attributes:
+        console: For tables and progress.
+        begun: Whether something was trained or written. A `ValueError` before that
+            is the flags' fault, and the exit status says so.
+        warnings: What was warned of.
+    """
+
+    def __init__(self, as_json: bool):
+        self.console = Console(stderr=as_json)
+        self.begun = False
+        self.warnings: list[str] = []
+
+    def say(self, text: object) -> None:
+        """Prints a line as it is: not wrapped, coloured or read as markup."""
+        self.console.print(str(text), highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self) -> None:
+        """From here on, an error is a failure of the work."""
+        self.begun = True
+
+    def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Takes the place of `warnings.showwarning`: a sentence, for the user."""
+        self.warnings.append(str(message))
+        complain(f"Warning: {message}", mild=True)
+
+
+def complain(text: str, mild: bool = False) -> None:
+    """Prints a line to standard error, yellow if it is mild and red if not."""
+    console, style = Console(stderr=True), "yellow" if mild else "red"
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def result_stream() -> Iterator[TextIO]:
+    """Standard output for the result; whatever else writes there goes to the error.
+
+    By file descriptor, so that libraries and child processes are caught as well.
+    """
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
+        os.dup2(2, 1)
+        try:
+            yield stream
+        finally:
+            sys.stdout.flush()
+            stream.flush()
+            os.dup2(stream.fileno(), 1)
+
+
+def write_result(result: Mapping[str, Any], stream: TextIO) -> None:
+    """Writes one JSON object, numbers with all their digits."""
+    json.dump(plain(result), stream, indent=2, allow_nan=False)
+    stream.write("\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses and mappings as objects, paths as text.
+
+    NaN and infinity, which JSON does not have, are null.
+
+    Raises:
+        TypeError: If JSON has nothing for it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+        return plain(value.tolist())
+    raise TypeError(f"Nothing in JSON is a {type(value).__name__}. Received: {value!r}")

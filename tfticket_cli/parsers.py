@@ -1,0 +1,162 @@
+"""absl flags as argparse parsers, for help and for shell completion.
+
+absl reads the flags of a command, so that all its forms (`--nodownload`,
+`--download=false`, `--flagfile`) hold. Its help is long, and completion wants argparse.
+"""
+
+import argparse
+from collections.abc import Mapping
+
+from absl import flags
+
+EXIT_STATUS = (
+    "Exit status: 0 done; 1 the work failed, said in a line on standard error; "
+    "2 a flag is unknown or its value wrong, and nothing was trained or written; "
+    "130 interrupted by Ctrl-C."
+)
+# Flags that name a file; those that end in _dir name a folder.
+_FILES = ("model", "out", "flagfile")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Keeps the lines of descriptions, whose examples are to be copied."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+    def _fill_text(self, text, width, indent):
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(indent + line for line in text.splitlines())
+
+
+def parser_of(
+    values: flags.FlagValues, prog: str, description: str | None
+) -> argparse.ArgumentParser:
+    """A parser with the same flags, to print help and to complete.
+
+    Args:
+        values: The defined flags.
+        prog: What the command is called by.
+        description: What it does, with examples.
+    """
+    parser = argparse.ArgumentParser(**_settings(prog, description))
+    _add_flags(parser, values)
+    return parser
+
+
+def parser_of_all(
+    commands: Mapping[str, tuple[flags.FlagValues, str | None]],
+    prog: str,
+    version: str,
+    description: str | None,
+) -> argparse.ArgumentParser:
+    """The parser of the program, a sub-parser a command.
+
+    Args:
+        commands: Name to flags and description of each.
+        prog: Name of the program.
+        version: What `--version` prints.
+        description: What the program does.
+    """
+    parser = argparse.ArgumentParser(
+        **{
+            **_settings(prog, description),
+            "usage": f"{prog} COMMAND [--flag=value ...]",
+        }
+    )
+    parser.add_argument("--version", action="version", version=version)
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for name, (values, text) in commands.items():
+        first = (text or "").strip().splitlines()[0]
+        subparser = subparsers.add_parser(
+            name, help=first, **_settings(f"{prog} {name}", text)
+        )
+        _add_flags(subparser, values)
+    about = "Print a script that completes commands and flags with Tab."
+    completion = subparsers.add_parser(
+        "completion",
+        help=about,
+        description=f"{about}\n\n    source <({prog} completion bash)",
+        formatter_class=_Formatter,
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    return parser
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """A script for a shell to complete what `parser` reads.
+
+    It is static: pressing Tab starts no Python.
+
+    Args:
+        parser: What `parser_of_all` returns.
+        shell: "bash" or "zsh".
+    """
+    import shtab  # for this alone
+
+    text = shtab.complete(parser, shell)
+    return text + _BASH.replace("PROG", parser.prog) if shell == "bash" else text
+
+
+# Bash takes --flag=value apart at "=", and what shtab writes expects --flag value.
+_BASH = """
+_PROG_without_equals() {
+  local -a words=()
+  local i
+  for ((i = 0; i < COMP_CWORD; i++)); do
+    [[ ${COMP_WORDS[i]} == "=" ]] || words+=("${COMP_WORDS[i]}")
+  done
+  words+=("${COMP_WORDS[COMP_CWORD]#=}")
+  local -a COMP_WORDS=("${words[@]}")
+  local COMP_CWORD=$((${#words[@]} - 1))
+  _shtab_PROG
+}
+complete -o bashdefault -F _PROG_without_equals PROG
+"""
+
+
+def _settings(prog, description):
+    return {
+        "prog": prog,
+        "usage": f"{prog} [--flag=value ...]",
+        "description": description,
+        "epilog": EXIT_STATUS,
+        "formatter_class": _Formatter,
+    }
+
+
+def _add_flags(parser, values):
+    group = parser.add_argument_group("flags")
+    for name in values:
+        flag = values[name]
+        choices = getattr(flag.parser, "enum_values", None)
+        # absl writes the choices into the help, where argparse shows them anyway.
+        about = flag.help.removeprefix(f"<{'|'.join(choices or [])}>: ")
+        about = about.replace("%", "%%")
+        if flag.boolean:
+            names = [f"--{name}", f"--no{name}"] if flag.default else [f"--{name}"]
+            group.add_argument(*names, action="store_true", help=about)
+            continue
+        if flag.default not in (None, []):
+            default = flag.default
+            text = ",".join(default) if isinstance(default, list) else default
+            about += f" Default: {text}."
+        metavar = None if choices else _metavar(flag)
+        action = group.add_argument(
+            f"--{name}", choices=choices, metavar=metavar, help=about
+        )
+        if name.endswith("_dir"):
+            action.complete = "directory"
+        elif name in _FILES and not choices:
+            action.complete = "file"
+
+
+def _metavar(flag):
+    if isinstance(flag.parser, flags.ListParser):
+        return "A,B"
+    if isinstance(flag.parser, flags.IntegerParser | flags.FloatParser):
+        return "N"
+    return "DIR" if flag.name.endswith("_dir") else "TEXT"

@@ -1,0 +1,57 @@
+"""Draws the figures of a lottery-ticket experiment, finished or still running.
+
+    tfticket plot --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
+    tfticket plot --run_dir=RUN --rounds=0,3,7,15 --out_dir=figures
+
+Prints one line for each branch and round, and writes a PNG file for each figure and
+its numbers as CSV. Says which figures lack data.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from tfticket_cli import flag_groups
+from tfticket_cli.output import Output
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flag_groups.run_dir(values)
+    flags.DEFINE_string(
+        "out_dir",
+        None,
+        "Where figures go. Default: plots in the run's folder.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "rounds",
+        None,
+        "Rounds of learning curves, movement and mask images. Default: those nearest "
+        "to the paper's densities.",
+        flag_values=values,
+    )
+
+
+def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
+    """Draws what there are results of, and says what."""
+    from tfticket.lottery import plot_run, tables
+
+    rounds = values.rounds or None
+    drawn = plot_run.plot_run(
+        values.run_dir,
+        values.out_dir,
+        rounds and flag_groups.integers("rounds", rounds),
+    )
+    rows = tables.rows(drawn.results)
+    output.console.print(tables.as_rich(rows))
+    for path in drawn.written.values():
+        output.say(f"Written:   {path}")
+    for name, why in drawn.skipped.items():
+        output.say(f"Not drawn: {name}: {why}")
+    return {
+        "run_dir": values.run_dir,
+        "rows": rows,
+        "files": drawn.written,
+        "not_drawn": drawn.skipped,
+    }

@@ -1,0 +1,44 @@
+"""Writes the page of a lottery-ticket experiment: table, claims, recipe, pictures.
+
+    tfticket report --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
+    tfticket report --run_dir=RUN --out=docs/results/lottery.md
+
+Checks the claims of the lottery ticket paper against the run. Pictures go to a
+folder beside the page, of its name.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from tfticket_cli import flag_groups
+from tfticket_cli.output import Output
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flag_groups.run_dir(values)
+    flags.DEFINE_string(
+        "out", "docs/results/lottery.md", "The page to write.", flag_values=values
+    )
+
+
+def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
+    """Writes the page, and says which claims the run bears out."""
+    from tfticket.lottery import result_page, run_folder, tables
+
+    drawn = result_page.write_page(values.run_dir, values.out)
+    config = run_folder.read_config(values.run_dir)
+    verdicts = result_page.verdicts(drawn.results, config)
+    for line in verdicts:
+        output.say(line)
+    for name, why in drawn.skipped.items():
+        output.say(f"Not drawn: {name}: {why}")
+    output.say(f"Written: {values.out}")
+    return {
+        "run_dir": values.run_dir,
+        "verdicts": verdicts,
+        "rows": tables.rows(drawn.results),
+        "files": {"page": values.out, **drawn.written},
+        "not_drawn": drawn.skipped,
+    }
