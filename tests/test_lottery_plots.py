@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import pathlib
 import re
@@ -369,18 +370,35 @@ def test_page_says_what_is_not_finished_and_not_the_papers(results):
 def test_scripts(bare, tmp_path, run_script):
     plot, report = SCRIPTS / "plot_lottery.py", SCRIPTS / "lottery_report.py"
     found = subprocess.run(
-        [sys.executable, plot, f"--run_dir={bare}", "--out_dir=out", "--rounds=1"],
+        [
+            sys.executable,
+            plot,
+            f"--run_dir={bare}",
+            "--out_dir=out",
+            "--rounds=1",
+            "--json",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert found.returncode == 0, found.stderr
-    assert "early-stop" in found.stdout
-    assert "Not drawn: overlap: it takes two seeds" in found.stdout
+    assert "early-stop" in found.stderr
+    assert "Not drawn: overlap: it takes two seeds" in found.stderr
+    told = json.loads(found.stdout)
+    assert told["files"]["mask"] == str(pathlib.Path("out", "mask.png"))
+    assert told["not_drawn"]["overlap"].startswith("it takes two seeds")
+    assert told["rows"] == tables.rows(read_results(bare))
     assert (tmp_path / "out" / "mask.png").is_file()
-    found = run_script(report, f"--run_dir={bare}", "--out=page.md", cwd=tmp_path)
+    found = run_script(
+        report, f"--run_dir={bare}", "--out=page.md", "--json", cwd=tmp_path
+    )
     assert found.returncode == 0, found.stderr
-    assert "not measured: at 3.6 %, back at the accuracy" in found.stdout
+    assert "not measured: at 3.6 %, back at the accuracy" in found.stderr
+    told = json.loads(found.stdout)
+    assert all((tmp_path / path).is_file() for path in told["files"].values())
+    assert told["rows"] == tables.rows(read_results(bare))
+    assert set(told["verdicts"]) < set(found.stderr.splitlines())
     assert "(page/accuracy.png)" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "page" / "accuracy.png").is_file()
 

@@ -153,11 +153,16 @@ def test_the_script(finished, run_script, tmp_path):
     assert "--density must be fractions" in wrong.stderr
     held = json.loads((folder / "results.json").read_text())
     assert held == [dataclasses.asdict(result) for result in finished[1]]
-    done = script("--overwrite")
+    done = script("--overwrite", "--json")
     assert done.returncode == 0, done.stderr
-    assert "1/3: dense network" in done.stdout
-    assert "3/3: kaiming_normal at density 60 %" in done.stdout
-    assert "trained, dense" in done.stdout
+    assert "1/3: dense network" in done.stderr
+    assert "3/3: kaiming_normal at density 60 %" in done.stderr
+    assert "trained, dense" in done.stderr
+    told = json.loads(done.stdout)
+    assert told["files"]["plot"] == str(folder / "plot.png")
     assert (folder / "plot.png").is_file()
-    assert len(json.loads((folder / "results.json").read_text())) == 3
+    written = json.loads((folder / "results.json").read_text())
+    assert len(written) == 3
+    assert told["results"] == written
+    assert told["rows"] == summary([popup_experiment.PopupResult(**r) for r in written])
     assert (folder / "notes.txt").read_text() == "mine"

@@ -56,15 +56,15 @@ def complain(text: str, mild: bool = False) -> None:
 def result_stream() -> Iterator[TextIO]:
     """Standard output for the result; whatever else writes there goes to the error.
 
-    By file descriptor, so that libraries and child processes are caught as well.
+    By file descriptor as well, so that C libraries and child processes are caught.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
         os.dup2(2, 1)
         try:
-            yield stream
+            with contextlib.redirect_stdout(sys.stderr):
+                yield stream
         finally:
-            sys.stdout.flush()
             stream.flush()
             os.dup2(stream.fileno(), 1)
 

@@ -1,0 +1,330 @@
+"""The program `tfticket`: its commands, JSON, exit status, help and completion."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+from absl import logging
+
+import tfticket
+from tfticket.export import formats, litert_conversion
+from tfticket.lottery import tables
+from tfticket_cli import find, flag_groups, lottery, main, popup
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = {
+    "find": "find_ticket.py",
+    "popup": "train_popup.py",
+    "lottery": "run_lottery.py",
+    "plot": "plot_lottery.py",
+    "report": "lottery_report.py",
+    "export": "export.py",
+}
+# What pip writes to bin/tfticket.
+ENTRY = "from tfticket_cli.main import main\nmain()\n"
+
+
+@pytest.fixture
+def program(run_script, tmp_path):
+    entry = tmp_path / "bin" / "tfticket"
+    entry.parent.mkdir()
+    entry.write_text(ENTRY)
+    folder = tmp_path / "here"
+    folder.mkdir()
+
+    def run(*args):
+        return run_script(entry, *args, cwd=folder, quick=True, COLUMNS="120")
+
+    run.folder = folder
+    return run
+
+
+def result_of(done, code=0):
+    """The one JSON object that was printed, and nothing else."""
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+def files_of(result, folder):
+    found = {name: folder / path for name, path in result["files"].items()}
+    assert all(path.exists() for path in found.values())
+    return found
+
+
+def bytes_of(path):
+    return sum(f.stat().st_size for f in [path, *path.rglob("*")] if f.is_file())
+
+
+def test_find(program):
+    done = program("find", "--rounds=1", "--iterations=20", "--rate=0.3", "--json")
+    result = result_of(done)
+    assert "early-stop iteration" in done.stderr
+    assert "round  1: density" in done.stderr
+    files = files_of(result, program.folder)
+    assert result["rounds"] == json.loads(files["rounds"].read_text())
+    config = json.loads(files["config"].read_text())
+    assert config == {**result["experiment"], "versions": result["versions"]}
+    assert config["rate"] == 0.3
+    ticket = tfticket.Ticket.load(files["ticket"])
+    assert result["density"] == ticket.density
+    assert result["test_accuracy"] == result["rounds"][1]["test"]["accuracy"]
+    for kind in ("saved_model", "litert"):
+        assert result["exports"][kind]["size"] == bytes_of(files[kind])
+    again = program("find", "--rounds=1", "--iterations=20", "--json")
+    error = result_of(again, code=main.FAILED)
+    assert error["type"] == "FileExistsError"
+    assert f"Error: {error['error']}\n" == again.stderr
+
+
+def test_lottery(program):
+    done = program("lottery", "--rounds=1", "--iterations=10", "--json")
+    result = result_of(done)
+    config = json.loads(files_of(result, program.folder)["config"].read_text())
+    assert config["recipe"] == result["recipe"]
+    found = tfticket.lottery.read_results(program.folder / result["run_dir"])
+    assert len(result["rows"]) == 2
+    assert result["rows"] == tables.rows(found)
+
+
+def test_export(program):
+    model = ROOT / "saved_models" / "digits.npz"
+    done = program(
+        "export", f"--model={model}", "--to=saved_model", "--format=encoded",
+        "--compact", "--json",
+    )  # fmt: skip
+    result = result_of(done)
+    (written,) = files_of(result, program.folder).values()
+    assert written == program.folder / "saved_models" / "digits" / "1"
+    exported = result["exports"]["saved_model"]
+    assert (exported["format"], exported["size"]) == ("encoded", bytes_of(written))
+    assert (
+        result["compact"]["parameters_after"] < result["compact"]["parameters_before"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["find", "--rate=1.5"], "rate must be a fraction"),
+        (["find", "--iterations=5", "--epochs=5"], "not both"),
+        (["find", "--rounds=few"], "--rounds=few"),
+        (["find", "--round=1"], "round"),
+        (["popup", "--density=half"], "--density must be fractions"),
+        (["lottery", "--branches=renit"], "branches must be of"),
+        (["plot"], "--run_dir"),
+        (["report", "--run_dir=nowhere"], "is not the folder of a run"),
+        (["export", "--model=x.npz", "--to=onnx"], "--to takes"),
+        (["export", "--model=x.npz", "y.npz"], "Flags start with --"),
+    ],
+)
+def test_wrong_flags(program, args, says):
+    done = program(*args, "--json")
+    error = result_of(done, code=main.WRONG_FLAGS)
+    assert set(error) == {"error", "type"}
+    assert says in error["error"]
+    assert done.stderr.endswith(f"Error: {error['error']}\n")
+    assert not list(program.folder.iterdir())
+
+
+def test_neither_command_nor_known(program):
+    for args in ([], ["fnd"], ["completion", "tcsh"]):
+        done = program(*args)
+        assert done.returncode == main.WRONG_FLAGS
+        assert done.stdout == ""
+        assert "usage: tfticket" in done.stderr
+
+
+def command(run):
+    return types.SimpleNamespace(__doc__="Tries.", define=lambda values: None, run=run)
+
+
+@pytest.fixture
+def as_it_was(monkeypatch):
+    """What a command sets for its whole process."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("error", "begun", "code"),
+    [
+        (ValueError("rate=2"), False, main.WRONG_FLAGS),
+        (TypeError("seed=None"), False, main.WRONG_FLAGS),
+        (ValueError("not finite"), True, main.FAILED),
+        (OSError("disk full"), False, main.FAILED),
+        (ImportError("no ray"), False, main.FAILED),
+        (tfticket.export.ExportError("differs"), True, main.FAILED),
+        (tfticket.lottery.RunInUseError("process 1"), False, main.FAILED),
+        (KeyboardInterrupt(), True, main.INTERRUPTED),
+        (ZeroDivisionError("oops"), True, main.FAILED),
+        (TypeError("oops"), True, main.FAILED),
+    ],
+)
+def test_exit_status(error, begun, code, as_json, capfd, as_it_was):
+    def run(values, output):
+        print("a library's")
+        if begun:
+            output.begin()
+        raise error
+
+    args = ["--json"] if as_json else []
+    assert main.run(command(run), args, "try") == code
+    out, err = capfd.readouterr()
+    told = "Interrupted." if code == main.INTERRUPTED else str(error)
+    assert told in err
+    # A traceback is for what nobody foresaw.
+    assert ("Traceback" in err) == (told == "oops")
+    if as_json:
+        assert json.loads(out) == {"error": told, "type": type(error).__name__}
+        assert "a library's" in err
+    else:
+        assert out == "a library's\n"
+
+
+def test_what_json_has_no_word_for(capfd, as_it_was):
+    def run(values, output):
+        warnings.warn("a part is damaged", stacklevel=1)
+        return {
+            "loss": float("nan"),
+            "path": pathlib.Path("a", "b"),
+            "sizes": {1: np.float32(0.25), "all": np.arange(2)},
+        }
+
+    assert main.run(command(run), ["--json"], "try") == main.DONE
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert result.pop("versions")["tfticket"] == tfticket.__version__
+    assert result == {
+        "loss": None,
+        "path": str(pathlib.Path("a", "b")),
+        "sizes": {"1": 0.25, "all": [0, 1]},
+        "warnings": ["a part is damaged"],
+    }
+    assert err == "Warning: a part is damaged\n"
+
+
+def test_flags_at_their_defaults_are_the_librarys():
+    def values(module):
+        defaults = main.flag_values(module)
+        defaults.mark_as_parsed()
+        return defaults
+
+    assert find.experiment(values(find)) == tfticket.lottery.Experiment()
+    assert (
+        popup.experiment(values(popup)) == tfticket.popup_experiment.PopupExperiment()
+    )
+    want, found = (
+        tfticket.lottery.LotteryExperiment(),
+        lottery.experiment(values(lottery)),
+    )
+    assert vars(found) == vars(want)
+    assert list(flag_groups.MODELS) == sorted(tfticket.models.MODELS)
+    export = main.flag_values(main.COMMANDS["export"])
+    assert export["format"].parser.enum_values == list(formats.FORMATS)
+    assert export["quantization"].parser.enum_values == [
+        name or "none" for name in litert_conversion.QUANTIZATIONS
+    ]
+
+
+LIGHT = """
+import sys
+from absl import flags
+from tfticket_cli import main
+for name, command in main.COMMANDS.items():
+    assert main.run(command, ["--help"], name) == 0
+    assert main.run(command, ["--wrong"], name) == 2
+try:
+    sys.argv = ["tfticket", "--help"]
+    main.main()
+except SystemExit as end:
+    assert end.code == 0
+heavy = {"tfticket", "keras", "tensorflow", "numpy", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_and_mistakes_do_without_tensorflow():
+    subprocess.run([sys.executable, "-c", LIGHT], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_and_program_have_the_same_flags(name, program, run_script):
+    script = ROOT / "scripts" / SCRIPTS[name]
+    by_script = run_script(script, "--help", cwd=program.folder, COLUMNS="120")
+    by_program = program(name, "--help")
+    assert by_script.returncode == by_program.returncode == 0
+    assert f"python {script} [--flag" in by_script.stdout
+    assert f"usage: tfticket {name} [--flag" in by_program.stdout
+    flags_of = [
+        done.stdout.partition("\nflags:\n")[2] for done in (by_script, by_program)
+    ]
+    assert flags_of[0] == flags_of[1]
+    for flag in main.flag_values(main.COMMANDS[name]):
+        assert f"  --{flag}" in flags_of[0]
+    assert "130 interrupted" in " ".join(flags_of[0].split())
+    # Each shows how it is called itself.
+    assert f"    python scripts/{SCRIPTS[name]}" in by_script.stdout
+    assert f"    tfticket {name}" in by_program.stdout
+
+
+def test_version(program):
+    assert program("--version").stdout == f"tfticket {tfticket.__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory):
+    """Says what Tab gives after some words."""
+    folder = tmp_path_factory.mktemp("completion")
+    script = folder / "tfticket.bash"
+    program = [sys.executable, "-c", ENTRY, "completion", "bash"]
+    written = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    script.write_text(written)
+    (folder / "runs").mkdir()
+    (folder / "page.md").touch()
+    subprocess.run(["bash", "-n", script], check=True)
+
+    def complete(*words):
+        # As bash calls it; the words are taken apart at "=".
+        text = f"""
+            source {script}
+            COMP_WORDS=({" ".join(f"'{word}'" for word in words)})
+            COMP_CWORD={len(words) - 1}
+            [[ $(complete -p tfticket) =~ -F\\ ([^ ]+) ]] && "${{BASH_REMATCH[1]}}"
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(
+            ["bash", "-c", text], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return complete
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["fi"], ["find"]),
+        ([""], [*SCRIPTS, "completion"]),
+        (["find", "--rou"], ["--rounds"]),
+        (["find", "--rounds=3", "--over"], ["--overwrite"]),
+        (["find", "--rounds", "=", "3", "--over"], ["--overwrite"]),
+        (["find", "--no"], ["--nodownload"]),
+        (["find", "--scope", "gl"], ["global"]),
+        (["find", "--scope", "=", "gl"], ["global"]),
+        (["find", "--scope", "="], ["layerwise", "global"]),
+        (["find", "--out_dir", "=", "r"], ["runs"]),
+        (["export", "--model", "=", "p"], ["page.md"]),
+        (["completion", "z"], ["zsh"]),
+    ],
+)
+def test_completion(bash, words, want):
+    assert bash("tfticket", *words) == want
