@@ -1,6 +1,8 @@
 """Lottery-ticket pruning for Keras 3: masks, rewinding, tickets, checked export."""
 
 import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tfticket._version import __version__
 from tfticket.callbacks import IterativeMagnitudePruning
@@ -23,6 +25,18 @@ from tfticket.summary import SummaryRow, summary, summary_rows
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 from tfticket.wrappers import Prune
+
+if TYPE_CHECKING:
+    from tfticket import criteria as criteria
+    from tfticket import data as data
+    from tfticket import export as export
+    from tfticket import lottery as lottery
+    from tfticket import models as models
+    from tfticket import popup_experiment as popup_experiment
+    from tfticket import progress as progress
+    from tfticket import report as report
+    from tfticket import schedules as schedules
+    from tfticket import structures as structures
 
 # Imported when first used: they need TensorFlow or matplotlib, and training on
 # another Keras backend does not.
@@ -70,10 +84,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name in _ON_DEMAND:
-        return importlib.import_module(f"tfticket.{name}")
-    raise AttributeError(f"module 'tfticket' has no attribute '{name}'")
+if not TYPE_CHECKING:  # or a checker would take any name for one of these
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _ON_DEMAND:
+            return importlib.import_module(f"tfticket.{name}")
+        raise AttributeError(f"module 'tfticket' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ def clone_with(
     Raises:
         ValueError: If a layer's copy has another name.
     """
-    pairs = {}
+    pairs: dict[int, keras.layers.Layer] = {}
 
     def clone(layer):
         if id(layer) in pairs:
@@ -78,7 +79,7 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         if not hasattr(old, "finalize_state"):
             continue
         # Preprocessing layers work out more from their weights, or keep tables.
-        store = {}
+        store: dict[str, Any] = {}
         old.save_own_variables(store)
         new.load_own_variables({k: np.array(value) for k, value in store.items()})
         if not hasattr(old, "save_assets"):

@@ -8,6 +8,7 @@ returns an array of that shape. It knows nothing of masks or models.
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ _CRITERIA: dict[str, Criterion] = {
 }
 
 
-def register(name: str | Criterion | None = None, *, overwrite: bool = False):
+def register(name: str | Criterion | None = None, *, overwrite: bool = False) -> Any:
     """Gives a criterion a name, as a decorator with or without one.
 
     Args:
@@ -201,7 +202,8 @@ def score(
     function, name = get(criterion), name_of(criterion)
     kinds = needs(criterion)
     evidence = evidence or {}
-    seed = np.random.SeedSequence().entropy if seed is None else seed
+    if seed is None:
+        seed = np.random.SeedSequence().entropy  # type: ignore[assignment]
     scores = {}
     for key, weight in weights.items():
         given = {

@@ -1,6 +1,6 @@
 """What criteria ask for beside the weights: gathered at once, or step by step."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -86,7 +86,7 @@ def gather(
     if set(kinds) & set(FROM_DATA):
         names, variables = list(weights), list(weights.values())
         loss = _as_loss(loss)
-        source = each_batch(data, batch_size, batches)
+        source: Iterable[tuple] = each_batch(data, batch_size, batches)
         if "hessian_gradient" in kinds:
             # Gone over twice. Another pass might shuffle, or there may be none.
             source = list(source)
@@ -161,7 +161,9 @@ class ChangeTracker:
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            self._advance = tf.function(self._advance, autograph=False)
+            self._advance = tf.function(  # type: ignore[method-assign]
+                self._advance, autograph=False
+            )
 
     def update(self) -> None:
         """Adds what has changed since the last update."""

@@ -122,7 +122,8 @@ def each_batch(
         if data.num_batches is None and batches is None:
             raise ValueError("data has no end. Pass batches=, how many to take of it.")
         # Its own iteration never ends.
-        source = map(data.__getitem__, range(data.num_batches or batches))
+        count: Any = data.num_batches or batches
+        source = map(data.__getitem__, range(count))
     else:
         cardinality = getattr(data, "cardinality", None)
         if batches is None and cardinality is not None and int(cardinality()) == -1:

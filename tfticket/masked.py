@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +37,7 @@ class Masked:
                 self._masks[name] = mask
         # Weak, since `of` keeps what it makes as long as the model lives.
         self._model = weakref.ref(model)
-        self._compiled = None
+        self._compiled: Any = None
 
     @classmethod
     def of(cls, model: keras.Model) -> "Masked":

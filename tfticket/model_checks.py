@@ -1,5 +1,7 @@
 """Which models can be copied, and a clear error for those that can't."""
 
+from typing import Any
+
 import keras
 
 from tfticket.model_masks import named_layers
@@ -31,7 +33,7 @@ def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return layers
 
 
-def require_keras_3(model) -> None:
+def require_keras_3(model: Any) -> None:
     modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
     kinds = {type(x).__module__.split(".")[0] for x in getattr(model, "layers", [])}
     if "tensorflow_model_optimization" in modules | kinds:

@@ -1,6 +1,7 @@
 """The layers, weights and masks of a whole model, by name, as plain data."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,8 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
     with chosen_edges(model):
         for path, layer in named_layers(model):
             if isinstance(layer, Popup):
-                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
+                kernel: Any = layer.kernel  # type: ignore[attr-defined]
+                masks[f"{path}/{kernel.name}"] = layer.mask()
     return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
 
 
@@ -153,7 +155,8 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     Names are "layer/weight", and for a layer made of others the way to the one
     inside: "attention/query_dense/kernel".
     """
-    weights, masks = {}, set()
+    weights: dict[str, Any] = {}
+    masks: set[int] = set()
     for path, layer in named_layers(model):
         if isinstance(layer, Prune):
             masks.update(id(mask) for mask in layer.masks)

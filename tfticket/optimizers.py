@@ -14,7 +14,9 @@ def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def inner_optimizers(optimizer) -> Iterator[keras.optimizers.Optimizer]:
+def inner_optimizers(
+    optimizer: keras.optimizers.Optimizer,
+) -> Iterator[keras.optimizers.Optimizer]:
     """Yields the optimizers that hold slots, out of those that wrap others."""
     yield optimizer
     if getattr(optimizer, "inner_optimizer", None) is not None:
@@ -24,7 +26,7 @@ def inner_optimizers(optimizer) -> Iterator[keras.optimizers.Optimizer]:
 
 
 def slots(
-    optimizer,
+    optimizer: keras.optimizers.Optimizer,
 ) -> Iterator[tuple[keras.Variable, keras.Variable, float]]:
     """Yields (model variable, slot, value at rest) for all kept weight by weight.
 
@@ -53,7 +55,8 @@ def slots(
 
 
 def mask_slots(
-    optimizer, weights_and_masks: Iterable[tuple[keras.Variable, keras.Variable]]
+    optimizer: keras.optimizers.Optimizer,
+    weights_and_masks: Iterable[tuple[keras.Variable, keras.Variable]],
 ) -> None:
     """Puts the slots of what each mask prunes to rest.
 

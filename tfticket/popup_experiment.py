@@ -199,7 +199,7 @@ def run(
 def _run_missing(experiment, dataset, results, folder, on_result):
     done = {(r.kind, r.density, r.seed) for r in results}
     seeds = range(experiment.seed, experiment.seed + experiment.replicates)
-    parts = [("dense", [1.0])]
+    parts: list[tuple[str, Sequence[float]]] = [("dense", [1.0])]
     parts += [(kind, experiment.densities) for kind in experiment.weight_initializers]
     total = sum(len(densities) for _, densities in parts) * len(seeds)
     for kind, densities in parts:

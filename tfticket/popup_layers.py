@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -72,16 +73,16 @@ class Popup:
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         density: float = 0.5,
-        score_initializer=None,
-        weight_initializer="signed_constant",
+        score_initializer: Any = None,
+        weight_initializer: Any = "signed_constant",
         scale_fan: bool = False,
         score_scope: str = "layerwise",
-        score_regularizer=None,
+        score_regularizer: Any = None,
         rescale: bool = False,
         binarize: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         for name in self._kernel_arguments:
             if kwargs.get(name) is not None:

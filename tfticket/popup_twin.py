@@ -81,7 +81,7 @@ def popup(
             "BatchNormalization. To copy such layers as they are and train them as "
             "usual, pass their names in exclude."
         )
-    excluded = {id(layers[name]) for name in exclude}
+    excluded = {id(layers[name]) for name in exclude}  # type: ignore[index]
     if not any(
         type(layer) in POPUP_LAYERS and id(layer) not in excluded
         for layer in layers.values()

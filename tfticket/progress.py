@@ -2,6 +2,7 @@
 
 import datetime
 import time
+from typing import Any
 
 import keras
 from rich.console import Console
@@ -82,7 +83,7 @@ class PartProgress:
     >>> # with bar: experiment.run(on_part=bar.on_part, ...)
     """
 
-    def __init__(self, experiment, console: Console | None = None):
+    def __init__(self, experiment: Any, console: Console | None = None):
         self._console = console or Console()
         self._steps = experiment.recipe.iterations
         self._parts = sum(len(chain.rounds) for chain in experiment.chains())
@@ -106,7 +107,7 @@ class PartProgress:
     def __exit__(self, *_):
         self._progress.stop()
 
-    def on_evaluation(self, part, steps: int) -> None:
+    def on_evaluation(self, part: Any, steps: int) -> None:
         """Moves the bar on within a part."""
         done = self._done + min(steps / self._steps, 1.0)
         self._progress.update(
@@ -116,7 +117,7 @@ class PartProgress:
             left=self._left(done),
         )
 
-    def on_part(self, result, done: int, total: int, fresh: bool) -> None:
+    def on_part(self, result: Any, done: int, total: int, fresh: bool) -> None:
         """Counts a part, and writes a line unless it was finished before."""
         self._done = done
         self._found += not fresh

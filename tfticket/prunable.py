@@ -1,6 +1,7 @@
 """Which weights of a Keras layer can be pruned, and which way they are summed."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -73,9 +74,9 @@ def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
     >>> [weight.name for weight in tfticket.prunable.prunable_weights(layer)]
     ['cell/kernel', 'cell/recurrent_kernel']
     """
-    found = {}
+    found: dict[int, PrunableWeight] = {}
     names = {id(v): name for name, v in weights_by_path(layer).items()}
-    said = set()  # layers inside one that has said for itself
+    said: set[int] = set()  # layers inside one that has said for itself
     for path, part in every_layer(layer):
         if id(part) in said:
             continue
@@ -182,7 +183,7 @@ def has_adapter(weight: PrunableWeight) -> bool:
     return bool(getattr(weight.layer, "lora_enabled", False))
 
 
-def effective_value(weight: PrunableWeight):
+def effective_value(weight: PrunableWeight) -> Any:
     """What the layer computes with: the variable's value, LoRA's part added."""
     if not has_adapter(weight):
         return keras.ops.convert_to_tensor(weight.variable.value)

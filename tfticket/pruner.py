@@ -90,7 +90,7 @@ class Pruner:
         self.model = model
         self.criterion = criterion
         self.allow_empty = allow_empty
-        self._sizes = None
+        self._sizes: dict[str, int] | None = None
         self._source = {"data": data, "loss": loss, "batches": batches}
         self._seed = seed
         self._require_data()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
     >>> summaries = tfticket.PruningSummaries(log_dir=str(folder))
     """
 
-    def __init__(self, log_dir: str, update_freq: str | int = "epoch", **kwargs):
+    def __init__(self, log_dir: str, update_freq: str | int = "epoch", **kwargs: Any):
         if not log_dir:
             raise ValueError(
                 f"log_dir must be the folder for the logs. Received: {log_dir!r}"

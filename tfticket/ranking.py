@@ -10,6 +10,7 @@ never what comes out: where the bracket misses, a wider one is tried.
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -142,7 +143,7 @@ class _Pool:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, parts, alive) -> "_Pool":
+    def of(cls, parts: Sequence[np.ndarray], alive: Sequence[Any] | None) -> "_Pool":
         if alive is None:
             alive = [None] * len(parts)
         elif len(alive) != len(parts):
@@ -198,7 +199,7 @@ class _Pool:
         if self.living <= _FEW or spread == math.inf:
             return None
         if self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype).min, np.iinfo(self.dtype).max
+            limits: tuple = np.iinfo(self.dtype).min, np.iinfo(self.dtype).max
         else:
             limits = -math.inf, math.inf
         low, high = np.array(limits, self.dtype)

@@ -62,7 +62,7 @@ def rounds_plot(
         title: Title of the figure.
     """
     densities = [100 * record.density for record in records]
-    panels = [
+    panels: list[tuple[str, list[tuple[str, str, list]]]] = [
         ("Test accuracy, %", [
             ("end of training", "o", [100 * r.test["accuracy"] for r in records]),
             ("early stop", "s", [100 * r.best_test["accuracy"] for r in records]),

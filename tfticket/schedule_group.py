@@ -75,7 +75,7 @@ class ScheduleGroup:
         """Whether a step in first..last is due at a sparsity above 0."""
         return any(sparsity > 0 for sparsity in self._sparsities(first, last))
 
-    def _sparsities(self, first, last) -> Iterator[float]:
+    def _sparsities(self, first: int, last: int) -> Iterator[float]:
         first, last = self._bounded(first, last)
         for step in range(first, last + 1):
             due, sparsity = schedules.evaluate(self.schedule, step)

@@ -20,6 +20,10 @@ Schedule = Callable[[int], tuple[bool, float]]
 class _Stepped:
     """Due at `begin_step` and every `frequency` steps after, up to `end_step`."""
 
+    begin_step: int
+    end_step: int
+    frequency: int
+
     def __post_init__(self):
         begin, end = self.begin_step, self.end_step
         check_integer("begin_step", begin, 0)
@@ -51,10 +55,10 @@ class _Stepped:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> "_Stepped":
         return cls(**config)
 
 

@@ -4,7 +4,7 @@ Knows counts of units and shapes, no scores and no models.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from tfticket.masks import pruned_count
@@ -13,7 +13,7 @@ Scope = Literal["layerwise", "global", "erk"]
 SCOPES = ("layerwise", "global", "erk")
 
 
-def check_scope(scope: str) -> str:
+def check_scope(scope: Scope) -> Scope:
     """The scope itself; a ValueError if it is none."""
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}. Received: scope={scope!r}")
@@ -51,7 +51,9 @@ def pruned_by(
     [(('b',), 2), (('a',), 50)]
     """
     own = own or {}
-    cuts = [((name,), pruned_count(units[name], s)) for name, s in own.items()]
+    cuts: list[tuple[tuple[str, ...], int]] = [
+        ((name,), pruned_count(units[name], s)) for name, s in own.items()
+    ]
     rest = {name: count for name, count in units.items() if name not in own}
     if not rest:
         return cuts
@@ -135,8 +137,10 @@ def survivors_lost(
     """
     if scope == "layerwise":
         rates = {name: rates.get(name, rate) for name in alive}
-    cuts = [((name,), pruned_count(alive[name], r)) for name, r in rates.items()]
-    rest: Collection[str] = tuple(name for name in alive if name not in rates)
+    cuts: list[tuple[tuple[str, ...], int]] = [
+        ((name,), pruned_count(alive[name], r)) for name, r in rates.items()
+    ]
+    rest = tuple(name for name in alive if name not in rates)
     if rest:
         cuts.append((rest, pruned_count(sum(alive[name] for name in rest), rate)))
     return cuts

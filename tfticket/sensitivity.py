@@ -197,7 +197,7 @@ def choose(
         raise ValueError(f"baseline must be finite. Received: baseline={baseline}")
     if not max_drop >= 0:
         raise ValueError(f"max_drop must be 0 or more. Received: max_drop={max_drop}")
-    chosen = {}
+    chosen: dict[str, float] = {}
     for record in records:
         drop = baseline - record.value
         drop = drop if higher_is_better else -drop

@@ -61,7 +61,9 @@ class Unstructured:
         """Boolean array of the units, as `pool` gave them, that may be pruned now."""
         return alive
 
-    def spread(self, units: np.ndarray, shape: tuple[int, ...], axes: Axes):
+    def spread(
+        self, units: np.ndarray, shape: tuple[int, ...], axes: Axes
+    ) -> np.ndarray:
         """The mask, in the weight's shape, of a boolean array of units kept."""
         return units
 
@@ -69,7 +71,7 @@ class Unstructured:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "Unstructured":
         return cls(**config)
 
 

@@ -190,7 +190,7 @@ class Ticket:
             **{f"weight:{k}": _storable(value) for k, value in self.weights.items()},
         }
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ticket":

@@ -1,6 +1,7 @@
 """`prune` a model, `strip` it again."""
 
 from collections.abc import Collection
+from typing import Any
 
 import keras
 
@@ -122,7 +123,7 @@ def _layers_to_wrap(model, layers, exclude, include):
     return wrap
 
 
-def wrap_copy(layer: keras.layers.Layer, **arguments) -> Prune:
+def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
     """Wraps a copy of a layer, with its weights if it is built.
 
     Args:
@@ -223,7 +224,7 @@ def strip(
     if isinstance(layer, keras.Model):
         require_built(layer)
     copy = _plain_layer(layer)
-    if layer.built:
+    if layer.built:  # type: ignore[union-attr]
         build_like(layer.layer if isinstance(layer, Prune) else layer, copy)
         _copy_weights(layer, copy)
     return copy

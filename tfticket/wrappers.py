@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
@@ -67,7 +68,7 @@ class Prune(keras.layers.Wrapper):
         layer: keras.layers.Layer,
         schedule: Schedule | None = None,
         structure: Unstructured | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.setdefault("name", getattr(layer, "name", None))
         # The wrapped layer casts its own inputs and variables. The masking must
@@ -251,7 +252,7 @@ class MaskConstraint(keras.constraints.Constraint):
         constraint: The weight's own constraint, or `None`.
     """
 
-    def __init__(self, mask: keras.Variable, constraint=None):
+    def __init__(self, mask: keras.Variable, constraint: Any = None):
         self.mask = mask
         self.constraint = constraint
         self._seen = None
@@ -302,7 +303,7 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
         regularizer: The weight's own, a function of it.
     """
 
-    def __init__(self, mask: keras.Variable, regularizer):
+    def __init__(self, mask: keras.Variable, regularizer: Any):
         self.mask = mask
         self.regularizer = regularizer
 
@@ -317,7 +318,7 @@ def apply_mask(value, mask):
     return ops.where(mask, value, ops.zeros_like(value))
 
 
-def masked_value(weight: PrunableWeight, mask: keras.Variable):
+def masked_value(weight: PrunableWeight, mask: keras.Variable) -> Any:
     """The variable's value as it is; where LoRA adds to it, the masked sum."""
     value = effective_value(weight)
     return apply_mask(value, mask) if has_adapter(weight) else value

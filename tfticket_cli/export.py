@@ -97,6 +97,9 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     samples = None
     if values.dataset:
         samples = data.load(values.dataset, values.data_dir, values.download)
+    calibration = None
+    if samples is not None and quantization == "int8":
+        calibration = samples.train[0][:500]
     result: dict[str, Any] = {"model": path, "exports": {}, "files": {}}
     if values.compact:
         compacted = export.compact(model)
@@ -129,9 +132,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             out.with_name(f"{out.name}.tflite"),
             quantization=quantization,
             sparse=values.sparse,
-            representative_data=samples.train[0][:500]
-            if quantization == "int8"
-            else None,
+            representative_data=calibration,
             overwrite=values.overwrite,
         )
         written("litert", exported)

@@ -1,7 +1,7 @@
 """TF-MOT's schedules, blocks and m by n, as what `tfticket.Prune` takes."""
 
 import abc
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -9,7 +9,7 @@ from tfticket import schedules
 from tfticket.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from tfticket.structures import NM, Block
 
-_POOLING = {"AVG": "average", "MAX": "max"}
+_POOLING: dict[str, Literal["average", "max"]] = {"AVG": "average", "MAX": "max"}
 
 
 class PruningSchedule(abc.ABC):
@@ -40,7 +40,7 @@ class PruningSchedule(abc.ABC):
         """The arguments of `__init__`."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> "PruningSchedule":
         """A schedule from what `get_config` returned, in TF-MOT's form as well."""
         if set(config) == {"class_name", "config"}:
             config = config["config"]
@@ -96,7 +96,7 @@ class CountedFromOne:
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> "CountedFromOne":
         return cls(keras.saving.deserialize_keras_object(config["schedule"]))
 
 

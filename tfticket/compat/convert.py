@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import h5py
 import keras
@@ -26,7 +27,7 @@ _WAY_OUT = (
 
 
 def convert(
-    source, into: keras.Model, *, masks_from_zeros: bool = False
+    source: Any, into: keras.Model, *, masks_from_zeros: bool = False
 ) -> keras.Model:
     """Copies a Keras 3 model with the weights and masks of one that TF-MOT pruned.
 
@@ -133,7 +134,7 @@ class _Owner:
 _Groups = Iterable[tuple[str, list[tuple[str, np.ndarray]]]]
 
 
-def _read(source) -> list:
+def _read(source: Any) -> list:
     if isinstance(source, (str, os.PathLike)):
         return _read_file(os.fspath(source))
     if isinstance(source, keras.layers.Layer):
@@ -149,7 +150,7 @@ def _read(source) -> list:
     return list(_read_model(source))
 
 
-def _read_model(model, prefix: str = "") -> Iterator:
+def _read_model(model: Any, prefix: str = "") -> Iterator:
     """The model's weights by layer, as tf_keras writes them to an .h5 file."""
     for layer in model.layers:
         if any(kind.__name__ == "Model" for kind in type(layer).__mro__):
@@ -287,7 +288,7 @@ def _is_within(short, long):
     return all(part in rest for part in short)
 
 
-def _masks(saved, pairs) -> list[tuple[str, _Owner, list[np.ndarray]]]:
+def _masks(saved: list, pairs: list) -> list[tuple[str, _Owner, list[np.ndarray]]]:
     """(path of the layer here, one of its holders, its masks) of what has masks."""
     found = []
     for item in saved:
@@ -324,11 +325,11 @@ def _zeros(pairs):
     return list(found.values())
 
 
-def _prunable(layer) -> list[keras.Variable]:
+def _prunable(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight.variable for weight in prunable_weights(layer)]
 
 
-def _shapes(weights) -> list[tuple[int, ...]]:
+def _shapes(weights: Iterable[Any]) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in weights]
 
 

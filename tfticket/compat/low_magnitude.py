@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+from typing import Any
 
 import keras
 
@@ -63,7 +64,7 @@ def prune_low_magnitude(
     block_pooling_type: str = "AVG",
     pruning_policy: PruningPolicy | None = None,
     sparsity_m_by_n: tuple[int, int] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.layers.Layer | keras.Model | list[keras.layers.Layer]:
     """Wraps layers so that training with `UpdatePruningStep` prunes them.
 
@@ -217,7 +218,7 @@ def _wrap(layer, own, kwargs):
     return wrapped
 
 
-def _is_for_wrapping(layer) -> bool:
+def _is_for_wrapping(layer: Any) -> bool:
     """Whether TF-MOT would prune a layer, False if it would wrap it and do nothing."""
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(

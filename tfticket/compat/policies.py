@@ -139,7 +139,7 @@ class _Graph:
         self.inputs: list = []
         self.outputs = [layer for source in self._walk(model, None) for layer in source]
 
-    def _walk(self, model, feeds: list | None) -> list[list]:
+    def _walk(self, model: keras.Model, feeds: list | None) -> list[list]:
         """Notes a model's layers; returns the layers that give each of its outputs.
 
         `feeds` are the layers that give each input, `None` for the outermost model.
@@ -202,7 +202,7 @@ class _Graph:
                     to_visit.append(following)
         return found
 
-    def is_start(self, layer) -> bool:
+    def is_start(self, layer: keras.layers.Layer) -> bool:
         """Whether sparse inference can begin after this layer."""
         return (
             isinstance(layer, layers.Conv2D)
@@ -212,7 +212,7 @@ class _Graph:
             and self._is_padded(layer, 1)
         )
 
-    def is_supported(self, layer) -> bool:
+    def is_supported(self, layer: keras.layers.Layer) -> bool:
         """Whether sparse inference goes on through this layer."""
         if isinstance(layer, Prune):
             layer = layer.layer
@@ -261,7 +261,7 @@ class _Graph:
             ),
         )
 
-    def _is_padded(self, layer, width: int) -> bool:
+    def _is_padded(self, layer: keras.layers.Layer, width: int) -> bool:
         producers = self.producers.get(layer, [])
         return (
             len(producers) == 1
@@ -270,7 +270,7 @@ class _Graph:
         )
 
 
-def _mend(layer) -> str:
+def _mend(layer: keras.layers.Layer) -> str:
     if isinstance(layer, Prune):
         layer = layer.layer
     if isinstance(layer, layers.DepthwiseConv2D):

@@ -167,7 +167,7 @@ def compact(model: keras.Model) -> Compacted:
         tuple(rows),
         plain.count_params(),
         smaller.count_params(),
-        *flops,
+        *flops,  # type: ignore[call-arg]
         _unread(graph, live),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,7 +56,7 @@ def store(
         ValueError: If a weight is beyond float16.
     """
     trackables, nbytes, rounding = [], 0, 0.0
-    groups = {}
+    groups: dict[Any, dict[tuple, list]] = {}
     for variable in variables:
         if id(variable) in elsewhere:
             continue

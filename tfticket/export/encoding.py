@@ -59,12 +59,12 @@ def smallest_form(array: np.ndarray, value_bytes: int) -> Form:
     """
     gaps = _gaps(np.flatnonzero(array))
     stored = len(gaps) + int(np.sum(_far(gaps)))
-    bytes_of = {
+    bytes_of: dict[Form, int] = {
         "gaps": stored * (1 + value_bytes),
         "bits": -(-array.size // 8) + len(gaps) * value_bytes,
         "plain": array.size * value_bytes,
     }
-    return min(bytes_of, key=bytes_of.get)
+    return min(bytes_of, key=bytes_of.__getitem__)
 
 
 def encode(flat: np.ndarray, form: Form) -> Encoded:
@@ -131,7 +131,7 @@ def decode(
         return values
     if form == "bits":
         eight = tf.constant(list(range(8)), tf.uint8)
-        bits = tf.bitwise.right_shift(places[:, tf.newaxis], eight)
+        bits = tf.bitwise.right_shift(places[:, tf.newaxis], eight)  # type: ignore[index]
         kept = tf.cast(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint8)), tf.bool)
         at = tf.where(tf.reshape(kept, [-1])[:size])
     else:

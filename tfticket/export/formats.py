@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -58,7 +60,7 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         stored, chosen = None, Chosen(format, nbytes)
         served = trace(prepared)
     else:
-        computing = contextlib.nullcontext
+        computing: Callable[[], Any] = contextlib.nullcontext
         changing = assigned(prepared.call, model.variables, prepared.signature)
         if format == "csr":
             stored, computing = store_csr(model, changing)

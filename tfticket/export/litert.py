@@ -208,7 +208,7 @@ def litert(
     )
 
 
-def _checked_runtimes(runtimes):
+def _checked_runtimes(runtimes: Collection[str]) -> tuple[str, ...]:
     found = (runtimes,) if isinstance(runtimes, str) else tuple(runtimes)
     if not found or not set(found) <= set(RUNTIMES):
         raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,10 @@ def refuse_known(
     versions = litert_runtimes.versions()
     if not litert_support.known(versions):
         return
-    weights_by_rule = {}
-    for found in litert_support.findings(weights, quantization):
-        if set(found.rule.outcomes) & set(runtimes):
-            weights_by_rule.setdefault(found.rule.reason, []).append(found)
+    weights_by_rule: dict[Any, list] = {}
+    for one in litert_support.findings(weights, quantization):
+        if set(one.rule.outcomes) & set(runtimes):
+            weights_by_rule.setdefault(one.rule.reason, []).append(one)
     if not weights_by_rule:
         return
     text = []
@@ -98,10 +99,10 @@ def check(
             outputs = [
                 found for found, _ in litert_runtimes.run(files, inputs, runtime)
             ]
-        except litert_runtimes.RunError as error:
+        except litert_runtimes.RunError as failed:
             raise parity.ExportError(
-                f"{place} does not run: {error}. {_instead(dense)} Nothing was kept."
-            ) from error
+                f"{place} does not run: {failed}. {_instead(dense)} Nothing was kept."
+            ) from failed
         error, scale = difference(expected, outputs[0])
         limit = tolerance * max(scale, _TINY)
         if not error <= limit:  # NaN is not

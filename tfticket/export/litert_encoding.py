@@ -73,7 +73,7 @@ def read(content: bytes) -> Encoding:
     sparse, operations = [], []
     for number in range(model.SubgraphsLength()):
         graph = model.Subgraphs(number)
-        readers = {}  # tensor -> (operation, its output)
+        readers: dict[int, tuple] = {}  # tensor -> (operation, its output)
         for i in range(graph.OperatorsLength()):
             operator = graph.Operators(i)
             code = codes[operator.OpcodeIndex()]

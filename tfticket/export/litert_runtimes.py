@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         given, results = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
         # With a folder before each name: NumPy has parameters of its own ("file").
-        np.savez(given, **{f"inputs/{name}": value for name, value in inputs.items()})
+        arrays: dict[str, Any] = {f"inputs/{key}": x for key, x in inputs.items()}
+        np.savez(given, **arrays)
         command = [sys.executable, _PROGRAM, runtime, given, results, rounds, *models]
         done = subprocess.run(
             [str(part) for part in command],

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -90,7 +91,8 @@ def layer_rows(model: keras.Model) -> list[dict]:
         values = [keras.ops.convert_to_numpy(weight) for weight in weights]
         parameters = sum(value.size for value in values)
         nonzero = sum(int(np.count_nonzero(value)) for value in values)
-        uses, kernel = _uses(layer), None
+        uses = _uses(layer)
+        kernel: Any = None
         if uses is not None:
             kernel = keras.ops.convert_to_numpy(layer.kernel)
         rows.append(

@@ -20,7 +20,7 @@ SIGNATURE = "serving_default"
 
 def run_saved_model(path, inputs):
     # Before TensorFlow's library is loaded; from this folder, which goes then.
-    import run_c_api
+    import run_c_api  # type: ignore[import-not-found]
 
     hide_the_sources()
     import tensorflow as tf

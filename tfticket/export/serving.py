@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,7 +53,7 @@ class Serving:
     """
 
     module: tf.Module
-    function: Callable
+    function: Any
     signature: dict[str, tf.TensorSpec]
     predict: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
     others: dict[str, Callable] = dataclasses.field(default_factory=dict)
@@ -90,7 +91,8 @@ def prepare(model: keras.Model) -> Prepared:
             f"Model '{model.name}' has no known inputs. Start it with "
             "keras.Input(shape), so that the served function has a signature."
         )
-    given, notes = model, ()
+    notes: tuple[str, ...] = ()
+    given = model
     masks = get_masks(model)
     if masks:
         model, notes = strip(model), ("stripped",)
@@ -154,7 +156,7 @@ def trace(
     return Serving(module, function, prepared.signature, predict, notes=prepared.notes)
 
 
-def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]):
+def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]) -> Any:
     """The concrete function from named inputs of a function of a dict."""
 
     def serve(**inputs):
@@ -172,8 +174,9 @@ def sample_inputs(
         ValueError: If a dimension other than the batch is unknown.
     """
     random = np.random.default_rng(0)
-    inputs = {}
+    inputs: dict[str, np.ndarray] = {}
     for name, spec in signature.items():
+        value: np.ndarray
         shape = [batch if size is None else size for size in spec.shape[:1]]
         rest = list(spec.shape[1:])
         if None in rest:
@@ -189,7 +192,9 @@ def sample_inputs(
     return inputs
 
 
-def named_inputs(inputs, signature: dict[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
+def named_inputs(
+    inputs: Any, signature: dict[str, tf.TensorSpec]
+) -> dict[str, np.ndarray]:
     """A user's sample as arrays by input name, made up where it is `None`.
 
     Raises:

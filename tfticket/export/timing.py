@@ -54,7 +54,7 @@ def timed(
     start = time.perf_counter()
     next(iter(runs.values()))(x)
     calls = math.ceil(2e-3 / (time.perf_counter() - start))
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats):
         for name in list(runs)[:: -1 if repeat % 2 else 1]:
             start = time.perf_counter()

@@ -222,7 +222,7 @@ def _bound(name, value, images):
     return bound
 
 
-def _batches(samples, batch_size) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(samples: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields row numbers, always as many, and how many of them count.
 
     The last batch is filled up with the last row, so that one shape is compiled.
@@ -233,7 +233,7 @@ def _batches(samples, batch_size) -> Iterator[tuple[np.ndarray, int]]:
         yield np.minimum(rows, samples - 1), min(batch_size, samples - start)
 
 
-def _as_function(model) -> tuple[Any, list]:
+def _as_function(model: keras.Model) -> tuple[Any, list]:
     """Outputs as a function of (values of all variables, images), and the values."""
     variables = list(model.variables)
 

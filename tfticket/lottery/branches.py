@@ -113,7 +113,7 @@ class Branch:
             drops = len(recipe.drops) or 1
             return dataclasses.replace(
                 recipe,
-                learning_rate=recipe.learning_rate * 0.1**drops,
+                learning_rate=recipe.learning_rate * 0.1**drops,  # type: ignore[operator]
                 warmup=0,
                 drops=(),
             )
@@ -175,17 +175,17 @@ def start_of(branch: Branch, origin: Origin, trainer: Trainer, seed: int) -> Sta
         noisy = controls.noisy_weights(own, masks, branch.value, stds, seed)
         return _start(origin, masks, noisy)
     if kind in ("one_shot", "magnitude_at_init"):
-        weights = origin.trained.weights if kind == "one_shot" else origin.initial
+        weights = origin.trained.weights if kind == "one_shot" else origin.initial  # type: ignore[union-attr]
         chosen = _masks_with_counts(weights, masks, trainer, seed)
         return _start(origin, chosen, origin.initial)
     if kind in ("snip", "grasp", "synflow"):
         chosen = _masks_at_init(kind, origin, trainer)
         return _start(origin, chosen, origin.initial)
     if kind == "late_rewind":
-        ticket = _start(origin, masks, origin.prefix["weights"]).ticket
-        return Start(ticket, origin.prefix["optimizer"])
+        ticket = _start(origin, masks, origin.prefix["weights"]).ticket  # type: ignore[index]
+        return Start(ticket, origin.prefix["optimizer"])  # type: ignore[index]
     if kind in ("lr_rewind", "fine_tune"):
-        return _start(origin, masks, origin.trained.weights)
+        return _start(origin, masks, origin.trained.weights)  # type: ignore[union-attr]
     return Start(origin.ticket)
 
 

@@ -1,6 +1,6 @@
 """Pruning of a round by the sensitivity of layers, as Han et al. choose thresholds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -50,7 +50,11 @@ def masks_by_sensitivity(
 
 
 def _qualities(
-    records: Sequence[SensitivityRecord], baseline, weights, masks, keep
+    records: Sequence[SensitivityRecord],
+    baseline: float,
+    weights: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    keep: float,
 ) -> dict[str, float]:
     """Those of the least loss of accuracy by layer that prune to `keep` weights."""
     drops = sorted({max(0.0, baseline - record.value) for record in records})

@@ -40,7 +40,11 @@ class Checkpoint:
         """Replaces what was saved."""
         text = json.dumps({"key": self._key, "header": header})
         with atomic_path(self._path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)
+            np.savez(
+                file,
+                header=np.frombuffer(text.encode(), np.uint8),
+                **arrays,  # type: ignore[arg-type]
+            )
 
     def load(self) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The header and the arrays; `None` if there are none to go on from.

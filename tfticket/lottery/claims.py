@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfticket.lottery.tables import Row, dense_row, markdown, percent, row_at
 
@@ -71,7 +72,7 @@ def claims_markdown(claims: Sequence[Claim]) -> str:
     Args:
         claims: What `check` returns.
     """
-    columns = {
+    columns: dict[str, str | Callable[[Row], str]] = {
         "claim of the paper": "paper",
         "at": "moment",
         "here": "found",
@@ -144,7 +145,7 @@ def _compared(
     holds: Callable[[float], bool],
 ) -> Claim:
     """A claim on the difference of two accuracies, in percentage points."""
-    values = [row and row[_ACCURACY[moment]] for row in pair.values()]
+    values: list[Any] = [row and row[_ACCURACY[moment]] for row in pair.values()]
     if None in values:
         return _missing(paper, moment, **pair)
     # 0.978 - 0.98 is a little below -0.002.

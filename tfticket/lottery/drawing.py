@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ def branch_name(branch: str) -> str:
     return f"{name} {value}" if value else name
 
 
-def branch_style(number: int) -> dict[str, str]:
+def branch_style(number: int) -> dict[str, Any]:
     """Colour and marker of the branch of that number, so that grey prints do too."""
     return {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
 
@@ -68,7 +69,7 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
 
 
 def error_line(
-    axes: Axes, rows: Sequence[Row], name: str, factor: float = 1.0, **style
+    axes: Axes, rows: Sequence[Row], name: str, factor: float = 1.0, **style: Any
 ) -> None:
     """Draws the mean of a measure against density, with bars from lowest to highest.
 

@@ -130,7 +130,8 @@ def flattened_input(config: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
         ValueError: If there is none: where convolutions come first, the inputs of
             the first Dense layer are not pixels.
     """
-    shape, flat = None, False
+    shape: Any = None
+    flat = False
     for layer in config.get("config", {}).get("layers", ()):
         kind, values = layer["class_name"], layer["config"]
         if kind == "InputLayer" and shape is None:

@@ -62,7 +62,8 @@ def overlap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
         sum(row[column] for row in rows.values())
         for column in ("size", "kept_a", "kept_b", "both", "expected")
     ]
-    return {"weights": rows, "total": _row(*sums, sum(variances))}
+    total = _row(*sums, sum(variances))  # type: ignore[call-arg]
+    return {"weights": rows, "total": total}
 
 
 def pairwise_overlap(

@@ -91,7 +91,7 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> tfticket.lottery.plot_run.run_settings(config)
     {'dataset': 'mnist', 'rate': 0.2}
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if name != "identity":
             flat |= run_settings(value) if isinstance(value, dict) else {name: value}
@@ -171,7 +171,7 @@ def _curves(run: _Run) -> _Prepared:
     shown = figure_rows.curve_rows(metrics, parts)
     dense = dense_row(run.rows)
     # By three times the dense network's early stop all that matters has happened.
-    until = dense and int(3 * dense["early_stop_iteration"])
+    until: Any = dense and int(3 * dense["early_stop_iteration"])
     return shown, lambda path: plots.learning_curves(shown, path, run.title, until)
 
 
@@ -191,7 +191,7 @@ def _movement(run: _Run) -> _Prepared:
 
 def _mask(run: _Run) -> _Prepared:
     chosen = run.rounds(_FEW)
-    seed = min((r.part.seed for r in run.tickets()), default=None)
+    seed: Any = min((r.part.seed for r in run.tickets()), default=None)
     parts = {r.part for r in run.tickets()}
     tickets = {
         number: read_ticket(run.folder, Part(seed, round=number))

@@ -5,6 +5,7 @@ Every function returns the figure, and writes it to a PNG file where given a pat
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -29,7 +30,7 @@ _PANELS = (
     ("Early-stop iteration", "early_stop_iteration", 1.0),
 )
 _GROUPS = {"survive": "C0", "pruned": "C3"}
-_DENSE = {"color": "k", "linestyle": "--", "linewidth": 1, "alpha": 0.7}
+_DENSE: dict[str, Any] = {"color": "k", "linestyle": "--", "linewidth": 1, "alpha": 0.7}
 
 
 def accuracy(
@@ -48,10 +49,13 @@ def accuracy(
     dense = dense_row(rows)
     figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(title)
-    figure.get_layout_engine().set(w_pad=0.1)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.1)
     panels = figure.subplots(1, 3)
     panels[1].sharey(panels[0])
-    known = [dense and dense[name] for _, name, factor in _PANELS if factor == 100.0]
+    known: list[Any] = [
+        dense and dense[name] for _, name, factor in _PANELS if factor == 100.0
+    ]
     lowest = None if None in known else min(known)
     for axes, (label, name, factor) in zip(panels, _PANELS, strict=True):
         for number, branch in enumerate(branches(rows)):

@@ -151,7 +151,8 @@ class Recipe:
 
     def differences(self) -> dict[str, Any]:
         """What is not as by default: a field added later changes nothing here."""
-        derived = dataclasses.replace(self, **dict.fromkeys(_DERIVED))
+        unset: dict[str, Any] = dict.fromkeys(_DERIVED)
+        derived = dataclasses.replace(self, **unset)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults |= {name: getattr(derived, name) for name in _DERIVED}
         values = dataclasses.asdict(self)
@@ -159,7 +160,7 @@ class Recipe:
 
     def optimizer_for(self, factor: float = 1.0) -> keras.optimizers.Optimizer:
         """A new optimizer, its learning rate times a factor."""
-        rate: Any = self.learning_rate * factor
+        rate: Any = self.learning_rate * factor  # type: ignore[operator]
         if self.warmup or self.drops:
             rate = WarmupAndDrops(rate, self.warmup, self.drops)
         decay = self.weight_decay or None

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -314,7 +314,7 @@ class _Recorder(keras.callbacks.Callback):
             self._saved = time.monotonic()
 
 
-def _numbered(variables) -> dict[str, Any]:
+def _numbered(variables: Iterable[Any]) -> dict[str, Any]:
     return {str(number): variable for number, variable in enumerate(variables)}
 
 
