@@ -1,19 +1,28 @@
-# `make ticket` finds and exports a ticket; `make test` runs lint and tests.
-# Both make the virtual environment first. Choose another Python with
+# `make ticket` finds and exports a ticket; `make test` runs lint, the type checker
+# and the tests; `make docs` builds the site, `make dist` the wheel and the source
+# distribution. All make the virtual environment first. Choose another Python with
 # `make PYTHON=python3.12 ticket`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: ticket test clean
+.PHONY: ticket test docs dist clean
 
 ticket: $(VENV)/.installed
-	$(BIN)/python scripts/find_ticket.py --overwrite
+	$(BIN)/tfticket find --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses=auto
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.installed
+	$(BIN)/python -m build
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,4 +31,4 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

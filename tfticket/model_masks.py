@@ -31,8 +31,7 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
     with chosen_edges(model):
         for path, layer in named_layers(model):
             if isinstance(layer, Popup):
-                kernel: Any = layer.kernel  # type: ignore[attr-defined]
-                masks[f"{path}/{kernel.name}"] = layer.mask()
+                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
     return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
 
 

@@ -63,6 +63,9 @@ class Popup:
         TypeError: If the kernel's initializer, regularizer or constraint is given.
     """
 
+    built: Any
+    kernel: Any
+    name: Any
     _plain_class: type[keras.layers.Layer]
     # What the Keras layer is told of a kernel, and these are not.
     _kernel_arguments = (
@@ -175,7 +178,7 @@ class Popup:
         with keras.StatelessScope(values):
             return super().call(inputs, *args, **kwargs)
 
-    def mask(self):
+    def mask(self) -> Any:
         """Boolean tensor in the shape of the kernel: the edges in use."""
         if self.score_scope == "layerwise":
             return self._choose()[0]
@@ -191,7 +194,7 @@ class Popup:
         scores = ops.abs(ops.stop_gradient(self.scores))
         return top_mask(scores, self.kept, self.threshold)
 
-    def effective_kernel(self, mask=None):
+    def effective_kernel(self, mask: Any = None) -> Any:
         """The kernel in the compute dtype as the forward pass uses it."""
         mask = self.mask() if mask is None else mask
         weights = ops.convert_to_tensor(self.kernel.value)
@@ -209,7 +212,7 @@ class Popup:
     def quantize(self, *args, **kwargs):
         self._refuse("quantized")
 
-    def enable_lora(self, *args, **kwargs):
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         self._refuse("given LoRA weights")
 
     def get_config(self):

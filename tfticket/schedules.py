@@ -65,6 +65,9 @@ class _Stepped:
 class _Decay(_Stepped):
     """From `initial_sparsity` to `final_sparsity`, which needs an end."""
 
+    initial_sparsity: float
+    final_sparsity: float
+
     def __post_init__(self):
         if self.end_step == -1:
             raise ValueError(
@@ -73,11 +76,11 @@ class _Decay(_Stepped):
             )
         super().__post_init__()
 
-    def sparsity(self, step):
+    def sparsity(self, step: int) -> float:
         if self.end_step == self.begin_step:
             return self.final_sparsity
         part = (step - self.begin_step) / (self.end_step - self.begin_step)
-        left = self._left(min(1.0, max(0.0, part)))
+        left = self._left(min(1.0, max(0.0, part)))  # type: ignore[attr-defined]
         gap = self.initial_sparsity - self.final_sparsity
         return self.final_sparsity + gap * left
 
@@ -108,7 +111,7 @@ class ConstantSparsity(_Stepped):
     end_step: int = -1
     frequency: int = 100
 
-    def sparsity(self, step):
+    def sparsity(self, step: int) -> float:
         return self.target_sparsity
 
 
@@ -134,7 +137,7 @@ class OneShot(_Stepped):
     end_step = property(lambda self: self.step)
     frequency = property(lambda self: 1)
 
-    def sparsity(self, step):
+    def sparsity(self, step: int) -> float:
         return self.target_sparsity
 
 
@@ -239,7 +242,7 @@ class Rounds(_Stepped):
         check_integer("frequency", self.frequency, 1)
         super().__post_init__()
 
-    def sparsity(self, step):
+    def sparsity(self, step: int) -> float:
         number = min(self.rounds, max(0, int(step) // self.frequency))
         return 1 - (1 - self.rate) ** number
 

@@ -120,7 +120,7 @@ class Block(Unstructured):
                 f"pooling={self.pooling!r}"
             )
 
-    def check(self, shape, axes):
+    def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
         if len(sizes) > len(shape) or any(
             b > n for b, n in zip(sizes, shape, strict=True)
@@ -130,7 +130,9 @@ class Block(Unstructured):
                 f"{shape}. Use a smaller block, or exclude the layer"
             )
 
-    def pool(self, scores, alive, axes):
+    def pool(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> tuple[np.ndarray, np.ndarray]:
         lowest = 0.0 if self.pooling == "average" else -np.inf
         cells = self._cells(np.where(alive, scores, lowest), lowest)
         inside = tuple(range(1, cells.ndim, 2))
@@ -141,7 +143,9 @@ class Block(Unstructured):
             pooled = cells.sum(inside) / real.sum(inside)
         return pooled, self._cells(alive, False).any(inside)
 
-    def spread(self, units, shape, axes):
+    def spread(
+        self, units: np.ndarray, shape: tuple[int, ...], axes: Axes
+    ) -> np.ndarray:
         mask = units
         for axis, size in enumerate(self._sizes(len(shape))):
             mask = np.repeat(mask, size, axis)
@@ -176,12 +180,16 @@ class Channel(Unstructured):
     array([2., 2.])
     """
 
-    def pool(self, scores, alive, axes):
+    def pool(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> tuple[np.ndarray, np.ndarray]:
         inside = self._inside(scores.ndim, axes)
         pooled = np.where(alive, scores, 0).mean(inside)
         return pooled, alive.any(inside)
 
-    def spread(self, units, shape, axes):
+    def spread(
+        self, units: np.ndarray, shape: tuple[int, ...], axes: Axes
+    ) -> np.ndarray:
         inside = self._inside(len(shape), axes)
         return np.broadcast_to(np.expand_dims(units, inside), shape).copy()
 
@@ -227,7 +235,7 @@ class NM(Unstructured):
                 f"2 of every 4. Received: kept={self.kept}, group={self.group}"
             )
 
-    def check(self, shape, axes):
+    def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         if not axes.reduction:
             raise ValueError(
                 f"{self.kept}:{self.group} needs an axis that the layer sums over, and "
@@ -240,7 +248,9 @@ class NM(Unstructured):
                 f"{shape}, whose layer sums over {length}. Exclude the layer"
             )
 
-    def candidates(self, scores, alive, axes):
+    def candidates(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> np.ndarray:
         order = [i for i in range(scores.ndim) if i not in axes.reduction]
         order += axes.reduction
         length = math.prod(scores.shape[i] for i in axes.reduction)

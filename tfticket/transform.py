@@ -224,7 +224,7 @@ def strip(
     if isinstance(layer, keras.Model):
         require_built(layer)
     copy = _plain_layer(layer)
-    if layer.built:  # type: ignore[union-attr]
+    if layer.built:
         build_like(layer.layer if isinstance(layer, Prune) else layer, copy)
         _copy_weights(layer, copy)
     return copy

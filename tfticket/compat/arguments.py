@@ -4,10 +4,11 @@ import abc
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from tfticket import schedules
 from tfticket.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from tfticket.structures import NM, Block
+from tfticket.structures import NM, Axes, Block
 
 _POOLING: dict[str, Literal["average", "max"]] = {"AVG": "average", "MAX": "max"}
 
@@ -114,7 +115,7 @@ class Block2D(Block):
     ValueError: block_size is for weights of rank 2...
     """
 
-    def check(self, shape, axes):
+    def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         if len(shape) != 2:
             raise ValueError(
                 "block_size is for weights of rank 2, and one has shape "
@@ -137,7 +138,7 @@ class MByN(NM):
     array([False,  True])
     """
 
-    def check(self, shape, axes):
+    def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         if len(shape) not in (2, 4):
             raise ValueError(
                 "sparsity_m_by_n is for weights of rank 2 and 4, and one has shape "
@@ -145,7 +146,9 @@ class MByN(NM):
                 "tfticket.structures.NM"
             )
 
-    def candidates(self, scores, alive, axes):
+    def candidates(
+        self, scores: np.ndarray, alive: np.ndarray, axes: Axes
+    ) -> np.ndarray:
         if not axes.reduction:
             axes = axes._replace(reduction=(scores.ndim - 2,))
         return super().candidates(scores, alive, axes)
