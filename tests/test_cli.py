@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -273,6 +274,15 @@ def test_scripts_and_program_have_the_same_flags(name, program, run_script):
     # Each shows how it is called itself.
     assert f"    python scripts/{SCRIPTS[name]}" in by_script.stdout
     assert f"    tfticket {name}" in by_program.stdout
+
+
+def test_zsh_completion_takes_a_value_after_equals():
+    program = [sys.executable, "-c", ENTRY, "completion", "zsh"]
+    written = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    # As zsh's _arguments has it: "=[" is --flag=value or --flag value.
+    assert '"--scope=[Prune each layer' in written
+    assert '"--overwrite[Replace' in written
+    assert not re.search(r'"--\w+\[[^"]*\]:', written)
 
 
 def test_version(program):

@@ -139,6 +139,24 @@ def test_installed_away_from_the_sources(built, tmp_path):
     )
     assert (tmp_path / json.loads(told)["files"]["litert"]).is_file()
     assert "complete" in run("tfticket", "completion", "bash")
+    # What is installed has types, for a checker that is not.
+    script = tmp_path / "script.py"
+    script.write_text("import tfticket\ntfticket.lottery.Recipe(iterations='many')\n")
+    checker = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path / 'cache'}"]
+    checker += [
+        "--ignore-missing-imports",
+        f"--python-executable={binaries / 'python'}",
+    ]
+    done = subprocess.run(
+        [*checker, script.name],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "script.py:2: error:" in done.stdout
+    assert "Found 1 error" in done.stdout
     # The source distribution installs as well, over what is there.
     force = ("--no-deps", "--force-reinstall")
     run("python", "-m", "pip", "install", "--quiet", *force, sdist)

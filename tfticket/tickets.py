@@ -184,13 +184,13 @@ class Ticket:
             "shapes": {name: mask.shape for name, mask in self.masks.items()},
             "dtypes": {name: str(value.dtype) for name, value in self.weights.items()},
         }
-        arrays = {
+        arrays: dict[str, Any] = {
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
             **{f"mask:{k}": np.packbits(mask) for k, mask in self.masks.items()},
             **{f"weight:{k}": _storable(value) for k, value in self.weights.items()},
         }
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ticket":

@@ -5,6 +5,7 @@ absl reads the flags of a command, so that all its forms (`--nodownload`,
 """
 
 import argparse
+import re
 from collections.abc import Mapping
 
 from absl import flags
@@ -14,6 +15,14 @@ EXIT_STATUS = (
     "2 a flag is unknown or its value wrong, and nothing was trained or written; "
     "130 interrupted by Ctrl-C."
 )
+_SET_UP = """Print a script that completes commands and flags with Tab. In ~/.bashrc:
+
+    source <(PROG completion bash)
+
+and in ~/.zshrc, after compinit:
+
+    eval "$(PROG completion zsh)"
+"""
 # Flags that name a file; those that end in _dir name a folder.
 _FILES = ("model", "out", "flagfile")
 
@@ -79,7 +88,7 @@ def parser_of_all(
     completion = subparsers.add_parser(
         "completion",
         help=about,
-        description=f"{about}\n\n    source <({prog} completion bash)",
+        description=_SET_UP.replace("PROG", prog),
         formatter_class=_Formatter,
     )
     completion.add_argument("shell", choices=("bash", "zsh"))
@@ -98,10 +107,13 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     import shtab  # for this alone
 
     text = shtab.complete(parser, shell)
-    return text + _BASH.replace("PROG", parser.prog) if shell == "bash" else text
+    # What shtab writes expects --flag value, and here --flag=value is usual.
+    if shell == "zsh":
+        return re.sub(r'^( *"--\w+)(\[.*\]:)', r"\1=\2", text, flags=re.MULTILINE)
+    return text + _BASH.replace("PROG", parser.prog)
 
 
-# Bash takes --flag=value apart at "=", and what shtab writes expects --flag value.
+# Bash takes words apart at "=".
 _BASH = """
 _PROG_without_equals() {
   local -a words=()

@@ -36,15 +36,11 @@ class Checkpoint:
         """Whether it is time to save, the last having been at `time.monotonic()`."""
         return self._seconds is not None and time.monotonic() - saved >= self._seconds
 
-    def save(self, header: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    def save(self, header: Any, arrays: Mapping[str, Any]) -> None:
         """Replaces what was saved."""
         text = json.dumps({"key": self._key, "header": header})
         with atomic_path(self._path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                header=np.frombuffer(text.encode(), np.uint8),
-                **arrays,  # type: ignore[arg-type]
-            )
+            np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)
 
     def load(self) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The header and the arrays; `None` if there are none to go on from.
