@@ -1,8 +1,10 @@
 """The program `tfticket` and the scripts: flags to command to exit status."""
 
 import contextlib
-import importlib.metadata
+import importlib.util
 import os
+import pathlib
+import runpy
 import sys
 import traceback
 import warnings
@@ -50,12 +52,21 @@ def main() -> NoReturn:
             for key, command in COMMANDS.items()
         },
         "tfticket",
-        f"tfticket {importlib.metadata.version('tfticket')}",
+        f"tfticket {_version()}",
         "Finds, trains and exports lottery tickets: sparse networks in dense ones.",
     )
     asked = parser.parse_args()  # ends the process on --help and mistakes
     print(parsers.completion(parser, asked.shell))
     sys.exit(DONE)
+
+
+def _version() -> str:
+    # Of the sources that would run, read without importing tfticket.
+    spec = importlib.util.find_spec("tfticket")
+    assert spec is not None
+    assert spec.origin is not None
+    path = pathlib.Path(spec.origin).with_name("_version.py")
+    return runpy.run_path(str(path))["__version__"]
 
 
 def script(name: str, description: str | None) -> NoReturn:

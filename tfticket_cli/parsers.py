@@ -88,6 +88,7 @@ def parser_of_all(
     completion = subparsers.add_parser(
         "completion",
         help=about,
+        usage=f"{prog} completion SHELL",
         description=_SET_UP.replace("PROG", prog),
         formatter_class=_Formatter,
     )
