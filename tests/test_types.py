@@ -18,6 +18,7 @@ PUBLIC = [
     "tfticket.compat.tfmot",
     "tfticket.criteria",
     "tfticket.data",
+    "tfticket.devices",
     "tfticket.export",
     "tfticket.lottery",
     "tfticket.models",

@@ -29,6 +29,7 @@ from tfticket.wrappers import Prune
 if TYPE_CHECKING:
     from tfticket import criteria as criteria
     from tfticket import data as data
+    from tfticket import devices as devices
     from tfticket import export as export
     from tfticket import lottery as lottery
     from tfticket import models as models

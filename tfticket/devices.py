@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from typing import Any
 
 import keras
 
@@ -15,7 +16,7 @@ class _OneDevice:
         return contextlib.nullcontext()
 
 
-def strategy(name: str = "none"):
+def strategy(name: str = "none") -> Any:
     """A strategy whose `scope()` models are made and trained in.
 
     Args:
