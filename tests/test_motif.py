@@ -307,7 +307,7 @@ def test_summary_and_csv(tmp_path):
     [
         ({"step": 0}, "step must be above 0. Received: step=0"),
         ({"cells": 0}, "cells must be an integer of 1 or more"),
-        ({"times": [1.0, 0.5]}, "times must be increasing multiples of step=0.25"),
+        ({"times": [1.0, 0.5]}, "times must be increasing multiples of step=0.125"),
         ({"times": [0.3]}, "times must be increasing multiples"),
         ({"times": [0.0, 1.0]}, "above 0"),
         ({"times": []}, "times must be"),
@@ -329,6 +329,12 @@ def test_bad_inputs(small):
         motif.Motif(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="method='taylor'"):
         small.removal_order("taylor", SMALL_DRIVE)
+    with pytest.raises(
+        ValueError, match=re.escape("drives must have shape (batch, 3)")
+    ):
+        small.rewards(SMALL_DRIVE)
+    with pytest.raises(ValueError, match=re.escape("edges must have shape (1, 3, 3)")):
+        small.rewards(SMALL_DRIVE[None], SMALL != 0)
     with pytest.raises(TypeError, match=re.escape("seeds=2.0")):
         motif.MotifExperiment(seeds=2.0)
     with pytest.raises(ValueError, match="population=0"):

@@ -35,7 +35,7 @@ class MotifExperiment:
     seeds: int = 20
     population: int = 20
     generations: int = 24
-    step: float = 0.25
+    step: float = 0.125
 
     def __post_init__(self):
         for name, least in (("seeds", 1), ("population", 1), ("generations", 0)):

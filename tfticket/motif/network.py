@@ -60,7 +60,7 @@ class GeneNetwork(keras.layers.Layer):
     def __init__(
         self,
         times: Sequence[float] = (50.0, 70.0, 90.0),
-        step: float = 0.25,
+        step: float = 0.125,
         cells: int = 100,
         kernel_initializer="glorot_uniform",
         **kwargs,
@@ -111,14 +111,17 @@ class GeneNetwork(keras.layers.Layer):
                     f"{tuple(edges.shape)}"
                 )
             kernel = ops.where(ops.cast(edges, "bool"), kernel, ops.zeros_like(kernel))
-        drive = ops.expand_dims(ops.convert_to_tensor(drive), 1)
+        # Cells go last: a row of them is longer than a row of genes, which a compiler
+        # can use.
+        kernel = ops.swapaxes(kernel, -1, -2)
+        drive = ops.expand_dims(ops.convert_to_tensor(drive), -1)
         dtype = kernel.dtype
-        by_cell = _BY_CELL * ops.expand_dims(ops.arange(self.cells, dtype=dtype), 1)
+        by_cell = _BY_CELL * ops.arange(self.cells, dtype=dtype)
         step = self.step
 
         def rate(time, x):
             gradient = ops.minimum(ops.exp(by_cell - _BY_TIME * time), 1.0)
-            total = drive * gradient + ops.matmul(x, kernel)
+            total = drive * gradient + ops.matmul(kernel, x)
             return ops.sigmoid(total - THRESHOLD) - x
 
         def advance(number, x):
@@ -133,7 +136,7 @@ class GeneNetwork(keras.layers.Layer):
         reported, done = [], 0
         for stop in self._stops:
             x = ops.fori_loop(done, stop, advance, x)
-            reported.append(x)
+            reported.append(ops.swapaxes(x, 1, 2))
             done = stop
         return ops.stack(reported, axis=1)
 

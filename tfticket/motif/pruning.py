@@ -30,8 +30,8 @@ LARGEST_DRIVE = 100
 # 100 cells, at 90 the integration ends.
 TIMES = (50.0, 70.0, 90.0)
 _NAME = "network/kernel"
-# Batches are filled up to multiples of this, so that few shapes are compiled.
-_MULTIPLE = 16
+# Networks go in batches of this many, the last one filled up: one shape to compile.
+_BATCH = 24
 
 
 class Motif:
@@ -57,7 +57,7 @@ class Motif:
     (2,)
     """
 
-    def __init__(self, weights: np.ndarray, step: float = 0.25):
+    def __init__(self, weights: np.ndarray, step: float = 0.125):
         weights = np.asarray(weights)
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(
@@ -75,8 +75,8 @@ class Motif:
         model = keras.Model([drive, edges], layer(drive, edges=edges))
         layer.kernel.assign(weights.T / SCALE)
         self.model = prune(model)
-        # XLA compiles longer here than it saves; JAX has nothing else.
-        self.model.compile(jit_compile=keras.backend.backend() == "jax")
+        # XLA is three times as fast here as TensorFlow's own operations.
+        self.model.compile(jit_compile=keras.backend.backend() != "torch")
         set_masks(self.model, {_NAME: weights.T != 0})
         self._whole = self.model.get_weights()
 
@@ -100,15 +100,34 @@ class Motif:
 
         Returns:
             Float32 array (batch, 3, cells), at `TIMES`.
+
+        Raises:
+            ValueError: If an array has another shape.
         """
         drives = np.asarray(drives, "float32") / SCALE
+        genes = len(self.weights)
+        if drives.ndim != 2 or drives.shape[1] != genes or not len(drives):
+            raise ValueError(
+                f"drives must have shape (batch, {genes}), one D or more. "
+                f"Received: shape {drives.shape}"
+            )
         if edges is None:
-            edges = np.ones((len(drives), *self.weights.shape), bool)
+            edges = np.ones((len(drives), genes, genes), bool)
+        if np.shape(edges) != (len(drives), genes, genes):
+            raise ValueError(
+                f"edges must have shape {(len(drives), genes, genes)}, one matrix for "
+                f"each of drives. Received: shape {np.shape(edges)}"
+            )
         edges = np.swapaxes(edges, 1, 2)
-        more = -len(drives) % _MULTIPLE
+        more = -len(drives) % _BATCH
         filled = [np.concatenate([x, x[:1].repeat(more, 0)]) for x in (drives, edges)]
-        outputs = self.model.predict_on_batch(filled)
-        return np.asarray(outputs)[: len(drives), ..., 0]
+        outputs = [
+            np.asarray(
+                self.model.predict_on_batch([x[start : start + _BATCH] for x in filled])
+            )
+            for start in range(0, len(filled[0]), _BATCH)
+        ]
+        return np.concatenate(outputs)[: len(drives), ..., 0]
 
     def rewards(
         self, drives: np.ndarray, edges: np.ndarray | None = None
