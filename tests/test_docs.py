@@ -1,0 +1,202 @@
+"""The guides run, the reference is complete, links lead somewhere, the site builds."""
+
+import functools
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from fixtures import pages
+
+import tfticket
+from tfticket import lottery
+
+DOCS = pages.ROOT / "docs"
+GUIDES = [f"docs/guides/{path.name}" for path in sorted(DOCS.glob("guides/*.md"))]
+PAGES = [
+    "README.md",
+    *(str(path.relative_to(pages.ROOT)) for path in sorted(DOCS.rglob("*.md"))),
+]
+COMMANDS = sorted({line for guide in GUIDES for line in pages.commands(guide)})
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_python_blocks(guide, tmp_path, monkeypatch, quick):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "90")  # of tables
+    pages.run_python(guide)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_all_blocks_are_of_a_language_that_is_tested(guide):
+    assert {language for language, _ in pages.blocks(guide)} <= pages.LANGUAGES
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_scripts_know_the_flags(command, run_script, tmp_path):
+    """What scripts do is tested elsewhere, and in `test_readme`."""
+    words = shlex.split(command)
+    if words[0] == "saved_model_cli":
+        return  # run below
+    assert words[0] == "python"
+    reader = pathlib.Path(__file__).parent / "fixtures" / "read_flags.py"
+    script = pages.ROOT / words[1]
+    done = run_script(reader, script, *words[2:], cwd=tmp_path)
+    # absl's --help ends with 1.
+    assert done.returncode == ("--help" in words), done.stderr
+
+
+def test_wrong_flags_are_noticed(run_script, tmp_path):
+    reader = pathlib.Path(__file__).parent / "fixtures" / "read_flags.py"
+    script = pages.ROOT / "scripts" / "find_ticket.py"
+    for flag in ("--no_such_flag=1", "--rounds=many", "--scope=widest"):
+        assert run_script(reader, script, flag, cwd=tmp_path).returncode == 1
+
+
+def test_folders_of_runs_are_named_as_the_pages_say():
+    text = "".join((pages.ROOT / guide).read_text() for guide in GUIDES)
+    mnist = lottery.Recipe(dataset="mnist", iterations=50_000)
+    names = {
+        lottery.LotteryExperiment().name,
+        lottery.LotteryExperiment(mnist).name,
+    }
+    assert set(re.findall(r"runs/(\w+-\w+-[0-9a-f]{10})", text)) == names
+
+
+def test_what_the_export_guide_looks_at(run_script, tmp_path, monkeypatch):
+    commands = pages.commands("docs/guides/export_and_serve.md")
+    (make,) = (line for line in commands if "export.py" in line)
+    (look,) = (line for line in commands if line.startswith("saved_model_cli"))
+    model = pages.ROOT / "saved_models" / "digits.npz"
+    flags = [f"--model={model}", "--to=saved_model", "--noreport"]
+    script, *given = shlex.split(make)[1:]
+    done = run_script(pages.ROOT / script, *given, *flags, cwd=tmp_path, quick=True)
+    assert done.returncode == 0, done.stderr
+    tool = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    done = run_script(tool, *shlex.split(look)[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "serving_default" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    """As a code host follows them; the site's are checked when it is built."""
+    text = re.sub(r"```.*?```", "", (pages.ROOT / page).read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith(("http", "#")):
+            target = (pages.ROOT / page).parent / link.partition("#")[0]
+            assert target.exists(), f"{page}: {link}"
+
+
+# Modules with no `__all__`, and what in them is for the package itself.
+_WHOLE = {
+    "tfticket.controls": set(),
+    "tfticket.criteria": set(),
+    "tfticket.data": set(),
+    "tfticket.initializers": set(),
+    "tfticket.models": set(),
+    "tfticket.popup_experiment": set(),
+    "tfticket.schedules": {
+        *("get", "evaluate", "is_periodic", "final_sparsity"),
+        *("check_sparsity", "check_rate"),
+    },
+    "tfticket.scores": {"wide"},
+    "tfticket.sensitivity": set(),
+    "tfticket.structures": {"get"},
+}
+_WITH_ALL = ("tfticket", "tfticket.lottery", "tfticket.export", "tfticket.compat.tfmot")
+# Names of something that is there under another name.
+_ELSEWHERE = {
+    "tfticket.UpdatePruningStep": "tfticket.GradualPruning",
+    "tfticket.compat.tfmot.ConstantSparsity": "tfticket.schedules.ConstantSparsity",
+    "tfticket.compat.tfmot.PolynomialDecay": "tfticket.schedules.PolynomialDecay",
+    "tfticket.compat.tfmot.PruningSummaries": "tfticket.PruningSummaries",
+    "tfticket.compat.tfmot.UpdatePruningStep": "tfticket.GradualPruning",
+    # tfmot.sparsity.keras.X is tfmot.X.
+    "tfticket.compat.tfmot.sparsity": "tfticket.compat.tfmot.prune_low_magnitude",
+    "tfticket.__version__": None,
+}
+
+
+def _public_names():
+    for name in _WITH_ALL:
+        for public in importlib.import_module(name).__all__:
+            yield f"{name}.{public}"
+    for name, own in _WHOLE.items():
+        module = importlib.import_module(name)
+        for public, thing in vars(module).items():
+            defined = getattr(thing, "__module__", None) == name
+            if defined and not public.startswith("_") and public not in own:
+                yield f"{name}.{public}"
+
+
+@functools.cache
+def _referenced():
+    """Names in the reference, and what they are."""
+    names = set()
+    for path in DOCS.glob("reference/*.md"):
+        names.update(re.findall(r"^::: (\S+)$", path.read_text(), re.MULTILINE))
+    return names
+
+
+@pytest.mark.parametrize("name", sorted(_public_names()))
+def test_public_names_are_in_the_reference(name):
+    wanted = _ELSEWHERE.get(name, name)
+    if wanted is not None:
+        assert wanted in _referenced()
+        assert _find(wanted) is _find(name) or name.endswith(".sparsity")
+
+
+@pytest.mark.parametrize("name", sorted(_referenced()))
+def test_the_reference_names_what_is_there(name):
+    assert inspect.getdoc(_find(name))
+
+
+def _find(name):
+    module, _, public = name.rpartition(".")
+    return getattr(importlib.import_module(module), public)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built with every warning an error."""
+    pytest.importorskip(
+        "mkdocs", reason="the site is built with the extra: pip install 'tfticket[docs]'"
+    )
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(
+        [*command, "--site-dir", str(folder)],
+        cwd=pages.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site):
+    home = (site / "index.html").read_text()
+    assert "results/lottery/accuracy.png" in home
+    assert (site / "results" / "lottery" / "accuracy.png").is_file()
+    assert (site / "notebooks" / "compress_my_keras_model.ipynb").is_file()
+    prune = (site / "reference" / "prune.html").read_text()
+    assert 'id="tfticket.prune"' in prune
+    assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>", "", prune, flags=re.DOTALL)
+
+
+def test_the_site_needs_no_network(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"?(https?:[^\" >]+)"
+            r"|<link[^>]* href=\"?(https?:[^\" >]+)[^>]*stylesheet",
+            page.read_text(),
+        )
+        assert loaded == [], page
