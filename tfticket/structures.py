@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 class Axes(NamedTuple):
     """What the axes of a weight mean.
 
-    Args:
+    Attributes:
         reduction: Those its layer sums over; empty where nothing is summed.
         channels: Those that number the layer's output channels.
     """
