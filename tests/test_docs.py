@@ -180,7 +180,13 @@ def test_the_site_builds_without_a_warning(site):
     assert (site / "notebooks" / "compress_my_keras_model.ipynb").is_file()
     prune = (site / "reference" / "prune.html").read_text()
     assert 'id="tfticket.prune"' in prune
-    assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>", "", prune, flags=re.DOTALL)
+
+
+def test_examples_in_the_reference_are_code(site):
+    for page in site.glob("reference/*.html"):
+        text = re.sub(r"<pre.*?</pre>", "", page.read_text(), flags=re.DOTALL)
+        assert "&gt;&gt;&gt;" not in text, page
+        assert "Example:" not in text, page
 
 
 def test_the_reference_shows_functions_where_modules_have_their_names(site):

@@ -133,3 +133,4 @@ def test_stored_outputs_are_complete_and_clean(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert all(output.get("name") != "stderr" for output in outputs)
     assert all(output.output_type != "error" for output in outputs)
+    assert not any("/tmp" in str(output.get("text")) for output in outputs)
