@@ -98,6 +98,7 @@ _WHOLE = {
     "tfticket.controls": set(),
     "tfticket.criteria": set(),
     "tfticket.data": set(),
+    "tfticket.devices": {"check_batch_size", "compile_options", "make_deterministic"},
     "tfticket.initializers": set(),
     "tfticket.models": set(),
     "tfticket.popup_experiment": set(),
