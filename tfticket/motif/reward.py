@@ -1,8 +1,8 @@
 """What a pattern of stripes is worth: boundaries times stability.
 
-Gene 1 of a row of cells at several times, as arrays. The reward of the model's
-authors is published in words, without the times or the exact form of the stability,
-and also pays for zeros in W. What is here is the reward as used here, not theirs.
+Gene 1 of a row of cells at several times, as arrays. The description of the model that
+this follows leaves the times and the exact form of the stability open, and pays for
+zeros in W besides. What is here is the reward as used here, and not the authors'.
 """
 
 import numpy as np
