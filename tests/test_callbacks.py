@@ -252,6 +252,16 @@ def test_output_layers_of_several_heads_and_nested_models(data):
     assert kept == {"body/in/kernel": 30 - 12, "a/kernel": 15 - 3, "head/h/kernel": 8}
 
 
+def test_an_excluded_output_layer_leaves_the_others_their_rate(mlp, data):
+    wrapped = tfticket.prune(mlp, exclude=["out"])
+    wrapped.compile("adam", "sparse_categorical_crossentropy")
+    imp = tfticket.IterativeMagnitudePruning(rounds=1, rate=0.5)
+    wrapped.fit(*data, epochs=2, verbose=0, callbacks=[imp])
+    assert {k: int(m.sum()) for k, m in imp.ticket.masks.items()} == {
+        "hidden/kernel": 24
+    }
+
+
 def test_an_average_written_at_the_end_keeps_the_zeros(mlp, data):
     if not hasattr(keras.optimizers, "Muon"):
         pytest.skip("this Keras has no Muon")

@@ -228,6 +228,7 @@ def test_flags_at_their_defaults_are_the_librarys():
     )
     assert vars(found) == vars(want)
     assert list(flag_groups.MODELS) == sorted(tfticket.models.MODELS)
+    assert flag_groups.STRATEGIES == tfticket.devices.STRATEGIES
     export = main.flag_values(main.COMMANDS["export"])
     assert export["format"].parser.enum_values == list(formats.FORMATS)
     assert export["quantization"].parser.enum_values == [

@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from fixtures.backends import BACKEND, needs_tensorflow
@@ -35,7 +34,8 @@ def trained():
 def test_two_devices_train_as_one(what, trained):
     one, two = (found[what] for found in trained)
     assert (one["devices"], two["devices"]) == (1, 2)
-    assert one["agree"] and two["agree"]
+    assert one["agree"]
+    assert two["agree"]
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3)
     for name, mask in one["masks"].items():
         mask, other = np.array(mask), np.array(two["masks"][name])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfticket import export as export
     from tfticket import lottery as lottery
     from tfticket import models as models
+    from tfticket import motif as motif
     from tfticket import popup_experiment as popup_experiment
     from tfticket import progress as progress
     from tfticket import report as report
@@ -47,6 +48,7 @@ _ON_DEMAND = (
     "export",
     "lottery",
     "models",
+    "motif",
     "popup_experiment",
     "progress",
     "report",

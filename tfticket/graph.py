@@ -4,13 +4,15 @@ import keras
 
 from tfticket.model_masks import holds_wrapped
 from tfticket.paths import is_graph
+from tfticket.prunable import prunable_weights
 from tfticket.wrappers import Prune
 
 
 def output_layers(model: keras.Model) -> list[Prune]:
-    """The wrapped layers that have no wrapped layer between them and an output.
+    """The wrapped layers that have no layer with a kernel between them and an output.
 
-    None where a layer made of others comes last and hides which of them does.
+    None where a layer made of others comes last and hides which of them does, or where
+    the last one is not wrapped.
 
     Args:
         model: A wrapped Sequential or Functional model. Nested models count as
@@ -41,7 +43,10 @@ def output_layers(model: keras.Model) -> list[Prune]:
                 walk(output)
             if len(found) > before:
                 return
-        elif isinstance(layer, keras.layers.Layer) and holds_wrapped(layer):
+        elif isinstance(layer, keras.layers.Layer) and (
+            # Excluded from pruning, it is an output layer all the same.
+            holds_wrapped(layer) or prunable_weights(layer)
+        ):
             return
         for source in layer._inbound_nodes[node_index].input_tensors:
             walk(source)

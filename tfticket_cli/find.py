@@ -152,6 +152,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         overwrite=values.overwrite,
         callbacks=[progress.RoundProgress(output.console)],
         on_start=on_start,
+        strategy=values.strategy,
     )
     output.console.print(report.rounds_table(found.records))
     plot = out_dir / "plot.png"

@@ -12,6 +12,8 @@ MODELS = (
     "lenet_5",
     "resnet_20",
 )
+# Of `tfticket.devices`, compared too.
+STRATEGIES = ("none", "mirrored", "data_parallel")
 
 
 def data(
@@ -53,6 +55,14 @@ def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
     )
     flags.DEFINE_integer("batch_size", batch_size, "Images a step.", flag_values=values)
     flags.DEFINE_integer("seed", 0, seed, flag_values=values)
+    flags.DEFINE_enum(
+        "strategy",
+        "none",
+        STRATEGIES,
+        "Which devices of this machine share a batch: 'mirrored' all GPUs with "
+        "TensorFlow, 'data_parallel' with JAX.",
+        flag_values=values,
+    )
 
 
 def rewinding(values: flags.FlagValues) -> None:

@@ -250,6 +250,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             checkpoint_seconds=values.checkpoint_seconds,
             on_part=on_part,
             on_evaluation=on_evaluation,
+            strategy=values.strategy,
         )
     rows = tables.rows(results)
     output.console.print(tables.as_rich(rows))

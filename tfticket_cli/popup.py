@@ -157,6 +157,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             download=values.download,
             overwrite=values.overwrite,
             on_result=on_result,
+            strategy=values.strategy,
         )
     rows = popup_experiment.summary(results)
     output.console.print(report.popup_table(rows))
