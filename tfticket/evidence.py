@@ -147,7 +147,7 @@ class ChangeTracker:
         self._model = model
         self._weights = _masked(model)
         self._last = {
-            name: keras.Variable(weight, dtype=weight.dtype, trainable=False)
+            name: keras.Variable(host_copy(weight), dtype=weight.dtype, trainable=False)
             for name, weight in self._weights.items()
         }
         self._totals = {
