@@ -1,12 +1,13 @@
 # `make ticket` finds and exports a ticket; `make test` runs lint, the type checker
-# and the tests; `make docs` builds the site, `make dist` the wheel and the source
-# distribution. All make the virtual environment first. Choose another Python with
+# and the tests, `make test-jax` and `make test-torch` those that depend on the backend;
+# `make docs` builds the site, `make dist` the wheel and the source distribution. All
+# make the virtual environment first. Choose another Python with
 # `make PYTHON=python3.12 ticket`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: ticket test docs dist clean
+.PHONY: ticket test test-jax test-torch docs dist clean
 
 ticket: $(VENV)/.installed
 	$(BIN)/tfticket find --overwrite
@@ -16,6 +17,11 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses=auto
+
+# The tests of what trains, on another backend.
+test-jax test-torch: test-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses=auto
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

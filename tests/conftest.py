@@ -9,9 +9,25 @@ import keras
 import numpy as np
 import pytest
 from fixtures import check_here
+from fixtures.backends import BACKEND
 from fixtures.scripts import Scripts
 
 from tfticket.export import parity
+
+# What depends on the backend. Export is for TensorFlow, programs end with an export, and
+# the rest knows none.
+_CORE = (
+    *("bad_input", "callbacks", "criteria", "data", "devices", "every_layer"),
+    *("evidence", "gradual", "lottery", "lottery_measures", "models", "motif", "popup"),
+    *("selection", "sensitivity", "structures", "tickets", "transform"),
+    "zero_after_every_step",
+)
+
+
+def pytest_ignore_collect(collection_path):
+    name = collection_path.name.removeprefix("test_").removesuffix(".py")
+    other = collection_path.suffix == ".py" and name not in _CORE
+    return True if BACKEND != "tensorflow" and other else None
 
 
 @pytest.fixture(autouse=True)

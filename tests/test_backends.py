@@ -69,7 +69,9 @@ def test_a_ticket_found_elsewhere_trains_here(elsewhere):
     ticket = tfticket.Ticket.load(folder / "ticket.npz")
     assert {k: int(m.sum()) for k, m in ticket.masks.items()} == said["kept"]
     digits = tfticket.data.load("digits")
-    network = keras.models.clone_model(keras.models.load_model(folder / "trained.keras"))
+    network = keras.models.clone_model(
+        keras.models.load_model(folder / "trained.keras")
+    )
     model = ticket.apply(network)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
