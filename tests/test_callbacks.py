@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from fixtures.backends import BACKEND, MOST_STEPS
+from fixtures.backends import MOST_STEPS, needs_graph
 from keras import layers
 
 import tfticket
@@ -164,7 +164,7 @@ def test_without_rewinding_training_goes_on(mlp, data):
     assert imp.ticket.provenance["step"] is None
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch traces nothing")
+@needs_graph
 def test_nothing_is_traced_again(mlp, data):
     wrapped = compiled(mlp)
     traces = []

@@ -216,7 +216,9 @@ def _torch_gradient(function, values):
     ]
     if inner:
         return gradients, rest
-    return gradients, keras.tree.map_structure(ops.stop_gradient, rest)
+    return gradients, keras.tree.map_structure(
+        lambda value: None if value is None else ops.stop_gradient(value), rest
+    )
 
 
 def compiled(function: Callable) -> Callable:
