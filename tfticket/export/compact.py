@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from tfticket.export.channels import Barrier
-from tfticket.export.dense_flops import dense_flops
 from tfticket.export.flat_graph import FlatGraph
 from tfticket.export.liveness import liveness, width
 from tfticket.export.rebuild import rebuild
+from tfticket.flops import dense_flops
 from tfticket.model_checks import require_graph, require_keras_3
 from tfticket.transform import strip
 

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.export.dense_flops import positions
 from tfticket.export.parity import Exported
+from tfticket.flops import positions
 
 FILE = "tfticket.json"
 
