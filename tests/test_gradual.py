@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from fixtures.backends import BACKEND, gradients, needs_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -352,25 +351,6 @@ def test_a_fit_without_a_step(mlp, data):
     gradual = tfticket.GradualPruning(schedules.OneShot(0.5))
     model.fit(*data, epochs=2, initial_epoch=2, callbacks=[gradual], verbose=0)
     assert sum(pruned(model).values()) == 0
-
-
-def test_pruning_summaries(mlp, data, tmp_path):
-    model = compiled(mlp)
-    summaries = tfticket.PruningSummaries(tmp_path / "logs")
-    fit(model, data, schedules.OneShot(0.5), epochs=2, callbacks=[summaries])
-    (file,) = (tmp_path / "logs" / "metrics").iterdir()
-    written = {
-        (value.tag, event.step): float(tf.make_ndarray(value.tensor))
-        for event in tf.compat.v1.train.summary_iterator(str(file))
-        for value in event.summary.value
-    }
-    assert {step for _, step in written} == {12, 24}
-    for step in (12, 24):
-        assert written["sparsity", step] == 0.5
-        assert written["sparsity/hidden/kernel", step] == 0.5
-    weight = get_pruned_weights(model)["out/kernel"]
-    least = np.abs(weight[tfticket.get_masks(model)["out/kernel"]]).min()
-    assert written["threshold/out/kernel", 24] == pytest.approx(least)
 
 
 class TestBadInput:
