@@ -408,6 +408,12 @@ def test_no_number_is_cut(width):
     assert ("output" in words) is (width >= 110)
 
 
+def test_what_fits_is_shown():
+    model = chain(layers.Dense(3), shape=(4,))
+    assert "output" in printed(model, 100)
+    assert "output" not in printed(model, 80)
+
+
 def test_short_numbers():
     numbers = [0, 7, 999, 1000, 12345, 999_400, 999_600, 2.5e9, 7e13]
     want = ["0", "7", "999", "1k", "12.3k", "999k", "1M", "2.5G", "70T"]
