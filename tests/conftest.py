@@ -15,8 +15,8 @@ from fixtures.scripts import Scripts
 
 from tfticket.export import parity
 
-# What depends on the backend. Export is for TensorFlow, programs end with an export, and
-# the rest knows none.
+# What depends on the backend. Export is for TensorFlow, programs end with an export,
+# and the rest knows none.
 _CORE = (
     *("bad_input", "callbacks", "criteria", "data", "devices", "every_layer"),
     *("evidence", "gradual", "lottery", "lottery_measures", "models", "motif", "popup"),

@@ -50,7 +50,7 @@ def test_it_trains_with_exact_counts_and_zeros(elsewhere):
 
 @needs_tensorflow
 def test_a_model_trained_elsewhere_is_exported_here(elsewhere, tmp_path, quick):
-    folder, said = elsewhere
+    folder, _ = elsewhere
     trained = keras.models.load_model(folder / "trained.keras")
     images = tfticket.data.load("digits").test[0]
     want = np.load(folder / "outputs.npy")

@@ -37,7 +37,10 @@ def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Lay
         yield from ((x.name, x) for x in layer.layers)
         return
     seen = set()
-    for attribute, value in vars(layer).items():
+    attributes = dict(vars(layer))
+    # Where PyTorch keeps modules that are assigned to attributes.
+    attributes |= attributes.pop("_modules", {})
+    for attribute, value in attributes.items():
         if attribute.startswith(_BOOKKEEPING):
             continue
         for name, part in _layers_in(attribute.lstrip("_"), value):

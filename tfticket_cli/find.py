@@ -150,7 +150,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         data_dir=values.data_dir,
         download=values.download,
         overwrite=values.overwrite,
-        callbacks=[progress.RoundProgress(output.console)],
+        callbacks=[progress.RoundProgress(output.console, rounds=asked.rounds)],
         on_start=on_start,
         strategy=values.strategy,
     )

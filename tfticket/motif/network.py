@@ -1,6 +1,7 @@
 """`GeneNetwork`: genes in a row of cells, integrated by fixed-step Runge-Kutta."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -62,7 +63,7 @@ class GeneNetwork(keras.layers.Layer):
         times: Sequence[float] = (50.0, 70.0, 90.0),
         step: float = 0.125,
         cells: int = 100,
-        kernel_initializer="glorot_uniform",
+        kernel_initializer: Any = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -114,7 +114,7 @@ def stripes_plot(
                 f"Stripes can be drawn at 1 to {motif.edges - 1} edges kept. "
                 f"Received: {edges}"
             )
-    panels = [("unpruned", None, 0)]
+    panels: list[tuple[str, str | None, int]] = [("unpruned", None, 0)]
     panels += [(NAMES[m], m, motif.edges - edges) for edges in kept for m in METHODS]
     masks = np.stack(
         [motif.masks(result.removed[m or METHODS[0]])[n] for _, m, n in panels]

@@ -1,6 +1,7 @@
 """Motif 9, its fitted drive, and its edges taken away one by one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -187,7 +188,7 @@ class Motif:
         Raises:
             ValueError: If `method` is another.
         """
-        criteria = {
+        criteria: dict[str, Any] = {
             "magnitude": "magnitude",
             "leave_one_out": LeaveOneEdgeOut(self, drive),
             "random": "random",
