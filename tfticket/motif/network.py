@@ -64,7 +64,7 @@ class GeneNetwork(keras.layers.Layer):
         step: float = 0.125,
         cells: int = 100,
         kernel_initializer: Any = "glorot_uniform",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not step > 0:
