@@ -93,6 +93,19 @@ def test_so_it_is_by_samples_and_chunks(spreads, small_pools):
     run()
 
 
+def test_a_key_is_as_good_as_the_scores_it_gives(small_pools):
+    @settings(max_examples=200)
+    @given(pools())
+    def run(pool):
+        parts, keep, alive = pool
+        got = ranking.keep_largest_jointly(parts, keep, alive, key=np.abs)
+        want = by_sorting([np.abs(part) for part in parts], keep, alive)
+        for mine, reference in zip(got, want, strict=True):
+            np.testing.assert_array_equal(mine, reference)
+
+    run()
+
+
 def test_a_bracket_that_misses_on_either_side_is_widened(small_pools):
     real, attempts = ranking._Pool.bracket, []
 

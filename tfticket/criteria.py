@@ -250,7 +250,7 @@ def _checked(name, key, shape, scores):
         real = array
     if array.dtype == bool or not np.issubdtype(real.dtype, np.floating):
         raise ValueError(f"{said} real numbers. Received: dtype {array.dtype}")
-    if bad := np.count_nonzero(~np.isfinite(real)):
+    if bad := real.size - np.count_nonzero(np.isfinite(real)):
         raise ValueError(
             f"{said} finite. Received: {bad} NaN or infinite of {real.size}. If the "
             "weights have diverged, lower the learning rate or clip gradients."

@@ -1,6 +1,6 @@
 """Cuts: so many units fewer of these weights. Scores and masks in, masks out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ def after_cuts(
     cuts: Sequence[Cut],
     structures: Mapping[str, Unstructured] | None = None,
     axes: Mapping[str, Axes] | None = None,
+    key: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Masks after cuts; what is pruned stays pruned, counts are exact in units.
 
@@ -28,6 +29,8 @@ def after_cuts(
             these go.
         structures: Name to what is pruned together; what is not named is unstructured.
         axes: Name to what the axes mean, where a structure is named.
+        key: What of the scores is compared, as in `keep_largest_jointly`; where units
+            are single weights only.
 
     Returns:
         Name to new mask; weights in no cut keep theirs.
@@ -55,13 +58,15 @@ def after_cuts(
         there = sum(int(np.count_nonzero(flags)) for flags in candidates)
         keep = there - min(max(count, 0), there)
         try:
-            kept = keep_largest_jointly(pooled, keep, candidates)
+            kept = keep_largest_jointly(pooled, keep, candidates, key)
         except PartError as error:
             raise ValueError(
                 f"In weight '{names[error.part]}': {error.reason}"
             ) from error
         for i, name in enumerate(names):
-            units = alive[i] & (kept[i] | ~candidates[i])
+            units = kept.pop(0)  # in place and let go: they are as large as the masks
+            units |= ~candidates[i]
+            units &= alive[i]
             mask = kinds[i].spread(units, np.shape(masks[name]), places[i])
             after[name] = masks[name] & mask
     return after

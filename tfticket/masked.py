@@ -1,5 +1,6 @@
 """`Masked`: the masked weights of one model, found once to be set many times."""
 
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,10 @@ from tfticket.model_masks import pruned_layers, zero_pruned
 from tfticket.paths import join
 from tfticket.prunable import PrunableWeight
 from tfticket.wrappers import Prune, masked_value
+
+# Weights above which operations are started one by one: what that takes is then
+# nothing, and compiled they would hold memory for several layers at a time.
+_LARGE = 10**7
 
 _MADE: "weakref.WeakKeyDictionary[keras.Model, Masked]" = weakref.WeakKeyDictionary()
 
@@ -77,7 +82,8 @@ class Masked:
             self._compiled[1](dict(masks))
 
     def _compile(self):
-        if keras.backend.backend() != "tensorflow":
+        size = sum(math.prod(mask.shape) for mask in self._masks.values())
+        if keras.backend.backend() != "tensorflow" or size > _LARGE:
             return self._set
         import tensorflow as tf
 
@@ -96,7 +102,11 @@ class Masked:
 def _array(value):
     # Without the copy that convert_to_numpy makes: whoever writes to the variable
     # leaves the memory of a tensor that is still in use.
-    tensor = keras.ops.convert_to_tensor(value)
     if keras.backend.backend() == "torch":
-        return keras.ops.convert_to_numpy(tensor)
-    return np.asarray(tensor)
+        return keras.ops.convert_to_numpy(value)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras's takes a variable for a tensor, and an array of a variable is a copy.
+        value = tf.convert_to_tensor(value)
+    return np.asarray(value)

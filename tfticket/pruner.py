@@ -15,6 +15,7 @@ from tfticket.model_masks import masked_names, pruned_layers
 from tfticket.paths import is_graph
 from tfticket.patterns import Pattern, choose
 from tfticket.scopes import Scope, check_scope, pruned_by
+from tfticket.scores import magnitude
 from tfticket.structures import Axes, Channel, Unstructured
 
 
@@ -112,8 +113,11 @@ class Pruner:
         self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
     ) -> None:
         """Scores once for its errors, if that takes nothing but the weights."""
-        if not set(self.needs) & set(GATHERED):
-            self._scores(evidence)
+        if set(self.needs) & set(GATHERED):
+            return
+        weights = self.masked.values()
+        for name in self.structures:  # one by one, for the memory of a single one
+            criteria.score(self.criterion, {name: weights[name]}, evidence, self._seed)
 
     def named(self, argument: str, values: Mapping[Pattern, Any]) -> dict[str, Any]:
         """Values by weight, of values by pattern; the later of two patterns wins.
@@ -211,13 +215,24 @@ class Pruner:
             ValueError: If a score is not finite, or a weight would be left empty.
         """
         masks = self.masked.masks() if masks is None else masks
-        scores = self._scores(evidence)
-        after = after_cuts(scores, masks, cuts, self.structures, self.axes)
+        if self._ranks_weights():
+            scores, key = self.masked.values(), np.abs
+        else:
+            scores, key = self._scores(evidence), None
+        after = after_cuts(scores, masks, cuts, self.structures, self.axes, key)
         for names, _ in () if self.allow_empty else cuts:
             for name in names:
                 if not after[name].any():
                     self._refuse_empty(name)
         return after
+
+    def _ranks_weights(self):
+        """Whether weights can be ranked as they are, without scores beside them."""
+        return (
+            criteria.get(self.criterion) is magnitude
+            and all(type(s) is Unstructured for s in self.structures.values())
+            and all(w.variable.dtype == "float32" for w in self.masked.weights.values())
+        )
 
     def _scores(self, evidence):
         kinds = [kind for kind in self.needs if kind in GATHERED]

@@ -9,7 +9,7 @@ never what comes out: where the bracket misses, a wider one is tried.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def keep_largest_jointly(
     parts: Sequence[np.ndarray],
     keep: int,
     alive: Sequence[np.ndarray] | None = None,
+    key: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Masks of the `keep` highest scores of all parts; of equal ones the first stay.
 
@@ -57,6 +58,10 @@ def keep_largest_jointly(
         keep: Number of weights to keep in all.
         alive: Boolean arrays shaped like the parts. What is False is never kept,
             and its score is never looked at. `None`: everything is alive.
+        key: Function of an array that gives what is compared, entry by entry:
+            `np.abs` ranks weights by magnitude. It is called on pieces, several
+            times, so that the scores of all never exist at once. `None`: the parts
+            are the scores.
 
     Returns:
         Boolean arrays shaped like the parts with exactly `keep` True together.
@@ -73,7 +78,7 @@ def keep_largest_jointly(
     [array([ True,  True]), array([False,  True])]
     """
     parts = [np.asarray(part) for part in parts]
-    pool = _Pool.of(parts, alive)
+    pool = _Pool.of(parts, alive, key)
     if not 0 <= keep <= pool.living:
         raise ValueError(
             f"keep must be between 0 and the {pool.living} weights that are alive. "
@@ -141,9 +146,15 @@ class _Pool:
     alive: list[np.ndarray | None]
     living: int
     dtype: np.dtype
+    key: Callable[[np.ndarray], np.ndarray] | None
 
     @classmethod
-    def of(cls, parts: Sequence[np.ndarray], alive: Sequence[Any] | None) -> "_Pool":
+    def of(
+        cls,
+        parts: Sequence[np.ndarray],
+        alive: Sequence[Any] | None,
+        key: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> "_Pool":
         if alive is None:
             alive = [None] * len(parts)
         elif len(alive) != len(parts):
@@ -167,7 +178,7 @@ class _Pool:
             count += part.size if everything else int(np.count_nonzero(living))
         dtypes = {_WIDER.get(part.dtype.char, part.dtype) for part in parts}
         dtype = np.result_type(*dtypes or [float])
-        return cls([np.ravel(part) for part in parts], flags, count, dtype)
+        return cls([np.ravel(part) for part in parts], flags, count, dtype, key)
 
     def chunks(self) -> Iterator[tuple[int, slice, np.ndarray, np.ndarray | None]]:
         """Part number, window in the part, its scores, and which are alive."""
@@ -176,7 +187,11 @@ class _Pool:
                 window = slice(start, start + _CHUNK)
                 alive = self.alive[number]
                 alive = None if alive is None else alive[window]
-                yield number, window, part[window].astype(self.dtype, copy=False), alive
+                yield number, window, self._scores(part[window]), alive
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        values = values.astype(self.dtype, copy=False)
+        return values if self.key is None else self.key(values)
 
     def living_scores(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Scores by chunks, checked to be finite, and which of them count."""
@@ -231,7 +246,7 @@ class _Pool:
             here = positions[slice(*ends)] - start
             drawn.append(part[here if living is None else here[living[here]]])
             start += part.size
-        return np.concatenate(drawn, dtype=self.dtype)
+        return self._scores(np.concatenate(drawn, dtype=self.dtype))
 
     def masks(self, threshold: np.generic, ties: int) -> list[np.ndarray]:
         """What is above the threshold, and the first `ties` of what is equal to it."""

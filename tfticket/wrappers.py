@@ -315,7 +315,7 @@ def apply_mask(value, mask):
     """`value` where the mask is True, else exactly 0.0, NaN included."""
     # As tensors: JAX takes no variables.
     value, mask = ops.convert_to_tensor(value), ops.convert_to_tensor(mask)
-    return ops.where(mask, value, ops.zeros_like(value))
+    return ops.where(mask, value, ops.cast(0, value.dtype))
 
 
 def masked_value(weight: PrunableWeight, mask: keras.Variable) -> Any:
