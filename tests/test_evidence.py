@@ -74,8 +74,8 @@ def test_gradient_and_hessian_of_a_linear_model(linear):
         found = gather(model, kinds, (X, Y), "mse")
     gradient, product = by_hand(weight)
     assert list(found) == list(kinds)
-    np.testing.assert_allclose(found["gradient"][KERNEL], gradient, rtol=1e-5)
-    np.testing.assert_allclose(found["hessian_gradient"][KERNEL], product, rtol=1e-5)
+    np.testing.assert_allclose(found["gradient"][KERNEL], gradient, rtol=5e-5)
+    np.testing.assert_allclose(found["hessian_gradient"][KERNEL], product, rtol=5e-5)
     assert not found["hessian_gradient"][KERNEL][~MASK].any()
     assert not found["gradient"][KERNEL][~MASK].any()
 
@@ -391,7 +391,7 @@ def test_data_without_batches_or_end_is_refused(linear):
     with pytest.raises(ValueError, match="batch_size=0"):
         gather(model, ["gradient"], (X, Y), "mse", batch_size=0)
     found = gather(model, ["gradient"], endless, "mse", batches=2)["gradient"]
-    np.testing.assert_allclose(found[KERNEL], by_hand(weight)[0], rtol=1e-5)
+    np.testing.assert_allclose(found[KERNEL], by_hand(weight)[0], rtol=5e-5)
 
 
 def test_an_exception_leaves_the_model_as_it_was(linear):

@@ -169,7 +169,9 @@ class Trainer:
         self._other.restore()
         for number, variable in enumerate(self.model.variables):
             if variable.name == "seed_generator_state":
-                variable.assign([seed, number])
+                # Signed on PyTorch.
+                most = int(np.iinfo(variable.dtype).max)
+                variable.assign([seed % (most + 1), number])
         ticket.apply(self.model)
 
     def evaluate(
