@@ -18,12 +18,12 @@ are taken within a repeat, and the table gives their median and quartiles.
 
 import json
 import pathlib
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from timing import measure, random_batches, ratio_quartiles
 
 import tfticket
 from tfticket import models
@@ -53,19 +53,9 @@ _REPEATS = flags.DEFINE_integer("repeats", 11, "Chunks of each contender.", 1)
 _JSON = flags.DEFINE_string("json", None, "File to write every time to.")
 
 
-def random_batches(image_shape):
-    random = np.random.default_rng(0)
-    images = random.standard_normal((20 * BATCH_SIZE, *image_shape), np.float32)
-    labels = random.integers(10, size=len(images), dtype=np.int32)
-    data = tf.data.Dataset.from_tensor_slices((images, labels))
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return data.batch(BATCH_SIZE).cache().repeat().prefetch(2).with_options(options)
-
-
 def step_contenders(network):
     image_shape, settings, steps, _ = NETWORKS[network]
-    data = random_batches(image_shape)
+    data = random_batches(image_shape, BATCH_SIZE)
 
     def contender(model):
         model.compile(
@@ -76,7 +66,7 @@ def step_contenders(network):
         )
 
         def run():
-            model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
+            model.fit(data(), steps_per_epoch=steps, verbose=0, shuffle=False)
 
         return run, steps
 
@@ -110,30 +100,14 @@ def selection_contenders(size):
     return {**runs, "np.partition": (host, 1)}
 
 
-def measure(contenders, repeats):
-    """Milliseconds of each contender, one a repeat."""
-    for run, _ in contenders.values():
-        run()
-        run()
-    times = {name: [] for name in contenders}
-    for repeat in range(repeats):
-        for name in list(contenders)[:: -1 if repeat % 2 else 1]:
-            run, steps = contenders[name]
-            start = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - start) * 1e3 / steps)
-    return times
-
-
 def report(title, times):
     """Prints medians and ratios to the first contender; returns the ratios."""
     print(f"\n{title}")
     base = next(iter(times))
     ratios = {}
     for name, values in times.items():
-        quartiles = np.quantile(np.divide(values, times[base]), [0.25, 0.5, 0.75])
-        ratios[name] = quartiles[1]
-        low, middle, high = quartiles
+        low, middle, high = ratio_quartiles(times, name, base)
+        ratios[name] = middle
         text = f"{middle:8.3f} ({low:.3f} to {high:.3f}) of {base}"
         print(f"{name:14}{np.median(values):10.3f} ms  {'' if name == base else text}")
     return ratios
