@@ -73,6 +73,24 @@ def test_what_pruning_allocates(scope):
     assert peak < 0.75 * 4 * size
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_what_was_read_stays_when_variables_change(xla):
+    """On the CPU it is the variables' own memory, until somebody writes to them."""
+    model = wide(2, 30)
+    model.compile("adam", "mse", jit_compile=xla and BACKEND != "torch")
+    data = np.ones((4, 30)), np.ones((4, 30))
+    model.fit(*data, verbose=0)
+    reader = masked.Masked.of(model)
+    read = [*reader.values().values(), *reader.masks().values()]
+    before = [np.array(array) for array in read]
+    model.fit(*data, verbose=0)
+    tfticket.sparsify(model, 0.5)
+    for layer in model.layers:
+        layer.layer.kernel.assign_add(np.ones((30, 30)))
+    for array, value in zip(read, before, strict=True):
+        np.testing.assert_array_equal(array, value)
+
+
 def test_a_large_model_gets_masks_as_a_small_one(monkeypatch):
     models = wide(3, 6), wide(3, 6)
     models[1].set_weights(models[0].get_weights())
