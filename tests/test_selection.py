@@ -6,7 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from keras import ops
 
+from tfticket import selection
 from tfticket.masks import keep_largest
 from tfticket.selection import top_mask
 
@@ -50,6 +52,25 @@ def test_exact_at_size_for_any_spread(spread, scale):
         np.testing.assert_array_equal(mask, want)
         for guess in (float(threshold), 1.01 * float(threshold)):
             np.testing.assert_array_equal(top_mask(scores, keep, guess)[0], want)
+
+
+@pytest.mark.parametrize("bits", [10, 7], ids=["TF32", "bfloat16"])
+def test_exact_where_products_round_what_they_multiply(bits, monkeypatch):
+    """As matrix products on accelerators do by default, which a CPU does not."""
+    product = selection.ops.matmul
+
+    def rounding(a, b):
+        return product(rounded(a), rounded(b))
+
+    def rounded(x):
+        unit = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(x), 1e-30))) - bits)
+        return (np.round(np.array(x) / unit) * unit).astype(np.float32)
+
+    monkeypatch.setattr(selection.ops, "matmul", rounding)
+    scores = np.random.default_rng(2).random(5000, np.float32) ** 2
+    for keep in (1, 500, 2500, 4999):
+        mask, _ = selection._top_mask(ops.convert_to_tensor(scores), keep, 0.0)
+        np.testing.assert_array_equal(mask, keep_largest(scores, keep))
 
 
 def test_the_count_may_be_a_tensor_inside_a_compiled_function():

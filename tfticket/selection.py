@@ -63,12 +63,14 @@ def _top_mask(flat, keep, guess):
 
     def count(thresholds):
         # As a product with ones, which compilers vectorise better than a sum of
-        # booleans, and both in one: a row's counts are below _BASE, so exact.
+        # booleans, and both in one: a row's counts are below _BASE, so exact. So are
+        # 1 and _BASE themselves where products round what they multiply, as a GPU's
+        # do to ten bits (TF32); their sum would not be.
         reached = ops.where(padded >= thresholds[0], 1.0, 0.0)
-        reached = ops.where(padded >= thresholds[1], 1.0 + _BASE, reached)
+        reached = ops.where(padded >= thresholds[1], 1.0 * _BASE, reached)
         both = ops.matmul(reached, ones)
         upper = ops.floor(both / _BASE)
-        pair = ops.stack([both - _BASE * upper, upper])
+        pair = ops.stack([both - _BASE * upper + upper, upper])
         return ops.sum(ops.cast(pair, "int32"), axis=1)
 
     # Without a guess, the mean of some of the rows is a place to begin.
