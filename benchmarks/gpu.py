@@ -45,7 +45,9 @@ from timing import measure, random_batches, ratio_quartiles
 import tfticket
 from tfticket import masks, models
 from tfticket.files import atomic_path
+from tfticket.gradients import compiled
 from tfticket.selection import top_mask
+from tfticket.versions import versions
 
 BACKEND = keras.backend.backend()
 
@@ -92,16 +94,6 @@ def use_cpu() -> None:
 
         jax.config.update("jax_platforms", "cpu")
     short_experiment.hide_gpus_from_tensorflow()
-
-
-def compiled(function):
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False)
-    import jax
-
-    return jax.jit(function)
 
 
 def wait(tensor):
@@ -350,19 +342,16 @@ def repeats() -> int:
 
 
 def head(chip: str) -> str:
-    versions = f"{BACKEND} {backend_version()}, Keras {keras.__version__}, "
-    versions += f"tfticket {tfticket.__version__}, Python {platform.python_version()}"
+    own = versions()
+    made_by = f"{BACKEND} {own[BACKEND]}, Keras {own['keras']}, "
+    made_by += f"tfticket {own['tfticket']}, Python {platform.python_version()}"
     return (
         "# On a GPU\n\n"
-        f"{chip}; {versions}. Medians of {repeats()} interleaved repeats, ratios taken "
+        f"{chip}; {made_by}. Medians of {repeats()} interleaved repeats, ratios taken "
         "within a repeat; products of matrices at the backend's default precision. "
         "What is measured is told at the head of the script:\n\n"
         "```sh\npython benchmarks/gpu.py --out=docs/results/gpu.md\n```\n"
     )
-
-
-def backend_version() -> str:
-    return importlib.import_module(BACKEND).__version__
 
 
 def main(_) -> None:

@@ -8,6 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
+from tfticket import files
 from tfticket.lottery import Part, PartResult, claims, figure_rows, han, tables
 
 
@@ -79,7 +80,7 @@ def test_no_results_are_no_rows(tmp_path):
     assert tables.dense_row([]) is None
     assert tables.row_at([], "ticket", 1.0) is None
     assert figure_rows.choose_rounds([], [1.0]) == []
-    tables.write_csv([], tmp_path / "none.csv")
+    files.write_csv([], tmp_path / "none.csv")
     assert (tmp_path / "none.csv").read_text().strip() == ""
 
 
@@ -93,7 +94,7 @@ def test_row_at_takes_the_rounding_of_small_networks_but_no_other_round():
 def test_csv_round_trip(tmp_path):
     rows = tables.rows([result(Part(0), accuracy=1 / 3), result(Part(0, "noise:0.5"))])
     rows[1]["more"] = None
-    tables.write_csv(rows, tmp_path / "rows.csv")
+    files.write_csv(rows, tmp_path / "rows.csv")
     with open(tmp_path / "rows.csv", newline="") as file:
         read = list(csv.DictReader(file))
     for row, back in zip(rows, read, strict=True):

@@ -84,10 +84,11 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         ValueError: If it does not divide.
     """
-    if batch_size % replicas():
+    count = replicas()
+    if batch_size % count:
         raise ValueError(
-            f"batch_size={batch_size} can't be shared evenly by {replicas()} devices. "
-            f"Choose a multiple of {replicas()}."
+            f"batch_size={batch_size} can't be shared evenly by {count} devices. "
+            f"Choose a multiple of {count}."
         )
 
 
@@ -102,10 +103,8 @@ def compile_options(xla_on_cpu: bool, steps_per_execution: int) -> dict[str, obj
         `jit_compile` and `steps_per_execution`.
     """
     backend = keras.backend.backend()
-    if backend == "tensorflow" and replicas() > 1:
-        # TensorFlow 2.21 fails with either, whatever the model.
-        return {"jit_compile": False, "steps_per_execution": 1}
-    if backend == "torch":
+    # With several replicas TensorFlow 2.21 fails with either, whatever the model.
+    if backend == "torch" or (backend == "tensorflow" and replicas() > 1):
         return {"jit_compile": False, "steps_per_execution": 1}
     return {
         "jit_compile": backend == "jax" or xla_on_cpu,

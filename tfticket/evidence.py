@@ -229,8 +229,7 @@ class ChangeTracker:
 
 
 def _arrays(variables):
-    # A copy: on the CPU the array may be a view of the variable's memory.
-    return {k: np.array(ops.convert_to_numpy(v)) for k, v in variables.items()}
+    return {name: host_copy(variable) for name, variable in variables.items()}
 
 
 def _masked(model):

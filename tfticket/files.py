@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import csv
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # What NumPy, zipfile and zlib raise for bytes that are not what was written.
@@ -60,3 +61,26 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Writes rows to a CSV file, whole or not at all; numbers keep all their digits.
+
+    Args:
+        rows: Rows, which need not have the same keys. `None` is an empty field.
+        path: The file to write.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Writes a matplotlib figure to a PNG file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

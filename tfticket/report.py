@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.table import Table
 
-from tfticket.files import atomic_path
+from tfticket.files import write_figure
 from tfticket.records import RoundRecord
 
 
@@ -93,8 +93,7 @@ def rounds_plot(
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    write_figure(figure, path)
 
 
 def popup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -156,8 +155,7 @@ def popup_plot(
     axes.set_ylabel("Test accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    write_figure(figure, path)
 
 
 def _ticks(densities):

@@ -104,19 +104,9 @@ def experiment(values: flags.FlagValues) -> Any:
     from tfticket import lottery
 
     return lottery.Experiment(
-        dataset=values.dataset,
-        model=values.model,
-        rounds=values.rounds,
-        rate=values.rate,
-        output_rate=values.output_rate,
-        scope=values.scope,
-        rewind_to=flag_groups.rewind_step(values),
-        iterations=values.iterations,
-        epochs=values.epochs,
-        evaluate_every=values.evaluate_every,
-        batch_size=values.batch_size,
-        learning_rate=values.learning_rate,
-        seed=values.seed,
+        **flag_groups.settings(
+            lottery.Experiment, values, rewind_to=flag_groups.rewind_step(values)
+        )
     )
 
 

@@ -1,5 +1,8 @@
 """Flags that several commands share, each defined once."""
 
+import dataclasses
+from typing import Any
+
 from absl import flags
 
 # Those of `tfticket.models`, which takes seconds to import; a test compares them.
@@ -112,3 +115,15 @@ def integers(flag: str, texts: list[str]) -> list[int]:
             f"Received: {wrong[0]!r}"
         )
     return [int(text) for text in texts]
+
+
+def settings(kind: type, values: flags.FlagValues, **given: Any) -> dict[str, Any]:
+    """The arguments of a dataclass: its fields that are flags, and what is given.
+
+    Args:
+        kind: The dataclass.
+        values: Flags.
+        given: Arguments that are not a flag's value as it is.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: values[name].value for name in names if name in values} | given

@@ -187,25 +187,12 @@ def experiment(values: flags.FlagValues) -> Any:
     from tfticket import lottery
 
     recipe = lottery.Recipe(
-        dataset=values.dataset,
-        model=values.model,
-        width=values.width,
-        optimizer=values.optimizer,
-        learning_rate=values.learning_rate,
-        weight_decay=values.weight_decay,
-        warmup=values.warmup,
-        drops=flag_groups.integers("drops", values.drops),
-        batch_size=values.batch_size,
-        iterations=values.iterations,
-        evaluate_every=values.evaluate_every,
-        augment=values.augment,
-        rate=values.rate,
-        output_rate=values.output_rate,
-        conv_rate=values.conv_rate,
-        scope=values.scope,
-        criterion=values.criterion,
-        rewind_to=flag_groups.rewind_step(values),
-        retrain_factor=values.retrain_factor,
+        **flag_groups.settings(
+            lottery.Recipe,
+            values,
+            drops=flag_groups.integers("drops", values.drops),
+            rewind_to=flag_groups.rewind_step(values),
+        )
     )
     rounds = values.branch_rounds
     return lottery.LotteryExperiment(

@@ -114,22 +114,12 @@ def experiment(values: flags.FlagValues) -> Any:
             f"Received: --density={','.join(values.density)}"
         ) from error
     return popup_experiment.PopupExperiment(
-        dataset=values.dataset,
-        model=values.model,
-        densities=densities,
-        weight_initializers=values.weight_initializer,
-        replicates=values.replicates,
-        width=values.width,
-        epochs=values.epochs,
-        batch_size=values.batch_size,
-        learning_rate=values.learning_rate,
-        weight_decay=values.weight_decay,
-        score_scope=values.score_scope,
-        scale_fan=values.scale_fan,
-        rescale=values.rescale,
-        binarize=values.binarize,
-        augment=values.augment,
-        seed=values.seed,
+        **flag_groups.settings(
+            popup_experiment.PopupExperiment,
+            values,
+            densities=densities,
+            weight_initializers=values.weight_initializer,
+        )
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tfticket.files import write_csv
 from tfticket.lottery import figure_rows, mask_image, plots
 from tfticket.lottery.overlap import pairwise_overlap
 from tfticket.lottery.results import Part, PartResult
@@ -17,7 +18,7 @@ from tfticket.lottery.run_folder import (
     read_results,
     read_ticket,
 )
-from tfticket.lottery.tables import Row, dense_row, layer_rows, rows, write_csv
+from tfticket.lottery.tables import Row, dense_row, layer_rows, rows
 
 # Of the paper's figure 3, but for the last, and of its highest accuracy.
 _CURVES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036)

@@ -1,8 +1,6 @@
 """Results of an experiment as rows, and rows as CSV, Markdown or a table to print."""
 
-import csv
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tfticket.files import atomic_path
 from tfticket.lottery.results import PartResult
 
 Row = dict[str, Any]
@@ -163,23 +160,6 @@ def dense_row(rows: Iterable[Row]) -> Row | None:
         if row["branch"] == "ticket" and row["round"] == 0:
             return row
     return None
-
-
-def write_csv(rows: Sequence[Row], path: str | os.PathLike) -> None:
-    """Writes rows to a CSV file, whole or not at all; numbers keep all their digits.
-
-    Args:
-        rows: Rows, which need not have the same keys. `None` is an empty field.
-        path: The file to write.
-    """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def as_rich(rows: Sequence[Row]) -> Table:

@@ -1,6 +1,5 @@
 """Motif 9 pruned by three methods, over seeds: what is run, resumed and written."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -9,7 +8,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfticket.files import atomic_path, write_json
+from tfticket.arguments import check_integer
+from tfticket.files import write_csv as write_rows
+from tfticket.files import write_json
 from tfticket.motif.pruning import MOTIF_9, Motif
 from tfticket.versions import versions
 
@@ -39,15 +40,7 @@ class MotifExperiment:
 
     def __post_init__(self):
         for name, least in (("seeds", 1), ("population", 1), ("generations", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(
-                    f"{name} must be an integer. Received: {name}={value!r}"
-                )
-            if value < least:
-                raise ValueError(
-                    f"{name} must be {least} or more. Received: {name}={value}"
-                )
+            check_integer(name, getattr(self, name), least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,14 +199,7 @@ def write_csv(results: Sequence[MotifResult], folder: str | os.PathLike) -> list
     paths = []
     for name, rows in (("rewards", networks), ("summary", summary(results))):
         path = pathlib.Path(folder, f"{name}.csv")
-        with (
-            atomic_path(path) as temporary,
-            open(temporary, "w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({k: _short(v) for k, v in row.items()})
+        write_rows([{k: _short(v) for k, v in row.items()} for row in rows], path)
         paths.append(str(path))
     return paths
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from tfticket.files import atomic_path
+from tfticket.files import write_figure
 from tfticket.motif.experiment import METHODS, MotifResult, summary
 from tfticket.motif.network import GeneNetwork
 from tfticket.motif.pruning import SCALE, TIMES, Motif
@@ -88,7 +88,7 @@ def rewards_plot(results: Sequence[MotifResult], path: str | os.PathLike) -> Non
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def stripes_plot(
@@ -153,7 +153,7 @@ def stripes_plot(
     figure.colorbar(image, ax=list(axes.values()), label="Gene 1", fraction=0.03)
     drive = ", ".join(map(str, result.drive))
     figure.suptitle(f"Motif 9, seed {result.seed}: D = ({drive})", fontsize=12)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def _over_time(motif, drive, masks):
@@ -165,8 +165,3 @@ def _over_time(motif, drive, masks):
     drives = np.tile(np.asarray(drive, "float32") / SCALE, (len(masks), 1))
     outputs = network(drives, edges=np.swapaxes(masks, 1, 2))
     return keras.ops.convert_to_numpy(outputs)[..., 0]
-
-
-def _save(figure, path):
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
