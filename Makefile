@@ -16,12 +16,12 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=auto
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 # The tests of what trains, on another backend.
 test-jax test-torch: test-%: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
-	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses=auto
+	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -17,17 +17,21 @@ PROGRAM = pathlib.Path(__file__).parent / "fixtures" / "mirrored.py"
 
 
 @pytest.fixture(scope="module")
-def trained():
+def run(run_script, tmp_path_factory):
     if BACKEND == "torch":
         pytest.skip("Keras has no strategy for PyTorch")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, "experiment"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "KERAS_BACKEND": BACKEND},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+    def program(*what):
+        done = run_script(PROGRAM, *what, cwd=tmp_path_factory.mktemp("devices"))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return program
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    return run("imp", "gradual", "popup")
 
 
 @pytest.mark.parametrize("what", ["imp", "gradual", "popup"])
@@ -53,8 +57,9 @@ def test_two_devices_find_the_same_ticket(trained):
         assert np.mean(close) > 0.99, name
 
 
-def test_an_experiment_on_two_devices(trained):
-    one, two = (found["experiment"] for found in trained)
+@pytest.mark.slow
+def test_an_experiment_on_two_devices(run):
+    one, two = (found["experiment"] for found in run("experiment"))
     assert one["accuracy"].keys() == two["accuracy"].keys()
     for part, accuracy in one["accuracy"].items():
         assert two["accuracy"][part] == pytest.approx(accuracy, abs=0.02)

@@ -17,7 +17,10 @@ from fixtures import pages
 from tfticket import lottery
 
 DOCS = pages.ROOT / "docs"
-GUIDES = [f"docs/guides/{path.name}" for path in sorted(DOCS.glob("guides/*.md"))]
+GUIDES = [
+    *(f"docs/guides/{path.name}" for path in sorted(DOCS.glob("guides/*.md"))),
+    "docs/scale.md",
+]
 PAGES = [
     "README.md",
     *(str(path.relative_to(pages.ROOT)) for path in sorted(DOCS.rglob("*.md"))),

@@ -41,7 +41,9 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(run_script, tmp
         pytest.param(
             "popup", ["popup / dense", "conv_2, batch 8"], marks=pytest.mark.slow
         ),
-        ("experiment", ["not CIFAR-10", "| 1 | 68.5% |"]),
+        pytest.param(
+            "experiment", ["not CIFAR-10", "| 1 | 68.5% |"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_dry_run(part, says, run_script, tmp_path):

@@ -268,10 +268,12 @@ def test_fine_tuning_keeps_zeros(mlp, data):
     assert pruned(model) == counts
 
 
-def test_a_loop_of_ones_own(mlp, data):
+@pytest.mark.parametrize("knows_its_optimizer", [True, False])
+def test_a_loop_of_ones_own(knows_its_optimizer, mlp, data):
     model = tfticket.prune(mlp, schedule=schedules.OneShot(0.5, 2))
     optimizer = keras.optimizers.SGD(0.1)
-    model.optimizer = optimizer
+    if knows_its_optimizer:
+        model.optimizer = optimizer
     gradual = tfticket.UpdatePruningStep()
     gradual.set_model(model)
     gradual.on_train_begin()

@@ -22,6 +22,18 @@ SHORT = PopupExperiment(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_xla():
+    """Whose compiling takes longer than these trainings. The script's test has it."""
+
+    def settings(model, steps):
+        return {"jit_compile": False, "steps_per_execution": steps}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(popup_experiment.models, "compile_settings", settings)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("popup") / "run"

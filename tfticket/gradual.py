@@ -207,7 +207,8 @@ class GradualPruning(keras.callbacks.Callback):
         """How often the optimizer will update in this fit, 0 if that is not known."""
         params = self.params or {}
         epochs = (params.get("epochs") or 0) - self._epoch
-        each = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        optimizer = getattr(self.model, "optimizer", None)
+        each = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         return max(0, epochs * (params.get("steps") or 0) // each)
 
     def _warn(self, group, where):
