@@ -15,6 +15,7 @@ from fixtures import check_here
 from fixtures.backends import BACKEND
 from fixtures.scripts import Scripts
 
+from tfticket import devices
 from tfticket.export import parity
 
 # TensorFlow's graphs are many small objects that live on: looking through them again
@@ -54,6 +55,20 @@ def run_script():
     scripts = Scripts()
     yield scripts
     scripts.close()
+
+
+@pytest.fixture(scope="module")
+def without_xla():
+    """For trainings in this process so short that compiling them takes longer.
+
+    Programs that tests start compile as `tfticket.models.compile_settings` chooses.
+    """
+    settings = devices.compile_options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            devices, "compile_options", lambda _, steps: settings(False, steps)
+        )
+        yield
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ PAGES = [
 COMMANDS = sorted({line for page in PAGES for line in pages.commands(page)})
 
 
+@pytest.mark.usefixtures("without_xla")
 @pytest.mark.parametrize("guide", GUIDES)
 def test_python_blocks(guide, tmp_path, monkeypatch, quick):
     monkeypatch.chdir(tmp_path)

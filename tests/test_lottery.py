@@ -21,6 +21,7 @@ from tfticket.lottery.trainer import Trainer
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
 from small_lottery import experiment, small_network
 
+pytestmark = pytest.mark.usefixtures("without_xla")
 BRANCHES = [
     "reinit",
     "random_sparsity",

@@ -37,9 +37,9 @@ def contents(folder):
 def test_killed_at_random_moments(times, ended, tmp_path):
     found = ended("kill", tmp_path, times, 0)
     assert found["hit"] >= times
-    assert any(0 < parts < 6 for parts in found["left"])
+    assert any(0 < parts < 5 for parts in found["left"])
     whole = contents(tmp_path / "whole")
-    assert len(whole) == 6 * 3 + 4  # metrics, ticket, trained; next masks of the main
+    assert len(whole) == 5 * 3 + 3  # metrics, ticket, trained; next masks of the main
     for name in found["folders"]:
         assert contents(tmp_path / name) == whole
     assert not list(tmp_path.rglob("*.tmp*"))

@@ -5,11 +5,13 @@ What it tells scripts is tested with the commands of the guides, in `test_docs`.
 
 import subprocess
 
+import pytest
 from fixtures import check_here, pages
 
 from tfticket.export import parity
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_python_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checked = []

@@ -12,6 +12,7 @@ import pytest
 from tfticket import data, popup_experiment, report
 from tfticket.popup_experiment import PopupExperiment, run, summary
 
+pytestmark = pytest.mark.usefixtures("without_xla")
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train_popup.py"
 SHORT = PopupExperiment(
     densities=[0.3, 0.6],
@@ -20,18 +21,6 @@ SHORT = PopupExperiment(
     epochs=2,
     width=0.1,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_xla():
-    """Whose compiling takes longer than these trainings. The script's test has it."""
-
-    def settings(model, steps):
-        return {"jit_compile": False, "steps_per_execution": steps}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(popup_experiment.models, "compile_settings", settings)
-        yield
 
 
 @pytest.fixture(scope="module")
