@@ -14,6 +14,7 @@ import pytest
 from fixtures import check_here
 from fixtures.backends import BACKEND
 from fixtures.scripts import Scripts
+from fixtures.without_xla import compile_options as without_xla_settings
 
 from tfticket import devices
 from tfticket.export import parity
@@ -59,15 +60,9 @@ def run_script():
 
 @pytest.fixture(scope="module")
 def without_xla():
-    """For trainings in this process so short that compiling them takes longer.
-
-    Programs that tests start compile as `tfticket.models.compile_settings` chooses.
-    """
-    settings = devices.compile_options
+    """For short trainings in this process. Programs that tests start use XLA."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            devices, "compile_options", lambda _, steps: settings(False, steps)
-        )
+        patch.setattr(devices, "compile_options", without_xla_settings)
         yield
 
 
