@@ -10,15 +10,14 @@ from typing import Any
 
 import keras
 
-from tfticket import data, devices, models
+from tfticket import data, devices, models, out_folder
 from tfticket.files import write_json
 from tfticket.masks import check_density
 from tfticket.optimizers import built_optimizer
 from tfticket.popup_twin import popup
 from tfticket.state import State
-from tfticket.versions import versions
 
-_CONFIG, _RESULTS = "config.json", "results.json"
+_RESULTS = "results.json"
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -324,33 +323,9 @@ class _Trainer:
 
 def _open(folder, experiment, overwrite):
     """The results that a folder holds of this very experiment."""
-    config = json.loads(json.dumps(dataclasses.asdict(experiment)))
-    path = folder / _CONFIG
-    if not folder.exists() or not any(folder.iterdir()):
-        write_json(path, {**config, "versions": versions()})
+    path = folder / _RESULTS
+    config = dataclasses.asdict(experiment)
+    out_folder.claim(folder, config, (_RESULTS, "plot.png"), overwrite)
+    if not path.is_file():
         return []
-    try:
-        held = json.loads(path.read_text())
-        of_a_run = "tfticket" in held.pop("versions")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        of_a_run = False
-    if not of_a_run:
-        raise FileExistsError(
-            f"out_dir={folder} holds files that are no run's and won't be touched. "
-            "Choose another folder."
-        )
-    if held != config:
-        if overwrite:
-            # Only what the earlier run wrote itself; a user's files stay.
-            for name in (_CONFIG, _RESULTS, "plot.png"):
-                (folder / name).unlink(missing_ok=True)
-            write_json(path, {**config, "versions": versions()})
-            return []
-        changed = sorted(k for k in config if held.get(k) != config[k])
-        raise FileExistsError(
-            f"out_dir={folder} holds another experiment: {changed} differ. Choose "
-            "another folder, or pass overwrite (--overwrite) to replace that run."
-        )
-    if not (folder / _RESULTS).is_file():
-        return []
-    return [PopupResult(**r) for r in json.loads((folder / _RESULTS).read_text())]
+    return [PopupResult(**result) for result in json.loads(path.read_text())]

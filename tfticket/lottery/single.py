@@ -1,7 +1,6 @@
 """The lottery-ticket experiment: one network, one data set, from dense to ticket."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -12,13 +11,13 @@ import keras
 from tfticket import data, devices, models
 from tfticket.callbacks import IterativeMagnitudePruning
 from tfticket.files import write_json
+from tfticket.out_folder import CONFIG, held_config
 from tfticket.records import RoundRecord
 from tfticket.tickets import Ticket
 from tfticket.transform import prune, strip
 from tfticket.versions import versions
 
-_CONFIG = "config.json"
-_FILES = (_CONFIG, "rounds.json", "ticket.npz", "plot.png")
+_FILES = (CONFIG, "rounds.json", "ticket.npz", "plot.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +218,11 @@ def find_ticket(
     0.802
     """
     folder = None if out_dir is None else pathlib.Path(out_dir)
-    if folder is not None:
-        _check_free(folder, overwrite)
+    if folder is not None and held_config(folder) is not None and not overwrite:
+        raise FileExistsError(
+            f"out_dir={folder} holds another run. Choose another folder, or pass "
+            "overwrite (--overwrite) to remove that run."
+        )
     dataset = data.load(experiment.dataset, data_dir, download)
     experiment = experiment.in_steps(len(dataset.train[1]))
     keras.utils.set_random_seed(experiment.seed)
@@ -274,32 +276,10 @@ def _compiled(experiment, dataset):
     return model, compiled
 
 
-def _check_free(folder, overwrite):
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not _is_run(folder):
-        raise FileExistsError(
-            f"out_dir={folder} holds files that are no run's and won't be touched. "
-            "Choose another folder."
-        )
-    if not overwrite:
-        raise FileExistsError(
-            f"out_dir={folder} holds another run. Choose another folder, or pass "
-            "overwrite (--overwrite) to remove that run."
-        )
-
-
-def _is_run(folder):
-    try:
-        return "tfticket" in json.loads((folder / _CONFIG).read_text())["versions"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
 def _start_folder(folder, experiment):
     # Of an earlier run only what it wrote itself; a user's files stay.
     for pattern in (*_FILES, "tickets/round_*.npz"):
         for path in folder.glob(pattern):
             path.unlink()
     config = {**dataclasses.asdict(experiment), "versions": versions()}
-    write_json(folder / _CONFIG, config)
+    write_json(folder / CONFIG, config)

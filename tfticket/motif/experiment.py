@@ -8,14 +8,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tfticket import out_folder
 from tfticket.arguments import check_integer
 from tfticket.files import write_csv as write_rows
 from tfticket.files import write_json
 from tfticket.motif.pruning import MOTIF_9, Motif
-from tfticket.versions import versions
 
 METHODS = ("magnitude", "leave_one_out", "random")
-_CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,10 @@ def run(
     """
     folder = pathlib.Path(out_dir)
     motif = Motif(MOTIF_9, experiment.step)
-    _open(folder, experiment, overwrite)
+    config = dataclasses.asdict(experiment)
+    del config["seeds"]  # more of them, asked for later, are added
+    config = {"motif": MOTIF_9.tolist(), **config}
+    out_folder.claim(folder, config, ("seed_*.json",), overwrite)
     results = []
     for seed in range(experiment.seeds):
         path = folder / f"seed_{seed:03d}.json"
@@ -113,36 +115,6 @@ def _one(motif, experiment, seed):
         removed=removed,
         rewards={m: motif.along(removed[m], drive).tolist() for m in METHODS},
     )
-
-
-def _open(folder, experiment, overwrite):
-    config = dataclasses.asdict(experiment)
-    del config["seeds"]
-    config = {"motif": MOTIF_9.tolist(), **config}
-    path = folder / _CONFIG
-    if folder.exists() and any(folder.iterdir()):
-        try:
-            held = json.loads(path.read_text())
-            del held["versions"]
-            of_a_run = "motif" in held
-        except (OSError, ValueError, LookupError, TypeError):
-            of_a_run = False
-        if not of_a_run:
-            raise FileExistsError(
-                f"out_dir={folder} holds files that are no run's and won't be touched. "
-                "Choose another folder."
-            )
-        if held == config:
-            return
-        if not overwrite:
-            changed = sorted(k for k in config if held.get(k) != config[k])
-            raise FileExistsError(
-                f"out_dir={folder} holds another experiment: {changed} differ. Choose "
-                "another folder, or pass overwrite (--overwrite) to replace that run."
-            )
-        for old in folder.glob("seed_*.json"):
-            old.unlink()
-    write_json(path, {**config, "versions": versions()})
 
 
 def summary(results: Sequence[MotifResult]) -> list[dict[str, Any]]:
