@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from fixtures.backends import BACKEND, needs_tensorflow
 
 import tfticket
 from tfticket import models
@@ -38,7 +39,9 @@ def test_gaussian_glorot_initialisation(name):
     kernel = np.array(layer.kernel)
     std = np.sqrt(2 / sum(kernel.shape))
     assert kernel.std() == pytest.approx(std, rel=0.02)
-    assert np.abs(kernel).max() < 2.3 * std  # Keras draws from a truncated normal
+    # Keras draws from a truncated normal, on PyTorch from an almost truncated one.
+    beyond = np.mean(np.abs(kernel) > 2.3 * std)
+    assert beyond < (1e-4 if BACKEND == "torch" else 1e-9)
     assert not np.array(layer.bias).any()
 
 
@@ -48,6 +51,7 @@ def test_lenet_5_is_uniform_over_the_fan_in():
     assert 0.999 * limit < np.abs(kernel).max() <= limit
 
 
+@needs_tensorflow  # test_devices has the others
 @pytest.mark.parametrize(
     ("name", "steps", "rewind", "jit", "per_execution"),
     [
