@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fixtures.backends import needs_graph
 from keras import layers
 
 import tfticket
@@ -205,6 +206,7 @@ def test_rewind_point_after_the_rounds_end(rewind, mlp, data):
         fit(tfticket.prune(mlp), data, callback)
 
 
+@needs_graph
 def test_rewind_point_inside_an_execution(mlp, data):
     model = tfticket.prune(mlp)
     loss = keras.losses.SparseCategoricalCrossentropy(True)

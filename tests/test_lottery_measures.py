@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from fixtures.backends import BACKEND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -474,9 +475,11 @@ def test_the_gradient_is_compiled_once_the_model_stays_and_nan_moves_nothing():
     before, layer.times = float(layer.seen.value), 0
     arguments = model, images, np.zeros(5, int), "pgd", 0.1, 4, None, 2
     assert np.all(np.isfinite(attacked_images(*arguments)))
-    assert layer.times == 1
+    assert layer.times == 1 or BACKEND == "torch"  # which compiles nothing
+    layer.times = 0
     attacked_accuracy(*arguments)
-    assert layer.times == 3  # once for the gradient, once for the accuracy
+    # Once for the gradient, once for the accuracy.
+    assert layer.times == 2 or BACKEND == "torch"
     assert float(layer.seen.value) == before
 
 

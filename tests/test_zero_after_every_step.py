@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from fixtures.backends import gradients, numpy_gradients
+from fixtures.backends import BACKEND, MOST_STEPS, gradients, numpy_gradients
 
 import tfticket
 from tfticket.model_masks import get_pruned_weights, pruned_layers
@@ -79,6 +79,8 @@ def test_every_optimizer(name, mlp, data):
 def test_every_option_at_once(name, jit_compile, mlp, data):
     if name not in OPTIMIZERS:
         pytest.skip(f"this Keras has no {name}")
+    if BACKEND == "torch" and jit_compile:
+        pytest.skip("PyTorch is not asked to compile")
     optimizer = OPTIMIZERS[name](
         learning_rate=0.01,
         weight_decay=0.01,
@@ -87,7 +89,8 @@ def test_every_option_at_once(name, jit_compile, mlp, data):
         ema_overwrite_frequency=3,
         gradient_accumulation_steps=2,
     )
-    fit_masked(mlp, data, optimizer, jit_compile=jit_compile, steps_per_execution=2)
+    steps = min(2, MOST_STEPS)
+    fit_masked(mlp, data, optimizer, jit_compile=jit_compile, steps_per_execution=steps)
 
 
 def test_momentum_of_what_is_pruned_is_gone_and_does_not_come_back(mlp, data):
