@@ -60,7 +60,7 @@ def run_script():
 
 @pytest.fixture(scope="module")
 def without_xla():
-    """For short trainings in this process. Programs that tests start use XLA."""
+    """For short trainings in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "compile_options", without_xla_settings)
         yield

@@ -69,9 +69,10 @@ def test_what_it_prints_and_writes(finished):
     assert (out / "plot.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_same_seed_same_ticket_bit_for_bit(finished, run, tmp_path):
+def test_same_seed_same_ticket_bit_for_bit(finished, run_script, tmp_path):
     folder, _ = finished
-    run(tmp_path, *FAST, "--out_dir=again")
+    done = run_script(SCRIPT, *FAST, "--out_dir=again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     first = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
     assert (tmp_path / "again" / "ticket.npz").read_bytes() == first
 

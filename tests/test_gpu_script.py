@@ -37,7 +37,9 @@ def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(run_script, tmp
     ("part", "says"),
     [
         ("selection", ["counting from the last threshold", "top_k", "on the host"]),
-        ("steps", ["multiplied / dense", "conv_2, batch 8"]),
+        pytest.param(
+            "steps", ["multiplied / dense", "conv_2, batch 8"], marks=pytest.mark.slow
+        ),
         pytest.param(
             "popup", ["popup / dense", "conv_2, batch 8"], marks=pytest.mark.slow
         ),
