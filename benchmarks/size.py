@@ -22,11 +22,10 @@ import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
 from absl import app, flags
+from timing import in_a_process
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -129,16 +128,6 @@ def child(way: str) -> None:
     print(json.dumps({"baseline": baseline, "size": size, "rows": rows}))
 
 
-def measure(way: str) -> dict:
-    command = [sys.executable, __file__, f"--way={way}"]
-    for flag in (_WEIGHTS, _LAYERS, _SCOPE):
-        command.append(f"--{flag.name}={flag.value}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{way} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(_) -> None:
     if not pathlib.Path("/proc/self/clear_refs").exists():
         raise SystemExit("Peaks are read as Linux tells them, and this is no Linux.")
@@ -150,7 +139,7 @@ def main(_) -> None:
         "model": "A copy by tfticket.prune, its model let go",
     }
     for way in WAYS:
-        found = measure(way)
+        found = in_a_process(__file__, way, _WEIGHTS, _LAYERS, _SCOPE)
         mib = found["size"] * 4 / 2**20
         print(f"\n{titles[way]}: {found['size']:,} float32 weights, {mib:,.0f} MiB,")
         print(

@@ -19,10 +19,7 @@ does beside `fit`: evaluate on the test part, prune, rewind, save.
 import itertools
 import json
 import os
-import pathlib
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -30,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from absl import app, flags
+from timing import in_a_process
 
 LEAST_FASTER, MOST_BETWEEN, MOST_MEMORY = 3.0, 0.02, 1.3
 CLASSES, HIDDEN, BATCH, EVERY, RATE = 10, (300, 100), 60, 100, 0.2
@@ -183,16 +181,6 @@ def child(way):
     print(json.dumps({**found, "peak_mib": peak}))
 
 
-def start(way):
-    command = [sys.executable, pathlib.Path(__file__), f"--way={way}"]
-    for flag in (_ITERATIONS, _ROUNDS, _CORES):
-        command.append(f"--{flag.name}={flag.value}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{way} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(_):
     if _WAY.value:
         child(_WAY.value)
@@ -200,7 +188,7 @@ def main(_):
     found = {way: [] for way in WAYS}
     for repeat in range(_REPEATS.value):
         for way in list(WAYS)[:: -1 if repeat % 2 else 1]:
-            found[way].append(start(way))
+            found[way].append(in_a_process(__file__, way, _ITERATIONS, _ROUNDS, _CORES))
             print(f"{way}: {json.dumps(found[way][-1])}", flush=True)
     steps = {
         way: [1e3 * np.mean(run["train"][1:]) / _ITERATIONS.value for run in runs]

@@ -1,12 +1,16 @@
-"""What benchmarks share: contenders that take turns, and random batches to train on."""
+"""What benchmarks share: contenders that take turns, batches, a process for each."""
 
 import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 QUARTILES = [0.25, 0.5, 0.75]
 BATCHES, CLASSES = 20, 10
@@ -63,3 +67,13 @@ def random_batches(
     options.autotune.enabled = False  # which would wait for its thread at the end
     data = data.batch(batch_size).cache().repeat().prefetch(2).with_options(options)
     return lambda: data
+
+
+def in_a_process(script: str, way: str, *given: flags.FlagHolder) -> dict[str, Any]:
+    """What a script prints last, as JSON, where it goes one `--way` by itself."""
+    command = [sys.executable, script, f"--way={way}"]
+    command += [f"--{flag.name}={flag.value}" for flag in given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{way} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
