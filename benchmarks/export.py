@@ -30,8 +30,8 @@ from absl import app, flags
 
 import tfticket
 from tfticket import export, models
-from tfticket.export.timing import runner, timed
-from tfticket.structures import Block, Channel
+from tfticket.export.checking.timing import runner, timed
+from tfticket.sparsity.structures import Block, Channel
 
 BATCHES = (1, 64)
 _NETWORK = flags.DEFINE_enum(

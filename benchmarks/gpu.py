@@ -9,9 +9,9 @@ says; of other packages it needs Keras and NumPy. Without a GPU it says so, meas
 nothing and ends with 0. `--device=cpu` is a dry run, whose figures are no page.
 
 selection: The top half of scores that lie on the device, to a mask that lies there, by
-    `tfticket.selection.top_mask`, by the backend's sort and top_k, and on the host by
-    `tfticket.masks.keep_largest`, with the ways there and back. Every mask is compared
-    with NumPy's before its time counts.
+    `top_mask` (what popup layers use), by the backend's sort and top_k, and on the host
+    by `keep_largest`, with the ways there and back. Every mask is compared with NumPy's
+    before its time counts.
 steps: `model.fit` on chunks of steps, dense, wrapped by tfticket, and masked as most
     code does it, by a multiplication in the forward pass. A fifth of each kernel is
     kept. The data are random, ready batches.
@@ -43,11 +43,12 @@ from keras import ops
 from timing import measure, random_batches, ratio_quartiles
 
 import tfticket
-from tfticket import masks, models
-from tfticket.files import atomic_path
-from tfticket.gradients import compiled
-from tfticket.selection import top_mask
-from tfticket.versions import versions
+from tfticket import models
+from tfticket.common.files import atomic_path
+from tfticket.common.runs import versions
+from tfticket.edge_popup.topk_in_graph import top_mask
+from tfticket.keras_models.gradients import compiled
+from tfticket.sparsity import topk
 
 BACKEND = keras.backend.backend()
 
@@ -140,7 +141,7 @@ def selection_contenders(size):
     another = compiled(lambda x: x + 0)
 
     def on_host():
-        mask = masks.keep_largest(ops.convert_to_numpy(another(there)), keep)
+        mask = topk.keep_largest(ops.convert_to_numpy(another(there)), keep)
         return ops.convert_to_tensor(mask)
 
     on_device = {

@@ -27,7 +27,7 @@ from timing import measure, random_batches, ratio_quartiles
 
 import tfticket
 from tfticket import models
-from tfticket.selection import top_mask
+from tfticket.edge_popup.topk_in_graph import top_mask
 
 BATCH_SIZE = 128
 NETWORKS = {

@@ -90,15 +90,15 @@ def keep_count(weights: list[np.ndarray]) -> int:
 
 
 def numpy_contenders(weights: list[np.ndarray]) -> dict[str, Contender]:
-    from tfticket import masks
-    from tfticket.criteria import magnitude
-    from tfticket.ranking import keep_largest_jointly
+    from tfticket.sparsity import topk
+    from tfticket.sparsity.criteria import magnitude
+    from tfticket.sparsity.topk import keep_largest_jointly
 
     keep = keep_count(weights)
 
     def tfticket(_):
         if len(weights) == 1:
-            return [masks.keep_largest(magnitude(weights[0]), keep)]
+            return [topk.keep_largest(magnitude(weights[0]), keep)]
         return keep_largest_jointly([magnitude(w) for w in weights], keep)
 
     def magnitudes():

@@ -10,7 +10,7 @@ from keras import ops
 
 import tfticket
 from tfticket import models
-from tfticket.state import State
+from tfticket.keras_models.variables import State
 
 # Two of the paper's rounds at a time: 15 % of a convolution, 20 % of a Dense layer.
 ROUNDS, RATE, RATES = 6, 1 - 0.8**2, {keras.layers.Conv2D: 1 - 0.85**2}

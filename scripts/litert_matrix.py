@@ -6,7 +6,7 @@
 Writes docs/results/litert_matrix.md: what works, what is wrong without saying so,
 what fails and what crashes, with sizes and times against dense float32. Files are
 converted and run in processes of their own, since the converter or a bad file can take
-its process down. Says where the rules of `tfticket.export.litert_support` and the
+its process down. Says where the rules of `tfticket.export.tflite.known_faults` and the
 installed versions part; the exit status is 1 if they do.
 """
 
@@ -30,13 +30,13 @@ from keras import layers
 from rich.console import Console
 
 import tfticket
-from tfticket.export import litert_encoding, litert_support
-from tfticket.export.litert_check import difference
-from tfticket.export.litert_conversion import QUANTIZATIONS, convert
-from tfticket.export.litert_runtimes import RUNTIMES, RunError, run, versions
+from tfticket.common.files import atomic_path
+from tfticket.export.checking.litert_runtimes import RUNTIMES, RunError, run, versions
 from tfticket.export.saved_model import write
-from tfticket.export.serving import serving
-from tfticket.files import atomic_path
+from tfticket.export.served.function import serving
+from tfticket.export.tflite import known_faults, reader
+from tfticket.export.tflite.check import difference
+from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
 
 _OUT = flags.DEFINE_string("out", "docs/results/litert_matrix.md", "The page to write.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.9, "Fraction of the blocks pruned.")
@@ -206,11 +206,11 @@ def measure(name, folder, conversions):
                 if row["error"]:
                     continue
                 path = row["path"] = place / f"{key}.tflite"
-                weights = litert_encoding.read(path.read_bytes()).sparse
+                weights = reader.read(path.read_bytes()).sparse
                 if form == "sparse":
                     row["stored"] = " and ".join(sorted({w.form for w in weights}))
-                known = litert_support.findings(weights, quantization)
-                row["rules"] = litert_support.outcomes(known)
+                known = known_faults.findings(weights, quantization)
+                row["rules"] = known_faults.outcomes(known)
                 row["bytes"] = path.stat().st_size
                 for runtime in RUNTIMES:
                     if form == "dense":

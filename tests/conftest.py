@@ -17,7 +17,7 @@ from fixtures.scripts import Scripts
 from fixtures.without_xla import compile_options as without_xla_settings
 
 from tfticket import devices
-from tfticket.export import parity
+from tfticket.export.checking import compare
 
 # TensorFlow's graphs are many small objects that live on: looking through them again
 # and again, and through all that was imported, is a tenth of the tests' time.
@@ -29,7 +29,15 @@ gc.set_threshold(100_000, 50, 50)
 # and the rest knows none.
 _CORE = (
     *("bad_input", "callbacks", "criteria", "data", "devices", "every_layer"),
-    *("evidence", "gradual", "lottery", "lottery_measures", "models", "motif", "popup"),
+    *(
+        "evidence",
+        "gradual",
+        "lottery",
+        "gene_network",
+        "lottery_measures",
+        "models",
+        "popup",
+    ),
     *("selection", "sensitivity", "structures", "tickets", "transform"),
     "zero_after_every_step",
 )
@@ -69,7 +77,7 @@ def without_xla():
 @pytest.fixture
 def quick(monkeypatch):
     """For tests of what is around the check of a SavedModel, done in this process."""
-    monkeypatch.setattr(parity, "_run", check_here.run)
+    monkeypatch.setattr(compare, "_run", check_here.run)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from fixtures.backends import MOST_STEPS, needs_graph
 from keras import layers
 
 import tfticket
-from tfticket.model_masks import get_pruned_weights, named_weights
-from tfticket.optimizers import slots
+from tfticket.keras_models.variables import slots
+from tfticket.pruning.masks import get_pruned_weights, named_weights
 
 
 class Spy(keras.callbacks.Callback):

@@ -13,8 +13,9 @@ import pytest
 from absl import logging
 
 import tfticket
-from tfticket.export import formats, litert_conversion
-from tfticket.lottery import tables
+from tfticket.export.storage import formats
+from tfticket.export.tflite import conversion
+from tfticket.lottery.figures import tables
 from tfticket_cli import find, flag_groups, lottery, main, popup
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -220,7 +221,8 @@ def test_flags_at_their_defaults_are_the_librarys():
 
     assert find.experiment(values(find)) == tfticket.lottery.Experiment()
     assert (
-        popup.experiment(values(popup)) == tfticket.popup_experiment.PopupExperiment()
+        popup.experiment(values(popup))
+        == tfticket.edge_popup.experiment.PopupExperiment()
     )
     want, found = (
         tfticket.lottery.LotteryExperiment(),
@@ -232,7 +234,7 @@ def test_flags_at_their_defaults_are_the_librarys():
     export = main.flag_values(main.COMMANDS["export"])
     assert export["format"].parser.enum_values == list(formats.FORMATS)
     assert export["quantization"].parser.enum_values == [
-        name or "none" for name in litert_conversion.QUANTIZATIONS
+        name or "none" for name in conversion.QUANTIZATIONS
     ]
 
 

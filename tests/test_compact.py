@@ -11,7 +11,7 @@ from keras import layers
 
 import tfticket
 from tfticket.export import compact
-from tfticket.flops import dense_flops
+from tfticket.keras_models.calls import dense_flops
 
 RANDOM = np.random.default_rng(7)
 

@@ -10,7 +10,7 @@ import pytest
 
 import tfticket
 from tfticket.compat.convert import convert
-from tfticket.model_masks import get_pruned_weights
+from tfticket.pruning.masks import get_pruned_weights
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 WHOLE = FIXTURES / "tfmot_whole.h5"

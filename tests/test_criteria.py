@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from tfticket import criteria, scores
+from tfticket.sparsity import criteria
 
 RANDOM = np.random.default_rng(0)
 W, W0, A = RANDOM.standard_normal((3, 4, 5))
@@ -50,8 +50,8 @@ def test_scores_are_those_of_the_papers(name, evidence, expected):
 
 def test_every_criterion_is_registered_by_its_own_name():
     for name in NAMES:
-        assert criteria.get(name) is getattr(scores, name)
-        assert criteria.name_of(getattr(scores, name)) == name
+        assert criteria.get(name) is getattr(criteria, name)
+        assert criteria.name_of(getattr(criteria, name)) == name
     with pytest.raises(ValueError, match="must be one of") as error:
         criteria.get("size")
     assert all(name in str(error.value) for name in NAMES)
@@ -76,7 +76,7 @@ def test_grasp_keeps_what_holds_the_gradient_up():
     h = np.array([[2.0, -1.0], [-1.0, 3.0]])
     w = np.array([1.0, 0.9])
     gradient = h @ w
-    found = scores.grasp(w, h @ gradient)
+    found = criteria.grasp(w, h @ gradient)
     step = 1e-6
     for i in range(2):
         smaller = w.copy()
@@ -126,7 +126,7 @@ def test_a_name_is_taken_over_only_when_asked(registry):
     criteria.register("mine")(mine)
     with pytest.raises(ValueError, match=r"'magnitude' already.*overwrite=True"):
         criteria.register("magnitude")(mine)
-    assert criteria.get("magnitude") is scores.magnitude
+    assert criteria.get("magnitude") is criteria.magnitude
     criteria.register("magnitude", overwrite=True)(mine)
     assert criteria.get("magnitude") is mine
 

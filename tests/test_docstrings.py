@@ -43,23 +43,34 @@ def test_public_names_are_documented(name):
 
 def test_modules_are_small_rooms():
     for path in pathlib.Path(tfticket.__file__).parent.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 400, path
+        assert len(path.read_text().splitlines()) <= 500, path
 
 
-def test_architecture_lists_every_module_and_imports_go_up_the_list():
-    package = pathlib.Path(tfticket.__file__).parent
-    page = (package.parent / "docs" / "architecture.md").read_text()
-    rows = re.findall(r"^\| (`.*`) \|", page, re.MULTILINE)
-    rank = {
-        name: row
-        for row, names in enumerate(rows)
-        for name in re.findall(r"\w+", names)
-    }
-    for path in package.rglob("*.py"):
-        name = path.relative_to(package).parts[0].removesuffix(".py")
-        if name.startswith("_"):
-            continue
-        for used in re.findall(
-            r"^ *from tfticket\.([a-z][a-z_]*)", path.read_text(), re.M
-        ):
-            assert used == name or rank[used] < rank[name], f"{path} imports {used}"
+# From below to above; a package imports from those before its own group, and from
+# itself. `keras_models` takes nothing of masks, `sparsity` nothing of Keras models.
+_FLOORS = (
+    ("_version",),
+    ("common", "data", "devices", "keras_models"),
+    ("models", "sparsity"),
+    ("edge_popup", "pruning"),
+    ("inspection", "tickets"),
+    ("compat", "export", "lottery"),
+)
+
+
+def test_packages_import_from_lower_floors_only():
+    floors = {name: i for i, floor in enumerate(_FLOORS) for name in floor}
+    root = pathlib.Path(tfticket.__file__).parent
+    for path in root.rglob("*.py"):
+        own = path.relative_to(root).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue  # the face
+        imported = r"^ *(?:from|import) tfticket(?:\.| import )(\w+)"
+        for used in re.findall(imported, path.read_text(), re.MULTILINE):
+            assert used == own or floors[used] < floors[own], f"{path}: {used}"
+
+
+def test_few_rooms_at_the_top():
+    root = pathlib.Path(tfticket.__file__).parent
+    names = {path.name for path in root.iterdir()} - {"__pycache__", "py.typed"}
+    assert len({name for name in names if not name.startswith("_")}) <= 13

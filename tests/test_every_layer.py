@@ -7,7 +7,7 @@ from fixtures.backends import needs_float64
 from keras import layers
 
 import tfticket
-from tfticket.model_masks import get_pruned_weights, named_weights
+from tfticket.pruning.masks import get_pruned_weights, named_weights
 
 
 def tokens():

@@ -7,7 +7,7 @@ from fixtures.backends import needs_float64
 
 import tfticket
 from tfticket import criteria
-from tfticket.evidence import ChangeTracker, gather
+from tfticket.pruning.evidence import ChangeTracker, gather
 
 KERNEL = "dense/kernel"
 RANDOM = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def linear():
 
 
 def weight_of(model, name=KERNEL):
-    return tfticket.model_masks.get_pruned_weights(model)[name].astype("float64")
+    return tfticket.pruning.masks.get_pruned_weights(model)[name].astype("float64")
 
 
 def variables_of(model):
@@ -159,7 +159,7 @@ def test_hessian_gradient_is_the_slope_of_the_gradient(float64, density):
     loss = "sparse_categorical_crossentropy"
     with untouched(model):
         found = gather(model, ["gradient", "hessian_gradient"], data, loss)
-    weights = {n: w for n, w, _ in tfticket.model_masks.masked_weights(model)}
+    weights = {n: w for n, w, _ in tfticket.pruning.masks.masked_weights(model)}
     start = {name: np.array(w) for name, w in weights.items()}
     step, sides = 1e-4, []
     for sign in (1, -1):
@@ -195,9 +195,9 @@ def test_gradient_is_that_of_a_training_step_and_leaves_no_trace():
     y = [random.integers(0, 3, 32), random.standard_normal((32, 1))]
     with untouched(model):
         found = gather(model, ["gradient", "hessian_gradient"], (x, y))["gradient"]
-    before = tfticket.model_masks.get_pruned_weights(model)
+    before = tfticket.pruning.masks.get_pruned_weights(model)
     model.train_on_batch(x, y)
-    after = tfticket.model_masks.get_pruned_weights(model)
+    after = tfticket.pruning.masks.get_pruned_weights(model)
     for name in masks:
         np.testing.assert_allclose(
             found[name], before[name] - after[name], atol=2e-6, err_msg=name
@@ -232,7 +232,7 @@ def test_flow_of_a_toy_by_hand():
         )
     )
     values = [[1, -2], [3, 4]], [[-5], [6]]
-    weights = tfticket.model_masks.masked_weights(model)
+    weights = tfticket.pruning.masks.masked_weights(model)
     for (_, weight, _), value in zip(weights, values, strict=True):
         weight.assign(value)
     with untouched(model):
@@ -240,7 +240,7 @@ def test_flow_of_a_toy_by_hand():
     np.testing.assert_array_equal(flow["one/kernel"], [[5, 6], [5, 6]])
     np.testing.assert_array_equal(flow["two/kernel"], [[4], [6]])
     assert flow["one/kernel"].dtype == np.float64
-    weights = tfticket.model_masks.get_pruned_weights(model)
+    weights = tfticket.pruning.masks.get_pruned_weights(model)
     scores = criteria.score("synflow", weights, {"flow": flow})
     np.testing.assert_array_equal(scores["one/kernel"], [[5, 12], [15, 24]])
     np.testing.assert_array_equal(scores["two/kernel"], [[20], [36]])
@@ -265,7 +265,7 @@ def test_flow_is_conserved_from_layer_to_layer_past_any_activation():
     tfticket.set_masks(model, {"two/kernel": RANDOM.random((7, 6)) < 0.5})
     with untouched(model):
         flow = gather(model, ["flow"])
-    weights = tfticket.model_masks.get_pruned_weights(model)
+    weights = tfticket.pruning.masks.get_pruned_weights(model)
     scores = criteria.score("synflow", weights, flow)
     expected = sizes(*(weight.astype("float64") for weight in weights.values()))
     for score, by_hand in zip(scores.values(), expected, strict=True):
@@ -331,7 +331,7 @@ def test_flow_goes_beyond_float32_and_tells_of_none_at_all():
     def deep(size):
         dense = [keras.layers.Dense(2, use_bias=False, name=f"d{i}") for i in range(4)]
         model = tfticket.prune(keras.Sequential([keras.Input((2,)), *dense]))
-        for name, weight, _ in tfticket.model_masks.masked_weights(model):
+        for name, weight, _ in tfticket.pruning.masks.masked_weights(model):
             weight.assign(np.full((2, 2), size[name[:2]]))
         return model
 
@@ -407,7 +407,7 @@ def test_an_exception_leaves_the_model_as_it_was(linear):
 
 def steps_of(model, tracker, steps):
     """Assigns random weights step by step, and returns them all."""
-    (_, weight, _) = next(tfticket.model_masks.masked_weights(model))
+    (_, weight, _) = next(tfticket.pruning.masks.masked_weights(model))
     path = [weight_of(model)]
     for _ in range(steps):
         weight.assign(RANDOM.standard_normal(weight.shape))
@@ -444,7 +444,7 @@ def test_reset_forgets_and_keeps(linear):
     model, start = linear
     tracker = ChangeTracker(model)
     first = steps_of(model, tracker, 2).sum(0)
-    (_, weight, _) = next(tfticket.model_masks.masked_weights(model))
+    (_, weight, _) = next(tfticket.pruning.masks.masked_weights(model))
     weight.assign(start)  # rewound or pruned: no training
     tracker.reset(keep=True)
     second = steps_of(model, tracker, 2).sum(0)
@@ -481,11 +481,11 @@ def test_tracker_follows_fit(mlp, data):
     class Follow(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             self.tracker = ChangeTracker(self.model)
-            path.append(tfticket.model_masks.get_pruned_weights(self.model))
+            path.append(tfticket.pruning.masks.get_pruned_weights(self.model))
 
         def on_train_batch_end(self, batch, logs=None):
             self.tracker.update()
-            weights = tfticket.model_masks.get_pruned_weights(self.model)
+            weights = tfticket.pruning.masks.get_pruned_weights(self.model)
             path.append({name: np.array(value) for name, value in weights.items()})
 
     follow = Follow()

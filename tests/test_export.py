@@ -15,7 +15,7 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export import parity
+from tfticket.export.checking import compare
 
 
 def pruned_cnn():
@@ -137,8 +137,8 @@ def test_litert_is_not_replaced_unasked(tmp_path):
 def test_a_file_that_differs_is_refused_and_nothing_is_left(
     write, tmp_path, monkeypatch, quick
 ):
-    real = parity.check
-    monkeypatch.setattr(parity, "check", lambda *args: _differs(real, *args))
+    real = compare.check
+    monkeypatch.setattr(compare, "check", lambda *args: _differs(real, *args))
     with pytest.raises(export.ExportError, match="differs from the model"):
         write(two_by_two(), tmp_path / "m")
     assert os.listdir(tmp_path) == []
@@ -155,13 +155,13 @@ def _differs(real, kind, written, target, serving, inputs, tolerance):
 
 
 def test_a_file_that_does_not_load_is_refused(tmp_path):
-    from tfticket.export.serving import sample_inputs, serving
+    from tfticket.export.served.function import sample_inputs, serving
 
     ready = serving(two_by_two())
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"no model")
     with pytest.raises(export.ExportError, match="does not run"):
-        parity.check(
+        compare.check(
             "litert", broken, broken, ready, sample_inputs(ready.signature), 1e-3
         )
 
@@ -247,13 +247,13 @@ def test_a_check_needs_samples_and_one_array_an_input(tmp_path, quick):
 
 def test_the_check_is_against_the_model_that_was_given(tmp_path, monkeypatch, quick):
     """A strip that loses something must not be compared with itself."""
-    from tfticket.export import serving
+    from tfticket.export.served import function
 
     def forgetful(model):
         plain = tfticket.strip(model)
         plain.layers[-1].bias.assign_add(np.ones(5))
         return plain
 
-    monkeypatch.setattr(serving, "strip", forgetful)
+    monkeypatch.setattr(function, "strip", forgetful)
     with pytest.raises(export.ExportError, match="differs from the model"):
         export.saved_model(pruned_cnn(), tmp_path / "m")

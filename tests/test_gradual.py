@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import tfticket
 from tfticket import schedules
-from tfticket.model_masks import get_pruned_weights
-from tfticket.structures import NM
+from tfticket.pruning.masks import get_pruned_weights
+from tfticket.sparsity.structures import NM
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

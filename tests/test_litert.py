@@ -11,14 +11,10 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export import (
-    litert_encoding,
-    litert_runtimes,
-    litert_support,
-    parity,
-    run_litert,
-)
-from tfticket.export.representative import check_range, representative_samples
+from tfticket.export.checking import compare, litert_runtimes
+from tfticket.export.checking.programs import run_litert
+from tfticket.export.tflite import known_faults, reader
+from tfticket.export.tflite.representative import check_range, representative_samples
 
 X = np.random.default_rng(1).standard_normal((24, 64)).astype("float32")
 SIGNATURE = {"x": tf.TensorSpec((None, 64), tf.float32)}
@@ -133,7 +129,7 @@ def test_sparse_files_that_work(quantization, block, form, tmp_path):
 def test_what_is_known_to_go_wrong_is_refused_before_it_runs(
     quantization, block, inputs, reason, instead, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parity, "check", None)  # must not come so far
+    monkeypatch.setattr(compare, "check", None)  # must not come so far
     x = X[:, :inputs]
     with pytest.raises(export.ExportError, match=f"{reason}.*Use .*{instead}") as error:
         export.litert(
@@ -159,7 +155,7 @@ def test_what_is_known_to_go_wrong_is_refused_before_it_runs(
 def test_the_same_is_refused_by_running_it_where_nothing_is_known(
     quantization, block, inputs, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(litert_support, "MADE_FOR", {})
+    monkeypatch.setattr(known_faults, "MADE_FOR", {})
     x = X[:, :inputs]
     with pytest.raises(export.ExportError, match=message):
         export.litert(
@@ -174,7 +170,7 @@ def test_the_same_is_refused_by_running_it_where_nothing_is_known(
 
 def test_a_sparse_file_is_held_to_its_dense_twin(tmp_path, monkeypatch):
     """What a loose tolerance would let pass."""
-    monkeypatch.setattr(litert_support, "MADE_FOR", {})
+    monkeypatch.setattr(known_faults, "MADE_FOR", {})
     with pytest.raises(export.ExportError, match="differs from the dense one"):
         export.litert(mlp(4, 62), tmp_path / "m.tflite", sparse=True, tolerance=100.0)
     assert os.listdir(tmp_path) == []
@@ -227,7 +223,7 @@ def test_sparse_convolutions_are_unpacked(tmp_path):
     tfticket.sparsify(model, 0.8)
     path = tmp_path / "m.tflite"
     exported = export.litert(model, path, sparse=True)
-    (weight,) = litert_encoding.read(path.read_bytes()).sparse
+    (weight,) = reader.read(path.read_bytes()).sparse
     assert (weight.operation, weight.type, weight.block) == ("CONV_2D", "float32", 1)
     assert exported.sparse == {weight.name: "unstructured"}
 
@@ -238,17 +234,17 @@ def test_the_rules_are_the_results_page():
     with open(page) as file:
         text = file.read()
     assert "say the same for all" in text
-    for name, version in litert_support.MADE_FOR.items():
+    for name, version in known_faults.MADE_FOR.items():
         assert f"{name} {version}" in text
     assert text.count("**wrong**") > 10
     assert text.count("**fails**") > 10
 
 
 def test_other_releases_are_not_judged():
-    known = dict(litert_support.MADE_FOR)
-    assert litert_support.known({k: f"{v}.9" for k, v in known.items()})
-    assert not litert_support.known({**known, "tensorflow": "2.22.0"})
-    assert not litert_support.known({"tensorflow": "2.21.0", "ai-edge-litert": "2.30"})
+    known = dict(known_faults.MADE_FOR)
+    assert known_faults.known({k: f"{v}.9" for k, v in known.items()})
+    assert not known_faults.known({**known, "tensorflow": "2.22.0"})
+    assert not known_faults.known({"tensorflow": "2.21.0", "ai-edge-litert": "2.30"})
 
 
 def test_unknown_arguments(tmp_path):
@@ -333,13 +329,13 @@ def test_representative_data_of_another_scale():
 
 def test_int8_is_checked_on_the_representative_data(tmp_path, monkeypatch):
     seen = {}
-    real = parity.check
+    real = compare.check
 
     def check(kind, written, target, serving, inputs, tolerance):
         seen.update(inputs)
         return real(kind, written, target, serving, inputs, tolerance)
 
-    monkeypatch.setattr(parity, "check", check)
+    monkeypatch.setattr(compare, "check", check)
     export.litert(mlp(0), tmp_path / "m", "int8", representative_data=X)
     np.testing.assert_array_equal(seen["x"], X)
     with pytest.raises(ValueError, match="ranges from"):

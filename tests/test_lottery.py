@@ -15,8 +15,8 @@ from fixtures.backends import BACKEND
 
 import tfticket
 from tfticket import data, lottery
-from tfticket.lottery.run_folder import NEXT, TRAINED, RunFolder
-from tfticket.lottery.trainer import Trainer
+from tfticket.lottery.engine.run_folder import NEXT, TRAINED, RunFolder
+from tfticket.lottery.engine.trainer import Trainer
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
 from small_lottery import experiment, small_network

@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 from keras import ops
 
 import tfticket
-from tfticket.lottery.adversarial import attacked_accuracy, attacked_images
-from tfticket.lottery.movement import movement
-from tfticket.lottery.overlap import overlap, pairwise_overlap
-from tfticket.lottery.stability import barrier, interpolate
+from tfticket.lottery.measures.adversarial import attacked_accuracy, attacked_images
+from tfticket.lottery.measures.movement import movement
+from tfticket.lottery.measures.overlap import overlap, pairwise_overlap
+from tfticket.lottery.measures.stability import barrier, interpolate
 
 SHAPE = (3, 4)
 VALUES = hnp.arrays(np.float32, SHAPE, elements=st.floats(-4, 4, width=32))

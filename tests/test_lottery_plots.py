@@ -14,19 +14,13 @@ import numpy as np
 import pytest
 
 import tfticket
-from tfticket.lottery import (
-    Part,
-    PartResult,
-    figure_rows,
-    mask_image,
-    plots,
-    result_page,
-    tables,
-)
-from tfticket.lottery.movement import movement
-from tfticket.lottery.overlap import pairwise_overlap
-from tfticket.lottery.plot_run import plot_run, run_title
-from tfticket.lottery.run_folder import RunFolder, read_config, read_results
+from tfticket.lottery import Part, PartResult
+from tfticket.lottery.engine.run_folder import RunFolder, read_config, read_results
+from tfticket.lottery.figures import csv_rows, mask_image, plots, tables
+from tfticket.lottery.figures.run import plot_run, run_title
+from tfticket.lottery.measures.movement import movement
+from tfticket.lottery.measures.overlap import pairwise_overlap
+from tfticket.lottery.paper import page
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
@@ -198,7 +192,7 @@ def test_learning_curves(results):
     columns = {"iteration": [10, 20, 30], "val_accuracy": [0.9, 0.95, 0.97]}
     lower = {**columns, "val_accuracy": [0.8, 0.85, 0.87]}
     metrics = {p: lower if p.seed else columns for p in part if p.round in (0, 3)}
-    rows = figure_rows.curve_rows(metrics, dict.fromkeys(part, 0.5))
+    rows = csv_rows.curve_rows(metrics, dict.fromkeys(part, 0.5))
     assert [row["branch"] for row in rows[::3]] == ["ticket", "ticket", "reinit"]
     assert rows[0]["val_accuracy"] == pytest.approx(0.85)
     assert rows[0]["val_accuracy_lowest"] == 0.8
@@ -212,7 +206,7 @@ def test_learning_curves(results):
 
 
 def test_movement(results):
-    rows = figure_rows.movement_rows(results, [0, 2])
+    rows = csv_rows.movement_rows(results, [0, 2])
     assert {row["round"] for row in rows} == {0, 2}
     share = sum(
         row["share"]
@@ -258,7 +252,7 @@ def test_the_first_dense_layer_of_pixels_is_found():
     shape = (28, 28, 1)
     for name, want in [("lenet_300_100", ("fc1/kernel", shape)), ("lenet_5", None)]:
         model = tfticket.models.build(name, shape, 10)
-        config = tfticket.tickets.plain_config(model)
+        config = tfticket.tickets.ticket.plain_config(model)
         if want is None:
             with pytest.raises(ValueError, match="not of pixels"):
                 mask_image.flattened_input(config)
@@ -269,7 +263,7 @@ def test_the_first_dense_layer_of_pixels_is_found():
 def test_overlap_and_chance():
     a, b = np.arange(10) < 4, (np.arange(10) >= 2) & (np.arange(10) < 6)
     pairs = {3: pairwise_overlap({0: {"k": a}, 1: {"k": b}})}
-    rows = figure_rows.overlap_rows(pairs, {3: 0.4})
+    rows = csv_rows.overlap_rows(pairs, {3: 0.4})
     assert [row["layer"] for row in rows] == ["k", "network"]
     assert rows[0]["overlap"] == 0.5
     assert rows[0]["chance"] == pytest.approx(0.4)
@@ -279,7 +273,7 @@ def test_overlap_and_chance():
 
 
 def test_barrier(results):
-    rows = figure_rows.barrier_rows(results)
+    rows = csv_rows.barrier_rows(results)
     assert len(rows) == 4 * 11
     assert rows[5]["error"] == pytest.approx(0.02 + 0.05 / 2)
     assert rows[5]["barrier"] == pytest.approx(0.05 / 2)
@@ -289,7 +283,7 @@ def test_barrier(results):
 
 
 def test_attacks_and_layers(results):
-    rows = figure_rows.attack_rows(results)
+    rows = csv_rows.attack_rows(results)
     assert {row["attack"] for row in rows} == {"none", "fgsm:0.1", "pgd:0.1"}
     figure = plots.attacks(rows)
     assert [axes.get_title() for axes in figure.axes] == [
@@ -339,7 +333,7 @@ def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):
 
 def test_page(run, drawn):
     title, config = run_title(run), read_config(run)
-    text = result_page.page(drawn.results, config, title, drawn, run)
+    text = page.page(drawn.results, config, title, drawn, run)
     assert "# The lottery ticket experiment: lenet_300_100 on mnist" in text
     assert "| 100.0 | dense | " in text
     assert "| iterations | 5,000 |" in text
@@ -353,16 +347,16 @@ def test_page(run, drawn):
 def test_table_at_the_papers_densities(results):
     row = {**tables.rows(results)[-1], "density": 0.2107}
     lines = [{**row, "branch": name} for name in ("ticket", "reinit", "noise:0.5")]
-    _, _, ticket, reinit = result_page.main_table(lines).splitlines()
+    _, _, ticket, reinit = page.main_table(lines).splitlines()
     assert ticket.startswith("| 21.1 | ticket | ")
     assert reinit.startswith("| 21.1 | re-initialised | ")
 
 
 def test_page_says_what_is_not_finished_and_not_the_papers(results):
-    drawn = result_page.Plots({}, {})
+    drawn = page.Plots({}, {})
     late = [r for r in results if r.part != Part(1, round=4)]
     config = {"recipe": {"dataset": "digits", "model": "lenet_300_100"}}
-    text = result_page.page(late, config, "title", drawn, pathlib.Path())
+    text = page.page(late, config, "title", drawn, pathlib.Path())
     assert "**The run is not finished**" in text
     assert "which this run is not" in text
 

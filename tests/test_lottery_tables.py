@@ -8,8 +8,10 @@ import math
 import pytest
 from rich.console import Console
 
-from tfticket import files
-from tfticket.lottery import Part, PartResult, claims, figure_rows, han, tables
+from tfticket.common import files
+from tfticket.lottery import Part, PartResult
+from tfticket.lottery.figures import csv_rows, tables
+from tfticket.lottery.paper import claims, han
 
 
 def result(part, density=1.0, accuracy=0.98, stop=4000, best=None, layers=None):
@@ -79,7 +81,7 @@ def test_no_results_are_no_rows(tmp_path):
     assert tables.rows([]) == []
     assert tables.dense_row([]) is None
     assert tables.row_at([], "ticket", 1.0) is None
-    assert figure_rows.choose_rounds([], [1.0]) == []
+    assert csv_rows.choose_rounds([], [1.0]) == []
     files.write_csv([], tmp_path / "none.csv")
     assert (tmp_path / "none.csv").read_text().strip() == ""
 

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfticket import masks
-from tfticket.cutting import after_cuts
-from tfticket.scopes import survivors_lost
+from tfticket.sparsity import topk
+from tfticket.sparsity.scopes import after_cuts, survivors_lost
 
 # Few values, so that ties are the rule.
 SCORES = hnp.arrays(
@@ -37,14 +36,14 @@ def by_sorting(scores, keep, alive):
 def test_keep_largest_is_the_head_of_a_stable_sort(scores, draw):
     alive = draw.draw(hnp.arrays(bool, scores.shape))
     keep = draw.draw(st.integers(0, int(alive.sum())))
-    got = masks.keep_largest(scores, keep, alive)
+    got = topk.keep_largest(scores, keep, alive)
     np.testing.assert_array_equal(got, by_sorting(scores, keep, alive))
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_equal_scores_keep_exactly_n_minus_round(n, sparsity):
-    keep = n - masks.pruned_count(n, sparsity)
-    mask = masks.keep_largest(np.ones(n), keep)
+    keep = n - topk.pruned_count(n, sparsity)
+    mask = topk.keep_largest(np.ones(n), keep)
     assert mask.sum() == n - round(n * sparsity)
     assert mask[:keep].all()  # of equals, the first stay
 
@@ -93,7 +92,7 @@ def test_the_papers_densities():
         cuts = losses("layerwise", current, rates)
         current = after_cuts(scores, current, cuts)
         paper = (265_200 * 0.8**r + 1_000 * 0.9**r) / 266_200
-        assert masks.density(current) == pytest.approx(paper, abs=2e-5)
+        assert topk.density(current) == pytest.approx(paper, abs=2e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -107,10 +106,10 @@ def test_scores_that_are_not_finite_are_refused_by_name(bad, scope):
 
 def test_arguments_out_of_range():
     with pytest.raises(ValueError, match=r"sparsity=1\.5"):
-        masks.pruned_count(10, 1.5)
+        topk.pruned_count(10, 1.5)
     with pytest.raises(ValueError, match="keep=4"):
-        masks.keep_largest(np.ones(3), 4)
+        topk.keep_largest(np.ones(3), 4)
     with pytest.raises(ValueError, match="keep=3"):
-        masks.keep_largest(np.ones(3), 3, np.array([True, False, True]))
+        topk.keep_largest(np.ones(3), 3, np.array([True, False, True]))
     with pytest.raises(ValueError, match=r"alive\.shape"):
-        masks.keep_largest(np.ones(3), 1, np.ones(2, bool))
+        topk.keep_largest(np.ones(3), 1, np.ones(2, bool))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixtures import pages
 
-from tfticket.masks import pruned_count
+from tfticket.sparsity.topk import pruned_count
 
 pytest.importorskip("nbclient", reason="notebooks need: pip install 'tfticket[test]'")
 

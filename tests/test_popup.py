@@ -14,8 +14,8 @@ from fixtures.backends import (
 from keras import layers
 
 import tfticket
-from tfticket.masks import keep_largest
-from tfticket.popup_model import popup_layers
+from tfticket.edge_popup.model import popup_layers
+from tfticket.sparsity.topk import keep_largest
 
 KINDS = {
     "dense": (lambda **k: tfticket.PopupDense(5, **k), layers.Dense, (2, 7)),

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 import tfticket
-from tfticket import progress, schedules
+from tfticket import schedules
+from tfticket.inspection import progress
 
 LOSS = "sparse_categorical_crossentropy"
 

@@ -10,8 +10,8 @@ from keras import layers
 
 import tfticket
 from tfticket import schedules
-from tfticket.model_masks import get_pruned_weights
-from tfticket.pruning_summaries import mask_picture
+from tfticket.inspection.tensorboard import mask_picture
+from tfticket.pruning.masks import get_pruned_weights
 
 
 def fit(model, data, folder, epochs=2, schedule=None, **arguments):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfticket import ranking
+from tfticket.sparsity import topk
 
 ABOVE_SAMPLING = 150_001  # More than two chunks, and far more than a sample.
 DTYPES = [np.float16, np.float32, np.float64, np.int8, np.uint64, bool]
@@ -32,7 +32,7 @@ def by_sorting(parts, keep, alive=None):
 
 
 def check(parts, keep, alive=None):
-    got = ranking.keep_largest_jointly(parts, keep, alive)
+    got = topk.keep_largest_jointly(parts, keep, alive)
     want = by_sorting(parts, keep, alive)
     assert len(got) == len(want)
     for mine, reference in zip(got, want, strict=True):
@@ -43,10 +43,10 @@ def check(parts, keep, alive=None):
 @pytest.fixture
 def small_pools(monkeypatch):
     """What large pools go through, at sizes that Hypothesis can shrink."""
-    monkeypatch.setattr(ranking, "_CHUNK", 7)
-    monkeypatch.setattr(ranking, "_SAMPLE", 16)
-    monkeypatch.setattr(ranking, "_LEAST_STRETCH", 2)
-    monkeypatch.setattr(ranking, "_FEW", 3)
+    monkeypatch.setattr(topk, "_CHUNK", 7)
+    monkeypatch.setattr(topk, "_SAMPLE", 16)
+    monkeypatch.setattr(topk, "_LEAST_STRETCH", 2)
+    monkeypatch.setattr(topk, "_FEW", 3)
     return monkeypatch
 
 
@@ -83,7 +83,7 @@ def test_it_is_the_head_of_a_stable_sort(pool):
 # With half a bracket of 0 deviations most brackets miss, so the next attempt counts.
 @pytest.mark.parametrize("spreads", [(4.0, math.inf), (0.0, 0.5, math.inf)])
 def test_so_it_is_by_samples_and_chunks(spreads, small_pools):
-    small_pools.setattr(ranking, "_SPREADS", spreads)
+    small_pools.setattr(topk, "_SPREADS", spreads)
 
     @settings(max_examples=300)
     @given(pools())
@@ -98,7 +98,7 @@ def test_a_key_is_as_good_as_the_scores_it_gives(small_pools):
     @given(pools())
     def run(pool):
         parts, keep, alive = pool
-        got = ranking.keep_largest_jointly(parts, keep, alive, key=np.abs)
+        got = topk.keep_largest_jointly(parts, keep, alive, key=np.abs)
         want = by_sorting([np.abs(part) for part in parts], keep, alive)
         for mine, reference in zip(got, want, strict=True):
             np.testing.assert_array_equal(mine, reference)
@@ -107,7 +107,7 @@ def test_a_key_is_as_good_as_the_scores_it_gives(small_pools):
 
 
 def test_a_bracket_that_misses_on_either_side_is_widened(small_pools):
-    real, attempts = ranking._Pool.bracket, []
+    real, attempts = topk._Pool.bracket, []
 
     def bracket(pool, keep, spread, seed):
         attempts.append(seed)
@@ -117,7 +117,7 @@ def test_a_bracket_that_misses_on_either_side_is_widened(small_pools):
             ]
         return real(pool, keep, spread, seed)
 
-    small_pools.setattr(ranking._Pool, "bracket", bracket)
+    small_pools.setattr(topk._Pool, "bracket", bracket)
     check([np.arange(100.0)], 50)
     assert attempts == [0, 1, 2]
 
@@ -131,8 +131,8 @@ ADVERSARIAL = {
     "three values": RNG.integers(0, 3, ABOVE_SAMPLING),
     "ascending": INDEX,
     "descending": -INDEX,
-    "of the sample's period": INDEX % ranking._LEAST_STRETCH,
-    "of the chunk's period": INDEX % ranking._CHUNK,
+    "of the sample's period": INDEX % topk._LEAST_STRETCH,
+    "of the chunk's period": INDEX % topk._CHUNK,
     "most are zero": np.maximum(RNG.standard_normal(ABOVE_SAMPLING) - 1, 0),
     "one outlier": np.where(INDEX == 77_777, 1.0, 0.0),
     "both zeros": np.where(RNG.random(ABOVE_SAMPLING) < 0.5, -0.0, 0.0),
@@ -156,11 +156,11 @@ def test_large_pools(name, share):
 
 STRETCH = 48  # Then a sample at regular steps would see one value only.
 LARGE = {
-    name: np.resize(scores.astype(np.float32), STRETCH * ranking._SAMPLE)
+    name: np.resize(scores.astype(np.float32), STRETCH * topk._SAMPLE)
     for name, scores in ADVERSARIAL.items()
 } | {
     "of the sample's period": np.resize(
-        np.arange(STRETCH, dtype=np.float32), STRETCH * ranking._SAMPLE
+        np.arange(STRETCH, dtype=np.float32), STRETCH * topk._SAMPLE
     )
 }
 
@@ -171,7 +171,7 @@ def test_no_values_make_it_take_much_memory(name):
     # The second lies where equal scores end.
     for keep in (scores.size // 5, np.count_nonzero(scores > np.median(scores))):
         tracemalloc.start()
-        ranking.keep_largest_jointly([scores], keep)
+        topk.keep_largest_jointly([scores], keep)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 0.6 * scores.nbytes  # 0.25 of that is the mask.
@@ -189,7 +189,7 @@ def test_what_is_dead_may_be_anything():
     alive = np.isfinite(scores)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (mask,) = ranking.keep_largest_jointly([scores], 7000, [alive])
+        (mask,) = topk.keep_largest_jointly([scores], 7000, [alive])
     (want,) = by_sorting([np.where(alive, scores, -1.0)], 7000, [alive])
     np.testing.assert_array_equal(mask, want)
 
@@ -203,8 +203,8 @@ def test_what_is_alive_must_be_finite(bad, size, share):
     alive = np.random.default_rng(2).random(size) < share
     alive[-1] = True
     for keep in (0, 1, 3 + int(alive.sum())):
-        with pytest.raises(ranking.PartError, match=r"part 1: .*finite") as caught:
-            ranking.keep_largest_jointly(
+        with pytest.raises(topk.PartError, match=r"part 1: .*finite") as caught:
+            topk.keep_largest_jointly(
                 [np.ones(3), broken], keep, [np.ones(3, bool), alive]
             )
         assert caught.value.part == 1
@@ -214,22 +214,20 @@ def test_columns_of_a_matrix_and_masks_of_their_own():
     matrix = np.random.default_rng(3).standard_normal((300, 200))
     check([matrix[:, ::2], matrix.T], 30_000)
     alive = np.array([True, True, False])
-    (mask,) = ranking.keep_largest_jointly([np.arange(3.0)], 2, [alive])
+    (mask,) = topk.keep_largest_jointly([np.arange(3.0)], 2, [alive])
     mask[0] = False
     assert alive[0]
 
 
 def test_no_parts_and_bad_arguments():
-    assert ranking.keep_largest_jointly([], 0) == []
+    assert topk.keep_largest_jointly([], 0) == []
     with pytest.raises(ValueError, match="keep=1"):
-        ranking.keep_largest_jointly([], 1)
+        topk.keep_largest_jointly([], 1)
     with pytest.raises(ValueError, match="keep=-1"):
-        ranking.keep_largest_jointly([np.ones(3)], -1)
+        topk.keep_largest_jointly([np.ones(3)], -1)
     with pytest.raises(ValueError, match="keep=4"):
-        ranking.keep_largest_jointly(
-            [np.ones(3), np.ones(3)], 4, [[1, 1, 0], [0, 0, 1]]
-        )
+        topk.keep_largest_jointly([np.ones(3), np.ones(3)], 4, [[1, 1, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match=r"len\(alive\)=1"):
-        ranking.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3, bool)])
-    with pytest.raises(ranking.PartError, match=r"part 1: .*alive\.shape=\(2,\)"):
-        ranking.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3), np.ones(2)])
+        topk.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3, bool)])
+    with pytest.raises(topk.PartError, match=r"part 1: .*alive\.shape=\(2,\)"):
+        topk.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3), np.ones(2)])

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from fixtures import check_here, pages
 
-from tfticket.export import parity
+from tfticket.export.checking import compare
 
 
 @pytest.mark.usefixtures("without_xla")
@@ -20,7 +20,7 @@ def test_python_blocks(tmp_path, monkeypatch):
         checked.append(kind)
         return check_here.run(kind, *arguments)
 
-    monkeypatch.setattr(parity, "_run", in_this_process)
+    monkeypatch.setattr(compare, "_run", in_this_process)
     printed = pages.run_python("README.md")
     assert "100.0% kept" in printed
     assert "same answer for 100.0% of the samples" in printed

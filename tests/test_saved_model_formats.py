@@ -20,7 +20,10 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export import csr, encoded, encoding, formats, manifest, parity, warmup
+from tfticket.export import manifest
+from tfticket.export.checking import compare
+from tfticket.export.served import warmup
+from tfticket.export.storage import csr, encoded, encoding, formats
 
 LABELS = [f"digit {i}" for i in range(10)]
 FORMATS = ("dense", "encoded", "csr")
@@ -71,7 +74,7 @@ def served(tmp_path_factory):
     for name in FORMATS:
         with pytest.MonkeyPatch.context() as patch:
             if name == "dense":
-                patch.setattr(parity, "_run", check_here.run)
+                patch.setattr(compare, "_run", check_here.run)
             exported[name] = export.saved_model(
                 model,
                 folder / name,
@@ -268,7 +271,7 @@ def test_the_c_api_alone_serves(name, served, tmp_path):
     """A process with no Python of TensorFlow's, as TensorFlow Serving has none."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    from tfticket.export import run_c_api
+    from tfticket.export.checking.programs import run_c_api
 
     model, exported, images = served
     path = exported[name].path
@@ -634,14 +637,14 @@ def test_an_operation_that_only_this_process_has_is_refused(tmp_path, monkeypatc
 def test_a_signature_that_names_the_wrong_class_is_refused(
     tmp_path, quick, monkeypatch
 ):
-    real = parity._run
+    real = compare._run
 
     def shuffled(*arguments):
         results, latency = real(*arguments)
         results["classify"]["classes"] = results["classify"]["classes"][:, ::-1]
         return results, latency
 
-    monkeypatch.setattr(parity, "_run", shuffled)
+    monkeypatch.setattr(compare, "_run", shuffled)
     with pytest.raises(export.ExportError, match=r"differs from itself.*'classify'"):
         export.saved_model(lenet(sizes=(10,), inputs=30), tmp_path / "m", labels=LABELS)
     assert not any(tmp_path.iterdir())

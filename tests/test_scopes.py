@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfticket.scopes import check_scope, erk_counts, erk_densities, pruned_by
+from tfticket.sparsity.scopes import check_scope, erk_counts, erk_densities, pruned_by
 
 SHAPES = st.lists(
     st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from keras import ops
 
-from tfticket import selection
-from tfticket.masks import keep_largest
-from tfticket.selection import top_mask
+from tfticket.edge_popup import topk_in_graph
+from tfticket.edge_popup.topk_in_graph import top_mask
+from tfticket.sparsity.topk import keep_largest
 
 SHAPES = [(1,), (7, 5), (3, 3, 4, 8), (2500,)]
 SCORES = st.one_of(
@@ -57,7 +57,7 @@ def test_exact_at_size_for_any_spread(spread, scale):
 @pytest.mark.parametrize("bits", [10, 7], ids=["TF32", "bfloat16"])
 def test_exact_where_products_round_what_they_multiply(bits, monkeypatch):
     """As matrix products on accelerators do by default, which a CPU does not."""
-    product = selection.ops.matmul
+    product = topk_in_graph.ops.matmul
 
     def rounding(a, b):
         return product(rounded(a), rounded(b))
@@ -67,10 +67,10 @@ def test_exact_where_products_round_what_they_multiply(bits, monkeypatch):
         large = (2.0 ** (23 - bits) + 1) * x
         return large - (large - x)
 
-    monkeypatch.setattr(selection.ops, "matmul", rounding)
+    monkeypatch.setattr(topk_in_graph.ops, "matmul", rounding)
     scores = np.random.default_rng(2).random(5000, np.float32) ** 2
     for keep in (1, 500, 2500, 4999):
-        mask, _ = selection._top_mask(ops.convert_to_tensor(scores), keep, 0.0)
+        mask, _ = topk_in_graph._top_mask(ops.convert_to_tensor(scores), keep, 0.0)
         np.testing.assert_array_equal(mask, keep_largest(scores, keep))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import tfticket
 from tfticket import sensitivity
-from tfticket.sensitivity import SensitivityRecord, choose, scan, threshold_masks
+from tfticket.pruning.thresholds import SensitivityRecord, choose, scan, threshold_masks
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def wrapped(mlp):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
-    for _, slot, _ in tfticket.optimizers.slots(model.optimizer):
+    for _, slot, _ in tfticket.keras_models.variables.slots(model.optimizer):
         slot.assign(np.ones(slot.shape))
     return model
 
@@ -93,22 +93,22 @@ def test_weights_that_are_not_finite_are_refused_where_they_count():
 
 
 def test_pruning_by_threshold_zeroes_weights_and_slots(wrapped):
-    weights = tfticket.model_masks.get_pruned_weights(wrapped)
+    weights = tfticket.pruning.masks.get_pruned_weights(wrapped)
     expected = threshold_masks(weights, tfticket.get_masks(wrapped), 1.0)
     sensitivity.prune_by_threshold(wrapped, 1.0)
     masks = tfticket.get_masks(wrapped)
-    pruned = tfticket.model_masks.get_pruned_weights(wrapped)
+    pruned = tfticket.pruning.masks.get_pruned_weights(wrapped)
     for name, mask in masks.items():
         assert 0 < mask.sum() < mask.size
         np.testing.assert_array_equal(mask, expected[name])
         np.testing.assert_array_equal(pruned[name], np.where(mask, weights[name], 0))
-    for _, slot, _ in tfticket.optimizers.slots(wrapped.optimizer):
+    for _, slot, _ in tfticket.keras_models.variables.slots(wrapped.optimizer):
         if tuple(slot.shape) == (6, 8):
             assert not np.any(np.array(slot)[~masks["hidden/kernel"]])
 
 
 def test_scan_prunes_one_weight_at_a_time_and_puts_all_back(wrapped, data):
-    before, dense = values(wrapped), tfticket.model_masks.get_pruned_weights(wrapped)
+    before, dense = values(wrapped), tfticket.pruning.masks.get_pruned_weights(wrapped)
     seen = []
 
     def evaluate(model):
@@ -174,7 +174,7 @@ def test_choice_feeds_pruning(wrapped, data):
     chosen = choose(scan(wrapped, accuracy, [0.2, 0.4]), accuracy(wrapped), 0.5)
     sensitivity.prune_by_threshold(wrapped, chosen)
     assert chosen == {"hidden/kernel": 0.4, "out/kernel": 0.4}
-    assert tfticket.masks.density(tfticket.get_masks(wrapped)) < 1
+    assert tfticket.sparsity.topk.density(tfticket.get_masks(wrapped)) < 1
 
 
 def test_a_model_without_masks_is_refused(mlp):

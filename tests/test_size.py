@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfticket
-from tfticket import masked
-from tfticket.model_masks import get_pruned_weights
+from tfticket.pruning import masks
+from tfticket.pruning.masks import get_pruned_weights
 
 
 def wide(layers=4, side=600):
@@ -80,7 +80,7 @@ def test_what_was_read_stays_when_variables_change(xla):
     model.compile("adam", "mse", jit_compile=xla and BACKEND != "torch")
     data = np.ones((4, 30)), np.ones((4, 30))
     model.fit(*data, verbose=0)
-    reader = masked.Masked.of(model)
+    reader = masks.Masked.of(model)
     read = [*reader.values().values(), *reader.masks().values()]
     before = [np.array(array) for array in read]
     model.fit(*data, verbose=0)
@@ -95,7 +95,7 @@ def test_a_large_model_gets_masks_as_a_small_one(monkeypatch):
     models = wide(3, 6), wide(3, 6)
     models[1].set_weights(models[0].get_weights())
     for model, large in zip(models, (10**7, 0), strict=True):
-        monkeypatch.setattr(masked, "_LARGE", large)
+        monkeypatch.setattr(masks, "_LARGE", large)
         model.compile(keras.optimizers.Adam(), "mse")
         model.fit(np.ones((4, 6)), np.ones((4, 6)), verbose=0)
         for sparsity in (0.3, 0.6, 0.8):

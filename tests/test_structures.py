@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfticket.cutting import after_cuts
-from tfticket.masks import pruned_count
-from tfticket.structures import NM, Axes, Block, Channel, Unstructured, get
+from tfticket.sparsity.scopes import after_cuts
+from tfticket.sparsity.structures import NM, Axes, Block, Channel, Unstructured, get
+from tfticket.sparsity.topk import pruned_count
 
 DENSE = Axes((0,), (1,))
 CONV = Axes((2,), (3,))

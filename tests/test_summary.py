@@ -13,10 +13,10 @@ from keras import layers
 from rich.console import Console
 
 import tfticket
-from tfticket import layer_calls
-from tfticket.export.encoding import encode
-from tfticket.flops import kernels
-from tfticket.summary import _short
+from tfticket.export.storage.encoding import encode
+from tfticket.inspection.summary import _short
+from tfticket.keras_models import calls
+from tfticket.keras_models.calls import kernels
 
 
 def chain(*parts, shape):
@@ -297,14 +297,14 @@ class TestNotKnown:
 
     def test_a_model_without_shapes(self):
         model = keras.Sequential([layers.Dense(3)])
-        assert layer_calls.layer_calls(model).failure == "the model is not built"
+        assert calls.layer_calls(model).failure == "the model is not built"
         assert "whole model" in printed(model)
 
 
 def test_the_model_is_left_as_it_was(mlp):
     twin = tfticket.popup(mlp, density=0.5, score_scope="global")
     before = [keras.ops.convert_to_numpy(x) for x in twin.weights]
-    layer_calls.layer_calls(twin)
+    calls.layer_calls(twin)
     for old, weight in zip(before, twin.weights, strict=True):
         np.testing.assert_array_equal(old, weight)
     for layer in twin.layers:

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import tfticket
-from tfticket.model_masks import get_pruned_weights, named_weights
+from tfticket.pruning.masks import get_pruned_weights, named_weights
 
 
 def small(units=8, name="hidden"):

@@ -9,8 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tfticket import data, popup_experiment, report
-from tfticket.popup_experiment import PopupExperiment, run, summary
+from tfticket import data
+from tfticket.edge_popup import experiment
+from tfticket.edge_popup.experiment import PopupExperiment, run, summary
+from tfticket.tickets import pictures
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train_popup.py"
@@ -70,8 +72,8 @@ def test_another_experiment_in_the_folder_is_refused(finished, tmp_path):
 def test_summary():
     rows = summary(
         [
-            popup_experiment.PopupResult("dense", 1.0, 0, 0.9, 0.9, 0.1),
-            popup_experiment.PopupResult("dense", 1.0, 1, 0.7, 0.9, 0.3),
+            experiment.PopupResult("dense", 1.0, 0, 0.9, 0.9, 0.1),
+            experiment.PopupResult("dense", 1.0, 1, 0.7, 0.9, 0.3),
         ]
     )
     want = {"mean": 0.8, "lowest": 0.7, "highest": 0.9, "random": 0.2}
@@ -83,9 +85,9 @@ def test_summary():
 
 def test_plot_and_table(finished, tmp_path):
     rows = summary(finished[1])
-    report.popup_plot(rows, tmp_path / "plot.png", "title")
+    pictures.popup_plot(rows, tmp_path / "plot.png", "title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    table = report.popup_table(rows)
+    table = pictures.popup_table(rows)
     assert table.row_count == 3
     assert next(iter(table.columns[0].cells)) == "trained, dense"
 
@@ -165,5 +167,5 @@ def test_the_script(finished, run_script, tmp_path):
     written = json.loads((folder / "results.json").read_text())
     assert len(written) == 3
     assert told["results"] == written
-    assert told["rows"] == summary([popup_experiment.PopupResult(**r) for r in written])
+    assert told["rows"] == summary([experiment.PopupResult(**r) for r in written])
     assert (folder / "notes.txt").read_text() == "mine"

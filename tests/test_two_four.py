@@ -12,7 +12,7 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.structures import NM
+from tfticket.sparsity.structures import NM
 
 
 def network():

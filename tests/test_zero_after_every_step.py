@@ -6,8 +6,8 @@ import pytest
 from fixtures.backends import BACKEND, MOST_STEPS, gradients, numpy_gradients
 
 import tfticket
-from tfticket.model_masks import get_pruned_weights, pruned_layers
-from tfticket.optimizers import slots
+from tfticket.keras_models.variables import slots
+from tfticket.pruning.masks import get_pruned_weights, pruned_layers
 
 OPTIMIZERS = {
     name: cls

@@ -1,14 +1,12 @@
-"""Lottery-ticket pruning for Keras 3: masks, rewinding, tickets, checked export."""
+"""Make Keras 3 models sparse: masks, lottery tickets, supermasks, checked exports."""
 
 import importlib
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tfticket._version import __version__
-from tfticket.callbacks import IterativeMagnitudePruning
-from tfticket.gradual import GradualPruning
-from tfticket.model_masks import get_masks, set_masks
-from tfticket.popup_layers import (
+from tfticket.edge_popup.layers import (
     PopupConv1D,
     PopupConv2D,
     PopupConv3D,
@@ -16,46 +14,40 @@ from tfticket.popup_layers import (
     PopupDepthwiseConv2D,
     PopupEinsumDense,
 )
-from tfticket.popup_model import PopupModel
-from tfticket.popup_twin import DensityScheduler, popup, set_density
-from tfticket.pruning_summaries import PruningSummaries
-from tfticket.records import RoundRecord
-from tfticket.sparsify import sparsify
-from tfticket.summary import SummaryRow, summary, summary_rows
-from tfticket.tickets import Ticket
-from tfticket.transform import prune, strip
-from tfticket.wrappers import Prune
+from tfticket.edge_popup.model import PopupModel
+from tfticket.edge_popup.twin import DensityScheduler, popup, set_density
+from tfticket.inspection.summary import SummaryRow, summary, summary_rows
+from tfticket.inspection.tensorboard import PruningSummaries
+from tfticket.pruning import thresholds as sensitivity
+from tfticket.pruning.gradual import GradualPruning
+from tfticket.pruning.masks import get_masks, set_masks
+from tfticket.pruning.one_shot import sparsify
+from tfticket.pruning.prune_strip import prune, strip
+from tfticket.pruning.wrapper import Prune
+from tfticket.sparsity import criteria, schedules, structures
+from tfticket.tickets.iterative import IterativeMagnitudePruning
+from tfticket.tickets.rounds import RoundRecord
+from tfticket.tickets.ticket import Ticket
 
 if TYPE_CHECKING:
-    from tfticket import criteria as criteria
+    from tfticket import compat as compat
     from tfticket import data as data
     from tfticket import devices as devices
     from tfticket import export as export
     from tfticket import lottery as lottery
     from tfticket import models as models
-    from tfticket import motif as motif
-    from tfticket import popup_experiment as popup_experiment
-    from tfticket import progress as progress
-    from tfticket import report as report
-    from tfticket import schedules as schedules
-    from tfticket import structures as structures
+
+# TF-MOT's name for it.
+UpdatePruningStep = GradualPruning
+
+# Short public paths of modules that live in packages, also for `import`.
+for _name in ("criteria", "schedules", "sensitivity", "structures"):
+    sys.modules[f"tfticket.{_name}"] = globals()[_name]
+del _name
 
 # Imported when first used: they need TensorFlow or matplotlib, and training on
 # another Keras backend does not.
-_ON_DEMAND = (
-    "data",
-    "devices",
-    "export",
-    "lottery",
-    "models",
-    "motif",
-    "popup_experiment",
-    "progress",
-    "report",
-)
-
-# TF-MOT's name of it.
-UpdatePruningStep = GradualPruning
+_ON_DEMAND = ("compat", "data", "devices", "export", "lottery", "models")
 
 __all__ = [
     "DensityScheduler",
@@ -75,13 +67,17 @@ __all__ = [
     "Ticket",
     "UpdatePruningStep",
     "__version__",
+    "criteria",
     "get_masks",
     "popup",
     "prune",
+    "schedules",
+    "sensitivity",
     "set_density",
     "set_masks",
     "sparsify",
     "strip",
+    "structures",
     "summary",
     "summary_rows",
 ]
@@ -90,10 +86,11 @@ __all__ = [
 if not TYPE_CHECKING:  # or a checker would take any name for one of these
 
     def __getattr__(name: str) -> ModuleType:
-        if name in _ON_DEMAND:
+        # The packages are attributes once imported, which `dir` does not show.
+        if name in _ON_DEMAND or name in ("edge_popup", "inspection", "tickets"):
             return importlib.import_module(f"tfticket.{name}")
         raise AttributeError(f"module 'tfticket' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ON_DEMAND])
+    return sorted([*__all__, *_ON_DEMAND])

@@ -112,7 +112,9 @@ def experiment(values: flags.FlagValues) -> Any:
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs the experiment, writes its files and says what it came to."""
-    from tfticket import export, get_masks, lottery, progress, report
+    from tfticket import export, get_masks, lottery
+    from tfticket.inspection import progress
+    from tfticket.tickets import pictures
 
     asked = experiment(values)
     name = f"{asked.dataset}-{asked.model}"
@@ -144,9 +146,9 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         on_start=on_start,
         strategy=values.strategy,
     )
-    output.console.print(report.rounds_table(found.records))
+    output.console.print(pictures.rounds_table(found.records))
     plot = out_dir / "plot.png"
-    report.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
+    pictures.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
     output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
     output.say(f"Plot:        {plot}")
     kwargs = {"inputs": found.dataset.test[0], "overwrite": values.overwrite}

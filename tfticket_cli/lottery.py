@@ -211,8 +211,8 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Does what is missing of the run, and says what it came to."""
     import tensorflow as tf
 
-    from tfticket import progress
-    from tfticket.lottery import tables
+    from tfticket.inspection import progress
+    from tfticket.lottery.figures import tables
 
     # Controls compile functions of their own, which TensorFlow takes for a mistake.
     tf.get_logger().setLevel("ERROR")

@@ -137,7 +137,7 @@ def _perform(command: Command, values: flags.FlagValues, stream: TextIO | None) 
     except Exception as error:
         return _fail(_status(error, output.begun), str(error), error, stream)
     if stream is not None:
-        from tfticket.versions import versions
+        from tfticket.common.runs import versions
 
         result["warnings"] = output.warnings
         write_result({**result, "versions": versions()}, stream)

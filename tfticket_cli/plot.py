@@ -35,10 +35,10 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Draws what there are results of, and says what."""
-    from tfticket.lottery import plot_run, tables
+    from tfticket.lottery.figures import run, tables
 
     rounds = values.rounds or None
-    drawn = plot_run.plot_run(
+    drawn = run.plot_run(
         values.run_dir,
         values.out_dir,
         rounds and flag_groups.integers("rounds", rounds),

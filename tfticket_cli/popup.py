@@ -103,8 +103,8 @@ def define(values: flags.FlagValues) -> None:
 
 
 def experiment(values: flags.FlagValues) -> Any:
-    """The `tfticket.popup_experiment.PopupExperiment` that the flags ask for."""
-    from tfticket import popup_experiment
+    """The `tfticket.edge_popup.experiment.PopupExperiment` that the flags ask for."""
+    from tfticket.edge_popup import experiment as popup_experiment
 
     try:
         densities = [float(text) for text in values.density]
@@ -125,7 +125,8 @@ def experiment(values: flags.FlagValues) -> Any:
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs what is missing of the experiment, and says what it came to."""
-    from tfticket import popup_experiment, report
+    from tfticket.edge_popup import experiment as popup_experiment
+    from tfticket.tickets import pictures
 
     asked = experiment(values)
     name = f"popup-{asked.dataset}-{asked.model}"
@@ -150,9 +151,9 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             strategy=values.strategy,
         )
     rows = popup_experiment.summary(results)
-    output.console.print(report.popup_table(rows))
+    output.console.print(pictures.popup_table(rows))
     plot = out_dir / "plot.png"
-    report.popup_plot(rows, plot, f"{asked.model} on {asked.dataset}")
+    pictures.popup_plot(rows, plot, f"{asked.model} on {asked.dataset}")
     output.say(f"Results:     {out_dir / 'results.json'}")
     output.say(f"Plot:        {plot}")
     return {

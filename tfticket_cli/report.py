@@ -25,11 +25,13 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Writes the page, and says which claims the run bears out."""
-    from tfticket.lottery import result_page, run_folder, tables
+    from tfticket.lottery.engine import run_folder
+    from tfticket.lottery.figures import tables
+    from tfticket.lottery.paper import page
 
-    drawn = result_page.write_page(values.run_dir, values.out)
+    drawn = page.write_page(values.run_dir, values.out)
     config = run_folder.read_config(values.run_dir)
-    verdicts = result_page.verdicts(drawn.results, config)
+    verdicts = page.verdicts(drawn.results, config)
     for line in verdicts:
         output.say(line)
     for name, why in drawn.skipped.items():

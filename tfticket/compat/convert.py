@@ -10,11 +10,15 @@ import h5py
 import keras
 import numpy as np
 
-from tfticket.clone import clone_with, copy_layer, copy_state
-from tfticket.model_checks import require_transformable
-from tfticket.model_masks import named_layers
-from tfticket.prunable import prunable_weights
-from tfticket.wrappers import Prune
+from tfticket.keras_models.copies import (
+    clone_with,
+    copy_layer,
+    copy_state,
+    require_transformable,
+)
+from tfticket.keras_models.kernels import prunable_weights
+from tfticket.pruning.masks import named_layers
+from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"
 # What TF-MOT's wrapper keeps beside the weights of its layer.

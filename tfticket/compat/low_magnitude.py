@@ -6,14 +6,14 @@ from typing import Any
 
 import keras
 
-from tfticket.clone import clone_with, copy_layer, copy_state
-from tfticket.compat.arguments import wrapper_arguments
 from tfticket.compat.policies import PruningPolicy
-from tfticket.paths import every_layer, is_graph
-from tfticket.prunable import prunable_weights
-from tfticket.schedules import ConstantSparsity, Schedule
-from tfticket.transform import strip, wrap_copy
-from tfticket.wrappers import Prune
+from tfticket.compat.translated import wrapper_arguments
+from tfticket.keras_models.copies import clone_with, copy_layer, copy_state
+from tfticket.keras_models.kernels import prunable_weights
+from tfticket.keras_models.names import every_layer, is_graph
+from tfticket.pruning.prune_strip import strip, wrap_copy
+from tfticket.pruning.wrapper import Prune
+from tfticket.sparsity.schedules import ConstantSparsity, Schedule
 
 _HALF = ConstantSparsity(0.5, 0)
 # TF-MOT leaves these dense, and so does this.

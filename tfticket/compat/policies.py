@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 import keras
 from keras import layers
 
-from tfticket.paths import is_graph
-from tfticket.wrappers import Prune
+from tfticket.keras_models.names import is_graph
+from tfticket.pruning.wrapper import Prune
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
 # Operations that `x + y` and its like are, not layers.

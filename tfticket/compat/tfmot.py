@@ -2,7 +2,6 @@
 
 import types
 
-from tfticket.compat.arguments import PruningSchedule
 from tfticket.compat.low_magnitude import (
     PrunableLayer,
     prune_low_magnitude,
@@ -10,9 +9,10 @@ from tfticket.compat.low_magnitude import (
     strip_pruning,
 )
 from tfticket.compat.policies import PruneForLatencyOnXNNPack, PruningPolicy
-from tfticket.gradual import GradualPruning as UpdatePruningStep
-from tfticket.pruning_summaries import PruningSummaries
-from tfticket.schedules import ConstantSparsity, PolynomialDecay
+from tfticket.compat.translated import PruningSchedule
+from tfticket.inspection.tensorboard import PruningSummaries
+from tfticket.pruning.gradual import GradualPruning as UpdatePruningStep
+from tfticket.sparsity.schedules import ConstantSparsity, PolynomialDecay
 
 __all__ = [
     "ConstantSparsity",

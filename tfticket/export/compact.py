@@ -5,13 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfticket.export.channels import Barrier
-from tfticket.export.flat_graph import FlatGraph
-from tfticket.export.liveness import liveness, width
-from tfticket.export.rebuild import rebuild
-from tfticket.flops import dense_flops
-from tfticket.model_checks import require_graph, require_keras_3
-from tfticket.transform import strip
+from tfticket.export.compaction.channels import Barrier
+from tfticket.export.compaction.liveness import liveness, width
+from tfticket.export.compaction.rebuild import rebuild
+from tfticket.keras_models.calls import dense_flops
+from tfticket.keras_models.copies import require_graph, require_keras_3
+from tfticket.keras_models.graph import FlatGraph
+from tfticket.pruning.prune_strip import strip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,15 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tfticket.clone import clone_with, copy_layer
+from tfticket.export.checking.compare import ExportError, size_of
+from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
 from tfticket.export.litert import litert
-from tfticket.export.parity import ExportError, size_of
 from tfticket.export.saved_model import saved_model
-from tfticket.export.serving import sample_inputs, serving
-from tfticket.export.timing import runner, timed
-from tfticket.model_masks import get_masks
-from tfticket.transform import strip
+from tfticket.export.served.function import sample_inputs, serving
+from tfticket.keras_models.copies import clone_with, copy_layer
+from tfticket.pruning.masks import get_masks
+from tfticket.pruning.prune_strip import strip
 
 BATCHES = (1, 64)
 FORMS = ("dense", "stripped", "compact", "encoded", "litert", "int8")

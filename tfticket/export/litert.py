@@ -10,28 +10,29 @@ from typing import Any, Literal
 
 import keras
 
-from tfticket.arguments import check_choice
-from tfticket.export import litert_encoding, parity
-from tfticket.export.litert_check import check, refuse_known
-from tfticket.export.litert_conversion import QUANTIZATIONS, convert
-from tfticket.export.litert_runtimes import RUNTIMES
-from tfticket.export.representative import check_range, representative_samples
+from tfticket.common.arguments import check_choice
+from tfticket.common.files import atomic_path
+from tfticket.export.checking import compare
+from tfticket.export.checking.litert_runtimes import RUNTIMES
 from tfticket.export.saved_model import write
-from tfticket.export.serving import named_inputs, serving
-from tfticket.files import atomic_path
+from tfticket.export.served.function import named_inputs, serving
+from tfticket.export.tflite import reader
+from tfticket.export.tflite.check import check, refuse_known
+from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
+from tfticket.export.tflite.representative import check_range, representative_samples
 
 # Of the largest output. Quantization errors add up with depth; these hold for the
 # networks of `tfticket.models` with room to spare.
 _TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15}
 
-_FIELDS = dataclasses.fields(parity.Exported)
+_FIELDS = dataclasses.fields(compare.Exported)
 
 # Samples of representative data that the file is checked on.
 _CHECKED = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportedLiteRT(parity.Exported):
+class ExportedLiteRT(compare.Exported):
     """A `.tflite` file that was written, run elsewhere and found right.
 
     `max_error` and `agreement` are of the worst runtime.
@@ -179,14 +180,14 @@ def litert(
         if sparse:
             try:
                 content = converted(sparse=True)
-                weights = litert_encoding.read(content).sparse
+                weights = reader.read(content).sparse
                 refuse_known(weights, quantization, runtimes, path)
                 twin = pathlib.Path(folder, "dense.tflite")
                 twin.write_bytes(converted(sparse=False))
                 temporary.write_bytes(content)
                 found = checked(twin)
                 forms = {weight.name: weight.form for weight in weights}
-            except parity.ExportError as error:
+            except compare.ExportError as error:
                 if not fallback:
                     raise
                 reason = str(error)

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.export.parity import Exported
-from tfticket.flops import positions
+from tfticket.export.checking.compare import Exported
+from tfticket.keras_models.calls import positions
 
 FILE = "tfticket.json"
 

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfticket.arguments import check_integer
-from tfticket.export import parity
-from tfticket.export.litert_check import agreement, difference
-from tfticket.export.serving import named_inputs, serving
-from tfticket.files import atomic_path
+from tfticket.common.arguments import check_integer
+from tfticket.common.files import atomic_path
+from tfticket.export.checking import compare
+from tfticket.export.served.function import named_inputs, serving
+from tfticket.export.tflite.check import agreement, difference
 
-_PROGRAM = pathlib.Path(__file__).with_name("run_onnx.py")
+_PROGRAM = pathlib.Path(__file__).parent / "checking" / "programs" / "run_onnx.py"
 
 
 def onnx(
@@ -29,7 +29,7 @@ def onnx(
     inputs: Any = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
-) -> parity.Exported:
+) -> compare.Exported:
     """Exports a model as a dense `.onnx` file, run by ONNX Runtime and compared.
 
     Needs `pip install 'tfticket[onnx]'`. Pruned weights are stored as zeros, in the
@@ -91,7 +91,7 @@ def onnx(
             opset=opset,
         )
     except Exception as error:  # tf2onnx raises whatever its handlers meet
-        raise parity.ExportError(
+        raise compare.ExportError(
             f"tf2onnx can't convert model '{model.name}' to ONNX opset {opset}. It "
             f"says: {str(error).strip()[:500]}"
         ) from error
@@ -108,16 +108,16 @@ def _checked(written, target, ready, inputs, tolerance):
             "it with: pip install 'tfticket[onnx]'",
             stacklevel=4,
         )
-        return parity.Exported(target, size, float("nan"), None)
+        return compare.Exported(target, size, float("nan"), None)
     expected, found = ready.predict(inputs), _run(written, target, inputs)
     error, scale = difference(expected, found)
     limit = tolerance * max(scale, 1.0)
     if not error <= limit:  # NaN is not
-        raise parity.ExportError(
+        raise compare.ExportError(
             f"The ONNX file written for {target} differs from the model by "
             f"{error:.3g}, where {limit:.3g} is allowed. Nothing was kept."
         )
-    return parity.Exported(target, size, error, agreement(expected, found))
+    return compare.Exported(target, size, error, agreement(expected, found))
 
 
 def _run(written, target, inputs):
@@ -131,7 +131,7 @@ def _run(written, target, inputs):
             check=False,
         )
         if run.returncode:
-            raise parity.ExportError(
+            raise compare.ExportError(
                 f"The ONNX file written for {target} does not run (exit code "
                 f"{run.returncode}). Nothing was kept. It says:\n{run.stderr[-2000:]}"
             )

@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfticket.arguments import check_choice
-from tfticket.export import formats, parity
+from tfticket.common.arguments import check_choice
+from tfticket.export.checking import compare
 from tfticket.export.manifest import write_manifest
-from tfticket.export.serving import SIGNATURE, Serving, named_inputs, prepare
-from tfticket.export.signatures import with_classes, with_image_input
-from tfticket.export.warmup import write_warmup
+from tfticket.export.served.function import SIGNATURE, Serving, named_inputs, prepare
+from tfticket.export.served.signatures import with_classes, with_image_input
+from tfticket.export.served.warmup import write_warmup
+from tfticket.export.storage import formats
 
 
 def saved_model(
@@ -35,7 +36,7 @@ def saved_model(
     top_k: int | None = None,
     image: str | Callable | None = None,
     warmup: bool = True,
-) -> parity.Exported:
+) -> compare.Exported:
     """Exports a model as `path/version/`, checked in another process.
 
     The SavedModel has the signature `serving_default`, with inputs named as
@@ -125,7 +126,7 @@ def saved_model(
         if warmup:
             first = {name: value[:1] for name, value in inputs.items()}
             write_warmup(written, path.name, [SIGNATURE, *ready.others], first)
-        exported = parity.check(
+        exported = compare.check(
             "saved_model", written, target, ready, inputs, tolerance
         )
         exported = dataclasses.replace(exported, format=chosen.format)
@@ -138,7 +139,7 @@ def saved_model(
             "tolerance": tolerance,
         }
         write_manifest(written, prepared.model, exported, made)
-        exported = dataclasses.replace(exported, size=parity.size_of(written))
+        exported = dataclasses.replace(exported, size=compare.size_of(written))
         _put(written, target, folder / "old")
     return exported
 
@@ -155,7 +156,7 @@ def write(ready: Serving, folder: pathlib.Path) -> None:
         if op.type in ("PyFunc", "PyFuncStateless", "EagerPyFunc")
     }
     if python:
-        raise parity.ExportError(
+        raise compare.ExportError(
             f"The model calls Python through {sorted(python)[0]} (tf.py_function or "
             "tf.numpy_function), which no server can. Write that layer with keras.ops "
             "or TensorFlow operations."

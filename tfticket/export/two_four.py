@@ -6,10 +6,10 @@ import math
 import keras
 import numpy as np
 
-from tfticket.model_masks import get_masks, named_layers, pruned_layers
-from tfticket.paths import join
-from tfticket.prunable import prunable_weights
-from tfticket.transform import strip
+from tfticket.keras_models.kernels import prunable_weights
+from tfticket.keras_models.names import join
+from tfticket.pruning.masks import get_masks, named_layers, pruned_layers
+from tfticket.pruning.prune_strip import strip
 
 _KEPT, _GROUP = 2, 4
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from tfticket.arguments import check_choice, check_integer
+from tfticket.common.arguments import check_choice, check_integer
+from tfticket.common.runs import versions
 from tfticket.data import Dataset
-from tfticket.lottery import runners
-from tfticket.lottery.branches import Branch
-from tfticket.lottery.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine import runners
+from tfticket.lottery.engine.branches import Branch
+from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.run_folder import RunFolder
+from tfticket.lottery.engine.trainer import Builder
+from tfticket.lottery.engine.worker import Worker, parse_attack
 from tfticket.lottery.recipe import Recipe, digest
 from tfticket.lottery.results import PartResult
-from tfticket.lottery.run_folder import RunFolder
-from tfticket.lottery.trainer import Builder
-from tfticket.lottery.worker import Worker, parse_attack
-from tfticket.versions import versions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,11 +9,12 @@ from typing import Any
 
 import keras
 
-from tfticket import criteria, data, models
-from tfticket.arguments import check_choice, check_integer
-from tfticket.model_masks import named_layers
-from tfticket.patterns import Pattern
-from tfticket.schedules import check_rate
+from tfticket import data, models
+from tfticket.common.arguments import check_choice, check_integer
+from tfticket.keras_models.names import Pattern
+from tfticket.pruning.masks import named_layers
+from tfticket.sparsity import criteria
+from tfticket.sparsity.schedules import check_rate
 
 # What `None` stands for depends on other fields.
 _DERIVED = ("evaluate_every", "learning_rate", "output_rate", "conv_rate")

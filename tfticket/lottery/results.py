@@ -53,11 +53,11 @@ class PartResult:
         early_stop_test: The same with the weights of the early stop.
         validation: The same on the validation part at the end of training.
         early_stop_validation: The same at the early stop.
-        movement: What `tfticket.lottery.movement.movement` found, for the branch
+        movement: What `measures.movement.movement` found, for the branch
             `"ticket"`: how far weights moved that survive the next pruning, and how
             far those that don't.
         attacks: Name ("fgsm:0.1") to test accuracy under that attack.
-        barrier: What `tfticket.lottery.stability.barrier` found, for the branch
+        barrier: What `measures.stability.barrier` found, for the branch
             `"stability"`.
         seconds: `train` in `fit`, `between` for everything else of the part.
         versions: Of tfticket, Keras and its backend.

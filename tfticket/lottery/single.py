@@ -9,13 +9,12 @@ from typing import Any
 import keras
 
 from tfticket import data, devices, models
-from tfticket.callbacks import IterativeMagnitudePruning
-from tfticket.files import write_json
-from tfticket.out_folder import CONFIG, held_config
-from tfticket.records import RoundRecord
-from tfticket.tickets import Ticket
-from tfticket.transform import prune, strip
-from tfticket.versions import versions
+from tfticket.common.files import write_json
+from tfticket.common.runs import CONFIG, held_config, versions
+from tfticket.pruning.prune_strip import prune, strip
+from tfticket.tickets.iterative import IterativeMagnitudePruning
+from tfticket.tickets.rounds import RoundRecord
+from tfticket.tickets.ticket import Ticket
 
 _FILES = (CONFIG, "rounds.json", "ticket.npz", "plot.png")
 

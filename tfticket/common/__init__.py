@@ -1,0 +1,1 @@
+"""For every package: checks of arguments, files written whole, folders of runs."""

@@ -1,0 +1,1 @@
+"""Removing dead units: which channels pass through a layer, and smaller layers."""

@@ -1,0 +1,1 @@
+"""What is served: the function, its signatures and warm-up records."""

@@ -1,0 +1,1 @@
+"""How a SavedModel stores sparse weights: dense, encoded, csr."""

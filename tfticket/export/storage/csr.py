@@ -1,0 +1,154 @@
+"""The format "csr": large Dense layers compute on the weights that are left."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfticket.export.storage.encoded import Stored, store
+from tfticket.export.storage.encoding import encode, positions
+from tfticket.export.storage.format_table import CSR
+from tfticket.export.storage.packed import Packed, aligned
+
+
+def candidates(model: keras.Model) -> list[keras.layers.Dense]:
+    """The layers that are faster on sparse weights, by `format_table.CSR`.
+
+    Args:
+        model: A plain model.
+    """
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if type(layer) is keras.layers.Dense
+        and layer.built
+        and not layer.quantization_mode
+        and not getattr(layer, "lora_enabled", False)
+        and layer.compute_dtype == layer.variable_dtype == "float32"
+        and _pays(keras.ops.convert_to_numpy(layer.kernel))
+    ]
+
+
+def store_csr(
+    model: keras.Model, as_they_are: Collection[int] = ()
+) -> tuple[Stored, Callable]:
+    """Stores the kernels of `candidates` by their transposes, the rest encoded.
+
+    Args:
+        model: A plain model.
+        as_they_are: The `id` of weights that are not to be encoded.
+
+    Returns:
+        What is stored; and a context manager in which those layers, when traced,
+        compute on it.
+    """
+    layers = [x for x in candidates(model) if id(x.kernel) not in as_they_are]
+    matrices = [_Matrix.of(layer) for layer in layers]
+    kernels = {id(layer.kernel) for layer in layers}
+    rest = store(model.variables, elsewhere=kernels, as_they_are=as_they_are)
+    if not layers:
+        return rest, contextlib.nullcontext
+
+    def compute():
+        return tf.concat([matrix.padded_indices() for matrix in matrices], 0)
+
+    content = b"".join(matrix.places.numpy().tobytes() for matrix in matrices)
+    content += str([matrix.shape for matrix in matrices]).encode()
+    # Where values are is worked out once. TensorFlow's own sparse matrix, made of it
+    # in each call, can't be kept: its variant loses its shape on the way to a loader.
+    pack = Packed([(m.count, 2) for m in matrices], tf.int64, compute, content)
+
+    @contextlib.contextmanager
+    def computing():
+        indices = pack.read()
+        for layer, matrix, where in zip(layers, matrices, indices, strict=True):
+            # An attribute of the instance goes before the method.
+            vars(layer)["call"] = _call_of(layer, matrix, where)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del vars(layer)["call"]
+
+    held = [array for m in matrices for array in (m.places, m.values)]
+    nbytes = rest.nbytes + sum(array.numpy().nbytes for array in held)
+    stored = dataclasses.replace(
+        rest, trackables=[*rest.trackables, pack, *held], nbytes=nbytes
+    )
+    return stored, computing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matrix:
+    """A kernel's transpose: rows are outputs, as TensorFlow's sparse products want."""
+
+    shape: tuple[int, int]
+    count: int
+    places: tf.Variable
+    values: tf.Variable
+
+    @classmethod
+    def of(cls, layer):
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        # Zeros stored between distant values are entries like others.
+        encoded = encode(kernel.T.ravel(), "gaps")
+        return cls(
+            kernel.T.shape,
+            len(encoded.values),
+            tf.Variable(encoded.places),
+            tf.Variable(encoded.values),
+        )
+
+    def padded_indices(self):
+        """Row and column of each value, flat."""
+        at = tf.cast(positions(self.places, int(np.prod(self.shape))), tf.int64)
+        width = tf.constant(self.shape[1], tf.int64)
+        flat = tf.reshape(tf.stack([at // width, at % width], axis=1), [-1])
+        return tf.pad(flat, [[0, aligned(2 * self.count) - 2 * self.count]])
+
+
+def _call_of(layer, matrix, where):
+    shape = tf.constant(matrix.shape, tf.int64)
+
+    def few(x):
+        return tf.raw_ops.SparseTensorDenseMatMul(
+            a_indices=where,
+            a_values=matrix.values,
+            a_shape=shape,
+            b=x,
+            adjoint_b=True,
+        )
+
+    def many(x):
+        sparse = tf.raw_ops.SparseTensorToCSRSparseMatrix(
+            indices=where, values=matrix.values, dense_shape=shape
+        )
+        # Transposed here: the operation's own flag for it takes several times as long.
+        return tf.raw_ops.SparseMatrixMatMul(a=sparse, b=tf.transpose(x))
+
+    def call(inputs, training=None):
+        del training
+        x = tf.convert_to_tensor(inputs)
+        rows = tf.reshape(x, [-1, matrix.shape[1]])
+        # Making TensorFlow's sparse matrix costs as much as some ten rows' product.
+        product = tf.cond(
+            tf.shape(rows)[0] <= CSR["few_rows"], lambda: few(rows), lambda: many(rows)
+        )
+        product.set_shape([matrix.shape[0], None])
+        outputs = tf.reshape(
+            tf.transpose(product), tf.concat([tf.shape(x)[:-1], [matrix.shape[0]]], 0)
+        )
+        outputs.set_shape([*x.shape[:-1], matrix.shape[0]])
+        if layer.use_bias:
+            outputs = keras.ops.add(outputs, layer.bias)
+        return layer.activation(outputs) if layer.activation else outputs
+
+    return call
+
+
+def _pays(kernel):
+    zeros = 1 - np.count_nonzero(kernel) / max(1, kernel.size)
+    return kernel.size >= CSR["min_weights"] and zeros >= CSR["min_sparsity"]

@@ -1,0 +1,213 @@
+"""The format "encoded": weights are stored sparse, and expanded once at load."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfticket.export.served.function import concrete
+from tfticket.export.storage.encoding import decode, encode, smallest_form
+from tfticket.export.storage.packed import Packed, aligned
+
+ValueDtype = str
+"""'float32' keeps each weight's own dtype; 'float16' stores matrices in half."""
+
+LEAST = 512
+"""Smaller weights are not encoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Weights as a SavedModel stores them, and how its function reads them.
+
+    Args:
+        trackables: What the SavedModel has to hold.
+        read: Function that gives the weights' values, by the `id` of their
+            `keras.Variable`; called inside the served function.
+        nbytes: Bytes of all weights as stored.
+        rounding: Largest absolute difference of a stored value to the weight's.
+    """
+
+    trackables: list
+    read: Callable[[], dict[int, tf.Tensor]]
+    nbytes: int
+    rounding: float = 0.0
+
+
+def store(
+    variables: Sequence[keras.Variable],
+    value_dtype: ValueDtype = "float32",
+    elsewhere: Collection[int] = (),
+    as_they_are: Collection[int] = (),
+) -> Stored:
+    """Stores each weight of two dimensions or more in its smallest form.
+
+    Args:
+        variables: The weights of a model.
+        value_dtype: "float16" rounds those of them that are of float32. Biases,
+            statistics and weights of less than `LEAST` values stay as they are.
+        elsewhere: The `id` of weights that are not to be stored here.
+        as_they_are: The `id` of weights that are not to be encoded.
+
+    Raises:
+        ValueError: If a weight is beyond float16.
+    """
+    trackables, nbytes, rounding = [], 0, 0.0
+    groups: dict[Any, dict[tuple, list]] = {}
+    for variable in variables:
+        if id(variable) in elsewhere:
+            continue
+        value = keras.ops.convert_to_numpy(variable)
+        stored, form = value.dtype, "plain"
+        if _worth(value) and id(variable) not in as_they_are:
+            stored = _stored_dtype(value, value_dtype)
+            form = smallest_form(value, stored.itemsize)
+        if form == "plain" and stored == value.dtype:
+            trackables.append(variable.value)
+            nbytes += value.nbytes
+        else:
+            group = groups.setdefault(value.dtype, {}).setdefault((stored, form), [])
+            group.append((variable, value))
+    packs = []
+    for dtype, forms in groups.items():
+        parts, members = [], []
+        for (stored, form), group in forms.items():
+            flat = np.concatenate([_padded(value) for _, value in group])
+            narrow = _narrow(flat, stored, group)
+            rounding = max(rounding, _largest_difference(narrow, flat))
+            parts.append(encode(narrow, form))
+            members += [variable for variable, _ in group]
+        pack, variables_of_pack = _pack(parts, members, tf.as_dtype(dtype))
+        nbytes += sum(part.nbytes for part in parts)
+        packs.append((pack, members))
+        trackables += [pack, *variables_of_pack]
+
+    def read():
+        return {
+            id(variable): value
+            for pack, members in packs
+            for variable, value in zip(members, pack.read(), strict=True)
+        }
+
+    return Stored(trackables, read, nbytes, rounding)
+
+
+def with_values(
+    call: Callable[[dict], dict],
+    variables: Sequence[keras.Variable],
+    read: Callable[[], dict[int, tf.Tensor]],
+) -> Callable[[dict], dict]:
+    """A function of a model that takes some weights' values from elsewhere.
+
+    Args:
+        call: Function that runs the model.
+        variables: All the model's weights.
+        read: As in `Stored`.
+    """
+
+    def call_with_values(inputs):
+        values = read()
+        mapping = [(v, values[id(v)]) for v in variables if id(v) in values]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = call(inputs)
+        # What the model assigned to its other weights would end with the scope.
+        for variable in variables:
+            new = scope.get_current_value(variable)
+            if new is not None and id(variable) not in values:
+                variable.assign(new)
+        return outputs
+
+    return call_with_values
+
+
+def assigned(
+    call: Callable[[dict], dict],
+    variables: Sequence[keras.Variable],
+    signature: dict[str, tf.TensorSpec],
+) -> set[int]:
+    """The `id` of weights that a call changes: a recurrent state, a count.
+
+    Expanded once at load, they would stay what they were.
+
+    Args:
+        call: Function that runs the model.
+        variables: All the model's weights.
+        signature: Input name to `tf.TensorSpec`.
+    """
+    found = set()
+
+    def watched(inputs):
+        with keras.StatelessScope() as scope:
+            outputs = call(inputs)
+        found.update(id(v) for v in variables if scope.get_current_value(v) is not None)
+        return outputs
+
+    concrete(watched, signature)
+    return found
+
+
+def _pack(parts, members, dtype):
+    """Arrays behind each other, and the variables that they are decoded from."""
+    held = [
+        [tf.Variable(part.values)]
+        if part.form == "plain"
+        else [tf.Variable(part.values), tf.Variable(part.places)]
+        for part in parts
+    ]
+
+    def compute():
+        flat = [
+            decode(part.form, part.size, dtype, *stored)
+            for part, stored in zip(parts, held, strict=True)
+        ]
+        return flat[0] if len(flat) == 1 else tf.concat(flat, 0)
+
+    shapes = [tuple(variable.shape) for variable in members]
+    content = [f"{shapes} {dtype.name}".encode()]
+    for part in parts:
+        content.append(f"{part.form} {part.values.dtype}".encode())
+        content += [part.places.tobytes(), part.values.tobytes()]
+    pack = Packed(shapes, dtype, compute, b"".join(content))
+    return pack, [variable for stored in held for variable in stored]
+
+
+def _worth(value):
+    """Whether encoding may pay. Biases seldom have zeros, and each kind of decoding
+    costs the loader milliseconds."""
+    floats = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+    return floats and value.ndim > 1 and value.size >= LEAST
+
+
+def _stored_dtype(value, value_dtype):
+    if value_dtype == "float16" and value.dtype == np.float32:
+        return np.dtype(np.float16)
+    return value.dtype
+
+
+def _padded(value):
+    flat = value.ravel()
+    return np.pad(flat, (0, aligned(flat.size) - flat.size))
+
+
+def _narrow(flat, dtype, group):
+    if dtype == flat.dtype:
+        return flat
+    with np.errstate(over="ignore"):
+        narrow = flat.astype(dtype)
+    if not np.all(np.isfinite(narrow)):
+        worst = max(group, key=lambda pair: np.max(np.abs(pair[1]), initial=0))
+        raise ValueError(
+            f"Weight '{worst[0].path}' has values up to "
+            f"{np.max(np.abs(worst[1])):.3g}, and value_dtype='float16' ends at 65504. "
+            "Pass value_dtype='float32'."
+        )
+    return narrow
+
+
+def _largest_difference(narrow, flat):
+    if narrow.dtype == flat.dtype:
+        return 0.0
+    return float(np.max(np.abs(narrow.astype(np.float64) - flat), initial=0.0))

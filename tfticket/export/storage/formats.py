@@ -1,0 +1,129 @@
+"""How weights are stored: which format a model gets, and its function in it."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.export.served.function import Prepared, Serving, trace
+from tfticket.export.storage.csr import candidates, store_csr
+from tfticket.export.storage.encoded import assigned, store, with_values
+from tfticket.export.storage.format_table import CHOICES
+
+FORMATS = ("dense", "encoded", "csr", "auto")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A format, and what it costs.
+
+    Args:
+        format: "dense", "encoded" or "csr".
+        nbytes: Bytes of the weights as stored.
+        rounding: Largest absolute difference of a stored weight to the model's.
+    """
+
+    format: str
+    nbytes: int
+    rounding: float = 0.0
+
+
+def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, Chosen]:
+    """Traces a model in a format; its notes say what was chosen and what it costs.
+
+    Args:
+        prepared: The model.
+        format: One of `FORMATS`.
+        value_dtype: "float32" or "float16".
+
+    Raises:
+        ValueError: If a weight is beyond float16.
+    """
+    model, notes = prepared.model, list(prepared.notes)
+    zeros = sparsity(model)
+    if format == "auto":
+        format, because = choose(model, value_dtype)
+        notes.append(f"auto took {format}: {because}")
+    elif format != "dense" and zeros < 0.01:
+        text = (
+            f"{zeros:.1%} of the weights of '{model.name}' are zero, so "
+            f"format='{format}' saves nothing. Prune it, or use format='dense'."
+        )
+        warnings.warn(text, stacklevel=3)
+        notes.append(text)
+    if format == "dense":
+        nbytes = sum(keras.ops.convert_to_numpy(v).nbytes for v in model.variables)
+        stored, chosen = None, Chosen(format, nbytes)
+        served = trace(prepared)
+    else:
+        computing: Callable[[], Any] = contextlib.nullcontext
+        changing = assigned(prepared.call, model.variables, prepared.signature)
+        if format == "csr":
+            stored, computing = store_csr(model, changing)
+            notes.append(f"{len(candidates(model))} Dense layers compute on sparse")
+        else:
+            stored = store(model.variables, value_dtype, as_they_are=changing)
+        chosen = Chosen(format, stored.nbytes, stored.rounding)
+
+        def call(inputs):
+            with computing():
+                return prepared.call(inputs)
+
+        call = with_values(call, model.variables, stored.read)
+        served = trace(prepared, call, stored.trackables)
+        served.module.weights += _also_read(model, served)
+    if chosen.rounding:
+        notes.append(f"weights rounded to float16, by up to {chosen.rounding:.1e}")
+    return dataclasses.replace(served, notes=tuple(notes)), chosen
+
+
+def choose(model: keras.Model, value_dtype: str = "float32") -> tuple[str, str]:
+    """The format for a model by `format_table.CHOICES`, and why.
+
+    Args:
+        model: A plain model.
+        value_dtype: With "float16", "csr" is none of the choices.
+    """
+    zeros = sparsity(model)
+    sizes = [v.shape.num_elements() for v in _matrices(model)]
+    share = sum(layer.kernel.value.shape.num_elements() for layer in candidates(model))
+    share /= max(1, sum(sizes))
+    for row in CHOICES:
+        if row["format"] == "csr" and value_dtype == "float16":
+            continue
+        if zeros >= row["min_sparsity"] and share >= row["min_csr_share"]:
+            return row["format"], f"{row['because']} (here {zeros:.1%} are zero)"
+    return "dense", "no row of the table fits"
+
+
+def sparsity(model: keras.Model) -> float:
+    """The fraction of zeros in the weights of two dimensions or more."""
+    values = [keras.ops.convert_to_numpy(v) for v in _matrices(model)]
+    size = sum(value.size for value in values)
+    return 1 - sum(np.count_nonzero(value) for value in values) / max(1, size)
+
+
+def _matrices(model):
+    return [
+        variable
+        for variable in model.variables
+        if len(variable.shape) > 1 and keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
+def _also_read(model, served):
+    """Variables that the function reads past the values that it was to take.
+
+    A layer that uses the kernel of another, which computes on sparse weights, does.
+    """
+    held = {id(part) for part in served.module.weights}
+    captured = {id(tensor) for tensor in served.function.captured_inputs}
+    return [
+        variable.value
+        for variable in model.variables
+        if id(variable.value) not in held and id(variable.value.handle) in captured
+    ]

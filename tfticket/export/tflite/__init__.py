@@ -1,0 +1,1 @@
+"""LiteRT: conversion, its known faults, and the check of what was written."""

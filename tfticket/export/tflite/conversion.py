@@ -1,0 +1,73 @@
+"""A SavedModel to the bytes of a `.tflite` file, in each quantization."""
+
+import pathlib
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tfticket.export.checking.compare import ExportError
+from tfticket.export.served.function import SIGNATURE
+
+QUANTIZATIONS = (None, "float16", "dynamic", "int8")
+
+
+def convert(
+    saved_model: pathlib.Path,
+    name: str,
+    quantization: str | None = None,
+    sparse: bool = False,
+    samples: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """Converts a SavedModel, unchecked. Inputs and outputs keep their types.
+
+    Args:
+        saved_model: Its folder.
+        name: The model's name, for errors.
+        quantization: One of `QUANTIZATIONS`.
+        sparse: Whether weights may be stored sparse. Which are, and whether in
+            blocks, is the converter's choice.
+        samples: For int8: arrays of samples by input name.
+
+    Raises:
+        ExportError: If the converter can't.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(saved_model), signature_keys=[SIGNATURE]
+    )
+    optimizations = [tf.lite.Optimize.DEFAULT] if quantization else []
+    if sparse:
+        optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    converter.optimizations = optimizations
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif quantization == "int8":
+        # Without this, what has no int8 kernel would silently stay float.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: _one_by_one(samples)
+    try:
+        with warnings.catch_warnings():
+            # What the converter calibrates int8 with is deprecated, says TensorFlow.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
+            return converter.convert()
+    except Exception as error:  # the converter's own classes are not public
+        if quantization == "int8":
+            mend = (
+                "An operation may have no int8 form: use quantization='dynamic', "
+                "which keeps what it can't quantize in float."
+            )
+        else:
+            mend = (
+                "Models in half or double precision and recurrent layers are beyond "
+                "it: build the model in float32, or export a SavedModel."
+            )
+        raise ExportError(
+            f"TensorFlow can't convert model '{name}' to LiteRT. {mend} The converter "
+            f"says: {str(error).strip()[:500]}"
+        ) from error
+
+
+def _one_by_one(samples):
+    for i in range(len(next(iter(samples.values())))):
+        yield {name: values[i : i + 1] for name, values in samples.items()}

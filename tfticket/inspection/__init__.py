@@ -1,0 +1,1 @@
+"""Looking at a model: `summary`, its costs, TensorBoard, progress bars."""

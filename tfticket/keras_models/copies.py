@@ -1,0 +1,200 @@
+"""Copies of models and layers that share nothing, and which models can be copied."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.edge_popup.model import PopupModel
+from tfticket.keras_models.names import is_graph
+from tfticket.pruning.masks import named_layers
+from tfticket.pruning.wrapper import Prune
+
+
+def clone_with(
+    model: keras.Model,
+    clone_layer: Callable[[keras.layers.Layer], keras.layers.Layer],
+    copy_weights: Callable[[keras.layers.Layer, keras.layers.Layer], None],
+) -> keras.Model:
+    """Clones a model into nested ones, layer by layer, then copies weights.
+
+    The clone is not compiled.
+
+    Args:
+        model: A Sequential or Functional model.
+        clone_layer: Function of a layer that returns its copy, not built.
+        copy_weights: Called with each layer and its copy, when all are built.
+
+    Raises:
+        ValueError: If a layer's copy has another name.
+    """
+    pairs: dict[int, keras.layers.Layer] = {}
+
+    def clone(layer):
+        if id(layer) in pairs:
+            # A layer that several nested models share stays shared.
+            return pairs[id(layer)][1]
+        if not isinstance(layer, keras.layers.Layer):
+            # An operation between layers (`keras.ops.add`), which has no weights.
+            return copy_layer(layer)
+        copy = clone_layer(layer)
+        if copy.name != layer.name:
+            raise ValueError(
+                f"The configuration of layer '{layer.name}' ({type(layer).__name__}) "
+                "does not carry its name, so the copy's weights can't be told by "
+                "name. Let its get_config and __init__ pass `name` on."
+            )
+        pairs[id(layer)] = (layer, copy)
+        return copy
+
+    with _uncompiled(model):
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    for source, target in pairs.values():
+        copy_weights(source, target)
+    return copy
+
+
+def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer of the same configuration, not built."""
+    return layer.__class__.from_config(layer.get_config())
+
+
+def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Gives a copy its weights, not yet their values, if its source has them."""
+    if not source.built:
+        return
+    config = source.get_build_config()
+    if isinstance(source, keras.Model) and "input_shape" in (config or {}):
+        # Keras would build its layers, and not note the shape for the next copy.
+        copy(keras.tree.map_shape_structure(keras.KerasTensor, config["input_shape"]))
+    else:
+        copy.build_from_config(config)
+
+
+def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
+    target.set_weights(source.get_weights())
+    for old, new in zip(source.weights, target.weights, strict=True):
+        new.trainable = old.trainable
+    pairs = zip(source._flatten_layers(), target._flatten_layers(), strict=True)
+    for old, new in pairs:
+        if not hasattr(old, "finalize_state"):
+            continue
+        # Preprocessing layers work out more from their weights, or keep tables.
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables({k: np.array(value) for k, value in store.items()})
+        if not hasattr(old, "save_assets"):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+@contextlib.contextmanager
+def _uncompiled(model):
+    """Keeps Keras from cloning the compile state, which not every loss survives."""
+    models = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
+    for part in models:
+        part.compiled = False
+    try:
+        yield
+    finally:
+        for part in models:
+            part.compiled = True
+
+
+def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers by path of a model that can be copied layer by layer.
+
+    Raises:
+        TypeError: If the model is not a Keras 3 Sequential or Functional one.
+        ValueError: If it is not built, or is wrapped already.
+    """
+    require_keras_3(model)
+    require_graph(model)
+    return unwrapped_layers(model)
+
+
+def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers of a model by path, or a ValueError if one is wrapped already."""
+    layers = dict(named_layers(model))
+    if any(isinstance(layer, Prune) for layer in layers.values()):
+        raise ValueError(
+            f"Model '{model.name}' is wrapped already. Call "
+            "tfticket.strip(model) first, or train it as it is."
+        )
+    return layers
+
+
+def require_keras_3(model: Any) -> None:
+    modules = {c.__module__.split(".")[0] for c in type(model).__mro__}
+    kinds = {type(x).__module__.split(".")[0] for x in getattr(model, "layers", [])}
+    if "tensorflow_model_optimization" in modules | kinds:
+        raise TypeError(
+            f"{type(model).__name__} is wrapped by TF-MOT, which works on tf_keras "
+            "only. Call TF-MOT's strip_pruning, rebuild the model in Keras 3 "
+            "(import keras) and copy the weights, then wrap it here."
+        )
+    if isinstance(model, keras.layers.Layer):
+        return
+    if "tf_keras" in modules or "tensorflow" in modules:
+        raise TypeError(
+            f"{type(model).__name__} is a tf_keras (Keras 2) object; tfticket works "
+            "on Keras 3. Build it with `import keras` instead of tf_keras, unset "
+            "TF_USE_LEGACY_KERAS, and copy the weights with set_weights()."
+        )
+    raise TypeError(
+        "Expected a keras.Model or keras.layers.Layer. "
+        f"Received: {model!r} (of type {type(model)})"
+    )
+
+
+def require_graph(model: keras.Model) -> None:
+    """Raises unless it is a built Sequential or Functional model of Keras's own."""
+    for part in model._flatten_layers():
+        of_keras = type(part).__module__.split(".")[0] == "keras"
+        if is_graph(part) and not of_keras and not isinstance(part, PopupModel):
+            raise TypeError(
+                f"Model '{part.name}' is of a class of its own, {type(part).__name__}, "
+                "whose methods and attributes a copy would lose. Pass the plain model "
+                "of the same layers, keras.Model(model.inputs, model.outputs)."
+            )
+    if not is_graph(model):
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its "
+            "layers can't be swapped from outside. Rebuild it as a Functional model."
+        )
+    require_built(model)
+
+
+def require_built(model: keras.Model) -> None:
+    """Raises a ValueError if a model has no weights yet."""
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights to carry over. "
+            "Start it with keras.Input(shape), or call it on data first."
+        )
+
+
+# What `fit` and its kin call: a Functional copy has Keras's own.
+_TRAINING = (
+    *("train_step", "test_step", "predict_step", "make_train_function"),
+    *("compute_loss", "compute_metrics", "fit", "compile"),
+)
+
+
+def require_plain_training(model: keras.Model) -> None:
+    """Raises a TypeError if a subclassed model trains in a way of its own."""
+    own = [
+        x for x in _TRAINING if getattr(type(model), x) is not getattr(keras.Model, x)
+    ]
+    if own:
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed and has its "
+            f"own {', '.join(own)}, which a wrapped copy would lose. Wrap its layers "
+            "in its __init__ instead: self.dense = tfticket.prune(Dense(10))."
+        )

@@ -1,0 +1,191 @@
+"""Which weights of a Keras layer can be pruned, and which way they are summed."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfticket.keras_models.names import every_layer, join, weights_by_path
+
+_DENSE = (keras.layers.Dense,)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_TRANSPOSES = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_NEVER_HOLD_KERNELS = (
+    keras.layers.Activation,
+    keras.layers.BatchNormalization,
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.InputLayer,
+    keras.layers.LayerNormalization,
+    keras.layers.Reshape,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrunableWeight:
+    """A weight that a mask can prune.
+
+    Args:
+        name: Its path in the layer that is wrapped: "kernel", "cell/kernel".
+        variable: The Keras variable.
+        layer: The layer it belongs to.
+        reduction_axes: Axes that the layer sums over, where N:M groups lie. Empty
+            where nothing is summed (an Embedding).
+        channel_axes: Axes that number the layer's output channels.
+    """
+
+    name: str
+    variable: keras.Variable
+    layer: keras.layers.Layer
+    reduction_axes: tuple[int, ...]
+    channel_axes: tuple[int, ...]
+
+
+def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
+    """The weights of a built layer that pruning masks, those of its sublayers too.
+
+    Kernels of Dense, EinsumDense and convolutions, the pointwise kernel of a
+    separable convolution, both kernels of recurrent cells, at any depth: inside
+    MultiHeadAttention, LSTM, Bidirectional, a model. An Embedding's table only where
+    the layer is that Embedding itself. Biases and normalizations never. A layer with a
+    method `get_prunable_weights()` says for itself.
+
+    Args:
+        layer: A layer, built.
+
+    Returns:
+        List of `PrunableWeight`, each variable once; empty where there is nothing to
+        prune.
+
+    Raises:
+        TypeError: If `get_prunable_weights()` returns anything but Keras
+            variables.
+
+    Example:
+
+    >>> layer = keras.layers.LSTM(2)
+    >>> layer.build((None, 5, 3))
+    >>> [weight.name for weight in prunable_weights(layer)]
+    ['cell/kernel', 'cell/recurrent_kernel']
+    """
+    found: dict[int, PrunableWeight] = {}
+    names = {id(v): name for name, v in weights_by_path(layer).items()}
+    said: set[int] = set()  # layers inside one that has said for itself
+    for path, part in every_layer(layer):
+        if id(part) in said:
+            continue
+        if hasattr(part, "get_prunable_weights"):
+            said.update(id(x) for _, x in every_layer(part))
+        for variable, reduction, channels in _own(part, top=part is layer):
+            name = names.get(id(variable), join(path, variable.name))
+            weight = PrunableWeight(name, variable, part, reduction, channels)
+            found.setdefault(id(variable), weight)
+    return list(found.values())
+
+
+def _own(layer, top):
+    """(variable, reduction axes, channel axes) of what one layer holds itself."""
+    if hasattr(layer, "get_prunable_weights"):
+        for weight in layer.get_prunable_weights():
+            if not isinstance(weight, keras.Variable):
+                raise TypeError(
+                    "get_prunable_weights() must return keras.Variable objects. "
+                    f"Layer '{layer.name}' returned: {weight!r}"
+                )
+            # As Keras lays a kernel out: inputs before outputs, both at the end.
+            rank = len(weight.shape)
+            yield weight, (rank - 2,) if rank > 1 else (), (rank - 1,)
+        return
+    if getattr(layer, "quantization_mode", None) is not None:
+        return
+    if isinstance(layer, _SEPARABLE):
+        kernel = layer.pointwise_kernel
+        yield kernel, (len(kernel.shape) - 2,), (len(kernel.shape) - 1,)
+    elif _is_cell(layer):
+        for kernel in (layer.kernel, layer.recurrent_kernel):
+            rank = len(kernel.shape)
+            yield kernel, (rank - 2,), (rank - 1,)
+    elif isinstance(layer, keras.layers.Embedding) and top:
+        # Beside it, LoRA's `embeddings` is a sum; the variable is this.
+        yield getattr(layer, "_embeddings", layer.embeddings), (), (1,)
+    elif _is_kernel_layer(layer):
+        # The same of `kernel`.
+        kernel = getattr(layer, "_kernel", None)
+        kernel = layer.kernel if kernel is None else kernel
+        if isinstance(kernel, keras.Variable):
+            yield kernel, *_axes(layer, len(kernel.shape))
+
+
+def _axes(layer, rank):
+    if isinstance(layer, keras.layers.EinsumDense):
+        inputs, kernel, outputs = _subscripts(layer.equation)
+        return (
+            tuple(i for i, x in enumerate(kernel) if x not in outputs),
+            tuple(i for i, x in enumerate(kernel) if x not in inputs),
+        )
+    if isinstance(layer, _TRANSPOSES):
+        return (rank - 1,), (rank - 2,)
+    if isinstance(layer, _DEPTHWISE):
+        return tuple(range(rank - 2)), (rank - 2, rank - 1)
+    return (rank - 2,), (rank - 1,)
+
+
+def _subscripts(equation):
+    terms, outputs = equation.replace(" ", "").split("->")
+    inputs, kernel = terms.split(",")
+    return inputs, kernel, outputs
+
+
+def _is_kernel_layer(layer):
+    kinds = _DENSE + _CONVOLUTIONS + _TRANSPOSES + _DEPTHWISE
+    return isinstance(layer, (*kinds, keras.layers.EinsumDense))
+
+
+def _is_cell(layer):
+    # ConvLSTM's cell has no public class.
+    return hasattr(layer, "state_size") and isinstance(
+        getattr(layer, "recurrent_kernel", None), keras.Variable
+    )
+
+
+def may_be_prunable(layer: keras.layers.Layer) -> bool:
+    """False for a layer, built or not, that certainly has nothing to prune."""
+    if layer.built:
+        return bool(prunable_weights(layer))
+    return not isinstance(layer, _NEVER_HOLD_KERNELS)
+
+
+def why_dense(layer: keras.layers.Layer) -> str:
+    """Why a built layer has no mask, in a few words for a table."""
+    if not layer.weights:
+        return "has no weights"
+    if isinstance(layer, keras.layers.Embedding):
+        return "Embedding: pruned only if include names it"
+    if any(getattr(x, "quantization_mode", None) for _, x in every_layer(layer)):
+        return "quantized: prune before quantizing"
+    if prunable_weights(layer):
+        return "not wrapped"
+    if isinstance(layer, keras.layers.Wrapper) or type(layer).__module__.startswith(
+        "keras."
+    ):
+        return "no kernel: biases, scales and statistics stay dense"
+    return "custom layer without get_prunable_weights()"
+
+
+def has_adapter(weight: PrunableWeight) -> bool:
+    """Whether its layer adds something trained beside it (LoRA)."""
+    return bool(getattr(weight.layer, "lora_enabled", False))
+
+
+def effective_value(weight: PrunableWeight) -> Any:
+    """What the layer computes with: the variable's value, LoRA's part added."""
+    if not has_adapter(weight):
+        return keras.ops.convert_to_tensor(weight.variable.value)
+    embeds = isinstance(weight.layer, keras.layers.Embedding)
+    return weight.layer.embeddings if embeds else weight.layer.kernel

@@ -1,0 +1,186 @@
+"""What layers and weights are called, and how they are picked by name or class."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+_AUTOMATIC = re.compile(r"variable(_\d+)?")
+# Keras's list of all layers, and TensorFlow's notes for its checkpoints.
+_BOOKKEEPING = ("_layers", "_functional", "_self_")
+
+
+def is_graph(layer: keras.layers.Layer) -> bool:
+    """Whether it is a Sequential or Functional model: layers in a known graph."""
+    return isinstance(layer, keras.Model) and (
+        isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+    )
+
+
+def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (name, layer) for the layers directly inside, each once.
+
+    Those of a Sequential or Functional model go by their own names. Those of any
+    other layer go by the attribute that holds them, which unlike an automatic name
+    is the same in every copy; members of a list by their index, of a dict by key.
+
+    Args:
+        layer: A layer or model.
+
+    Example:
+
+    >>> inner = keras.layers.LSTM(2)
+    >>> [name for name, _ in tfticket.keras_models.names.sublayers(inner)]
+    ['cell']
+    """
+    if is_graph(layer):
+        yield from ((x.name, x) for x in layer.layers)
+        return
+    seen = set()
+    attributes = dict(vars(layer))
+    # Where PyTorch keeps modules that are assigned to attributes.
+    attributes |= attributes.pop("_modules", {})
+    for attribute, value in attributes.items():
+        if attribute.startswith(_BOOKKEEPING):
+            continue
+        for name, part in _layers_in(attribute.lstrip("_"), value):
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield name, part
+
+
+def _layers_in(name, value):
+    if isinstance(value, keras.layers.Layer):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _layers_in(f"{name}/{key}", part)
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _layers_in(f"{name}/{i}", part)
+
+
+def every_layer(
+    layer: keras.layers.Layer, path: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for a layer and all inside it at any depth, each once.
+
+    Args:
+        layer: A layer or model.
+        path: The path of the layer itself.
+    """
+    seen = set()
+
+    def walk(path, layer):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for name, part in sublayers(layer):
+            yield from walk(join(path, name), part)
+
+    yield from walk(path, layer)
+
+
+def weights_by_path(
+    layer: keras.layers.Layer, path: str = ""
+) -> dict[str, keras.Variable]:
+    """Every weight of a layer, "kernel" or "cell/recurrent_kernel".
+
+    Args:
+        layer: A built layer.
+        path: What the names begin with.
+
+    Returns:
+        Name to variable, each variable once. The second of two weights with one
+        name in one layer gets its index there: "kernel:1".
+    """
+    weights = {}
+    taken = set()
+    inner_first = list(every_layer(layer, path))[::-1]
+    for at, part in inner_first:
+        own = [w for w in part.weights if id(w) not in taken]
+        for i, weight in enumerate(own):
+            key = join(at, name_of(weight, part, i))
+            weights[key if key not in weights else f"{key}:{i}"] = weight
+            taken.add(id(weight))
+    # In the order in which the layer itself lists them.
+    order = {id(w): i for i, w in enumerate(layer.weights)}
+    return dict(sorted(weights.items(), key=lambda item: order[id(item[1])]))
+
+
+def name_of(weight: keras.Variable, layer: keras.layers.Layer, index: int) -> str:
+    """The weight's name; of one that was given none, the attribute that holds it.
+
+    Keras names such weights by how many there have been, other in every copy.
+    """
+    if not _AUTOMATIC.fullmatch(weight.name):
+        return weight.name
+    for attribute, value in vars(layer).items():
+        if value is weight:
+            return attribute.lstrip("_")
+    return f"variable:{index}"
+
+
+def join(*parts: str) -> str:
+    """The path of these parts, empty ones left out."""
+    return "/".join(part for part in parts if part)
+
+
+Pattern = str | re.Pattern | type
+
+
+def choose(
+    argument: str, patterns: Iterable[Pattern], things: Mapping[str, Iterable[Any]]
+) -> dict[Pattern, list[str]]:
+    """What each of some patterns means.
+
+    Args:
+        argument: Name of the argument they came in, for the error.
+        patterns: Each a path ("block/dense"; "block" means all inside it), a compiled
+            regular expression that is searched for in the path, or a class.
+        things: Path to the objects at that path, which a class is compared with.
+
+    Returns:
+        Pattern to the paths it matches, in the order of `things`.
+
+    Raises:
+        TypeError: If `patterns` is a single one, or one is of another type.
+        ValueError: If one matches nothing.
+
+    Example:
+
+    >>> things = {"a/kernel": [1], "b/kernel": ["x"]}
+    >>> tfticket.keras_models.names.choose("exclude", ["a", str], things)
+    {'a': ['a/kernel'], <class 'str'>: ['b/kernel']}
+    """
+    if isinstance(patterns, (str, re.Pattern, type)):
+        raise TypeError(
+            f"{argument} must be a collection of patterns, a list for one. "
+            f"Received: {argument}={patterns!r}"
+        )
+    chosen = {}
+    for pattern in patterns:
+        if not isinstance(pattern, (str, re.Pattern, type)):
+            raise TypeError(
+                f"{argument} takes paths, compiled regular expressions and classes. "
+                f"Received: {pattern!r}"
+            )
+        chosen[pattern] = [
+            path for path, objects in things.items() if _matches(pattern, path, objects)
+        ]
+    if unknown := [pattern for pattern, paths in chosen.items() if not paths]:
+        raise ValueError(
+            f"{argument} names what the model does not have: {unknown}. "
+            f"It has: {list(things)}"
+        )
+    return chosen
+
+
+def _matches(pattern, path, objects):
+    if isinstance(pattern, str):
+        return path == pattern or path.startswith(f"{pattern}/")
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(path) is not None
+    return any(isinstance(thing, pattern) for thing in objects)

@@ -1,0 +1,1 @@
+"""Runs of an experiment: trainings, checkpoints, locks and folders."""

@@ -1,0 +1,63 @@
+"""`Chain`: trainings that follow from each other; `Setting`: all a worker must know."""
+
+import dataclasses
+
+from tfticket import data
+from tfticket.lottery.engine.trainer import Builder
+from tfticket.lottery.recipe import Recipe
+from tfticket.lottery.results import Part
+
+MAIN = "ticket"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """The trainings of one replicate and branch, which one process does in order.
+
+    Args:
+        seed: Of the replicate.
+        branch: `"ticket"`, or a control as text.
+        copy: Of the control.
+        rounds: Which rounds.
+    """
+
+    seed: int
+    branch: str
+    copy: int
+    rounds: tuple[int, ...]
+
+    @property
+    def parts(self) -> list[Part]:
+        """A part for each round."""
+        return [Part(self.seed, self.branch, self.copy, r) for r in self.rounds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a worker has to know, on whatever machine it is.
+
+    Args:
+        recipe: Of the experiment.
+        rounds: Last round of the main chain.
+        stops: Steps of the dense training that something is rewound to.
+        folder: Of the run.
+        data_dir: Directory of TFDS data.
+        download: Whether TFDS may download.
+        checkpoint_seconds: Least time between two checkpoints of a training.
+        attacks: To measure accuracy under, as `LotteryExperiment` reads them.
+        build: The network's builder, if not one of `tfticket.models`.
+        dataset: The data, if not to be loaded by name.
+        strategy: Which devices of the machine share a batch, of `tfticket.devices`.
+    """
+
+    recipe: Recipe
+    rounds: int
+    stops: tuple[int, ...]
+    folder: str
+    data_dir: str | None = None
+    download: bool = True
+    checkpoint_seconds: float | None = 60.0
+    attacks: tuple[str, ...] = ()
+    build: Builder | None = None
+    dataset: data.Dataset | None = None
+    strategy: str = "none"

@@ -1,0 +1,358 @@
+"""`Worker`: runs what is missing of chains, and measures what their trainings made."""
+
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfticket import data, devices, models
+from tfticket.common.runs import versions
+from tfticket.lottery.engine.branches import Branch, Origin, Start, start_of
+from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.checkpoint import Checkpoint
+from tfticket.lottery.engine.run_folder import NEXT, TICKET, TRAINED, RunFolder
+from tfticket.lottery.engine.trainer import Trainer
+from tfticket.lottery.measures.adversarial import METHODS, attacked_accuracy
+from tfticket.lottery.measures.movement import movement
+from tfticket.lottery.measures.stability import barrier
+from tfticket.lottery.measures.widths import width_with
+from tfticket.lottery.recipe import derived_seed
+from tfticket.lottery.results import Part, PartResult
+from tfticket.pruning.masks import get_masks
+from tfticket.sparsity import criteria
+from tfticket.tickets.ticket import Ticket, plain_config, zero_masked
+
+# Compiled networks kept beside the experiment's own; `small_dense` has one a round.
+_MOST_TRAINERS = 2
+
+
+class Worker:
+    """Runs what is missing of chains, one after another, in one process.
+
+    Args:
+        setting: Of the experiment.
+        on_evaluation: Called with (part, steps done) as trainings go on.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        on_evaluation: Callable[[Part, int], None] | None = None,
+    ):
+        self._setting = setting
+        self._folder = RunFolder(setting.folder)
+        self._on_evaluation = on_evaluation
+        self._trainers: dict[Any, Trainer] = {}
+        self._strategy = devices.strategy(setting.strategy)
+        devices.make_deterministic()
+
+    def run(self, chain: Chain, on_part: Callable[[PartResult, bool], None]) -> None:
+        """Does what is missing of a chain.
+
+        Args:
+            chain: What to run.
+            on_part: Called with the result of each part, and whether it was missing.
+        """
+        with self._strategy.scope():
+            for part in chain.parts:
+                on_part(*self._run(part))
+
+    def _run(self, part):
+        result = self._folder.result(part)
+        fresh = result is None
+        if result is None:
+            result = self._train(part)
+        if missing := [x for x in self._setting.attacks if x not in result.attacks]:
+            result = self._attack(result, missing)
+        return result, fresh
+
+    def check(self) -> Trainer:
+        """Loads data, builds the network and tries the rates, before any training.
+
+        Raises:
+            ValueError: If something does not fit.
+        """
+        with self._strategy.scope():
+            trainer = self._trainer(self._setting.recipe)
+            trainer.round_pruner(0).check(self._setting.rounds)
+        return trainer
+
+    def dataset(self, name: str) -> data.Dataset:
+        """The data of that name, loaded once."""
+        if name == self._setting.recipe.dataset and self._setting.dataset is not None:
+            return self._setting.dataset
+        return self._loaded(name)
+
+    @functools.cached_property
+    def _loaded(self):
+        setting = self._setting
+        return functools.cache(
+            lambda name: data.load(name, setting.data_dir, setting.download)
+        )
+
+    def _trainer(self, recipe, factor=1.0):
+        key = (recipe, factor)
+        if key not in self._trainers:
+            if len(self._trainers) > _MOST_TRAINERS:
+                # Not the experiment's own: all controls ask for it.
+                own = (self._setting.recipe, 1.0)
+                del self._trainers[next(k for k in self._trainers if k != own)]
+            build = self._setting.build or functools.partial(
+                models.build, recipe.model, width=recipe.width
+            )
+            self._trainers[key] = Trainer(
+                recipe, self.dataset(recipe.dataset), build, factor, self._setting.stops
+            )
+        return self._trainers[key]
+
+    def _train(self, part):
+        began = time.monotonic()
+        self._folder.clear(part)
+        if part.branch == MAIN:
+            trainer, start, inputs = self._main(part)
+        else:
+            trainer, start, inputs = self._control(part)
+        order = _order(part)
+        checkpoint = Checkpoint(
+            self._folder.folder(part) / "checkpoint.npz",
+            _fingerprint(start.ticket),
+            None if self._is_followed(trainer) else self._setting.checkpoint_seconds,
+        )
+        fitting = time.monotonic()
+        trained = trainer.train(
+            start.ticket,
+            order,
+            start.optimizer,
+            checkpoint,
+            lambda steps: self._on_evaluation and self._on_evaluation(part, steps),
+        )
+        fitted = time.monotonic()
+        masks = start.ticket.masks
+        tickets = {
+            TICKET: dataclasses.replace(
+                start.ticket, provenance=self._provenance(part, trainer)
+            ),
+            TRAINED: Ticket(masks, zero_masked(trained.weights, masks)),
+        }
+        moved = {}
+        if part.branch == MAIN:
+            kept = self._next_masks(part, trainer, trained)
+            if kept is not None:
+                tickets[NEXT] = Ticket(kept, {})
+                moved = self._movement(part, trainer, start, trained, kept)
+        test, validation = (trainer.evaluate(x) for x in ("test", "validation"))
+        best_test = trainer.evaluate("test", trained.best_weights)
+        best_validation = {
+            name: trained.metrics[f"val_{name}"][trained.best]
+            for name in ("loss", "accuracy")
+        }
+        parameters = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+        between = {}
+        if part.branch == "stability":
+            between = self._barrier(part, trainer, trained)
+        result = PartResult(
+            part=part,
+            density=parameters / self._size,
+            parameters=parameters,
+            layers={k: [int(np.count_nonzero(m)), m.size] for k, m in masks.items()},
+            iterations=trainer.recipe.iterations,
+            early_stop_iteration=trained.metrics["iteration"][trained.best],
+            test=test,
+            early_stop_test=best_test,
+            validation=validation,
+            early_stop_validation=best_validation,
+            movement=moved,
+            barrier=between,
+            seconds={
+                "train": fitted - fitting,
+                "between": time.monotonic() - fitted + fitting - began,
+            },
+            versions=versions(),
+        )
+        self._folder.finish(result, tickets, trained.metrics, inputs)
+        checkpoint.remove()
+        return result
+
+    @property
+    def _size(self):
+        # Of the experiment's network: a smaller one has the density of its ticket.
+        network = self._trainer(self._setting.recipe).model
+        return sum(mask.size for mask in get_masks(network).values())
+
+    def _trainer_of(self, part):
+        recipe = self._setting.recipe
+        if part.branch == MAIN:
+            return self._trainer(recipe, recipe.retrain_factor if part.round else 1.0)
+        branch = Branch.parse(part.branch)
+        recipe = branch.recipe(recipe)
+        if branch.kind == "small_dense":
+            recipe = dataclasses.replace(recipe, width=self._width(part))
+        return self._trainer(recipe)
+
+    def _width(self, part):
+        ticket = self._folder.ticket(Part(part.seed, round=part.round))
+        wanted = sum(int(np.count_nonzero(mask)) for mask in ticket.masks.values())
+        recipe = self._setting.recipe
+        images = self.dataset(recipe.dataset)
+        return width_with(recipe.model, images.image_shape, images.classes, wanted)
+
+    def _main(self, part):
+        recipe = self._setting.recipe
+        trainer = self._trainer_of(part)
+        initial = trainer.initial_weights(part.seed)
+        if part.round == 0:
+            return trainer, Start(trainer.dense(initial)), []
+        before = dataclasses.replace(part, round=part.round - 1)
+        masks = self._folder.ticket(before, NEXT).masks
+        inputs = [f"{before.path}/{NEXT}"]
+        optimizer = None
+        if recipe.rewind_to is None:
+            weights = self._folder.ticket(before, TRAINED).weights
+            inputs.append(f"{before.path}/{TRAINED}")
+        elif recipe.rewind_to == 0:
+            weights = initial
+        else:
+            found = self._prefix(part.seed, recipe.rewind_to)
+            weights, optimizer = found["weights"], found["optimizer"]
+        start = Start(Ticket(masks, zero_masked(weights, masks)), optimizer)
+        return trainer, start, inputs
+
+    def _control(self, part):
+        branch = Branch.parse(part.branch)
+        trainer = self._trainer_of(part)
+        seed = derived_seed(part.seed, part.branch, part.copy, part.round)
+        main = Part(part.seed, round=part.round)
+        if branch.kind == "small_dense":
+            start = Start(trainer.dense(trainer.initial_weights(seed)))
+            return trainer, start, [f"{main.path}/{TICKET}"]
+        origin, inputs = self._origin(branch, main)
+        return trainer, start_of(branch, origin, trainer, seed), inputs
+
+    def _origin(self, branch, main):
+        rounds = {
+            "one_shot": 0,
+            "lr_rewind": main.round - 1,
+            "fine_tune": main.round - 1,
+        }
+        inputs, trained, prefix = [f"{main.path}/{TICKET}"], None, None
+        if branch.kind in rounds:
+            source = dataclasses.replace(main, round=rounds[branch.kind])
+            trained = self._folder.ticket(source, TRAINED)
+            inputs.append(f"{source.path}/{TRAINED}")
+        elif branch.kind == "stability":  # the barrier is to it
+            inputs.append(f"{main.path}/{TRAINED}")
+        elif branch.kind == "late_rewind":
+            prefix = self._prefix(main.seed, branch.value)
+        initial = self._trainer(self._setting.recipe).initial_weights(main.seed)
+        ticket = self._folder.ticket(main)
+        return Origin(ticket, initial, trained, prefix), sorted(inputs)
+
+    @functools.cached_property
+    def _prefix(self):
+        @functools.lru_cache(maxsize=4)
+        def prefix(seed, steps):
+            trainer = self._trainer(self._setting.recipe)
+            dense = trainer.dense(trainer.initial_weights(seed))
+            return trainer.prefix(dense, _order(Part(seed)), steps)
+
+        return prefix
+
+    def _is_followed(self, trainer):
+        # What such criteria have summed up is in no checkpoint.
+        needs = criteria.needs(trainer.recipe.criterion)
+        return bool({"change", "recent_change"} & set(needs))
+
+    def _next_masks(self, part, trainer, trained):
+        try:
+            return trainer.next_masks(part.seed, trained)
+        except ValueError:
+            if part.round < self._setting.rounds:
+                raise
+            return None  # nothing is left to prune, and nothing more is asked for
+
+    def _movement(self, part, trainer, start, trained, kept):
+        names = start.ticket.masks
+        initial = trainer.initial_weights(part.seed)
+        return movement(
+            {name: start.ticket.weights[name] for name in names},
+            {name: trained.weights[name] for name in names},
+            start.ticket.masks,
+            kept,
+            {name: float(np.std(initial[name])) for name in names},
+        )
+
+    def _barrier(self, part, trainer, trained):
+        main = Part(part.seed, round=part.round)
+        other = self._folder.ticket(main, TRAINED)
+        return barrier(
+            lambda weights: trainer.evaluate("test", weights),
+            other.weights,
+            trained.weights,
+        )
+
+    def _attack(self, result, names):
+        part = result.part
+        trainer = self._trainer_of(part)
+        trainer.put(self._folder.ticket(part, TRAINED))
+        data_ = trainer.dataset
+        found = {}
+        for name in names:
+            method, size = parse_attack(name)
+            found[name] = attacked_accuracy(
+                trainer.model,
+                *data_.test,
+                method=method,
+                # Normalised by channel, as the inputs are.
+                epsilon=size / data_.std,
+                low=-data_.mean / data_.std,
+                high=(1.0 - data_.mean) / data_.std,
+            )
+        result = dataclasses.replace(result, attacks={**result.attacks, **found})
+        self._folder.amend(result)
+        return result
+
+    def _provenance(self, part, trainer):
+        return {
+            "config": plain_config(trainer.model),
+            "seed": part.seed,
+            "criterion": trainer.recipe.criterion,
+            "branch": part.branch,
+            "copy": part.copy,
+            "round": part.round,
+            "step": self._setting.recipe.rewind_to,
+        }
+
+
+def parse_attack(text: str) -> tuple[str, float]:
+    """Method and size of an attack written like "fgsm:0.1".
+
+    Raises:
+        ValueError: If it is written otherwise.
+    """
+    method, _, size = str(text).partition(":")
+    try:
+        if method in METHODS and 0 < float(size) <= 1:
+            return method, float(size)
+    except ValueError:
+        pass
+    raise ValueError(
+        "attacks must be written like fgsm:0.1 or pgd:0.1, the number in (0, 1]. "
+        f"Received: {text!r}"
+    )
+
+
+def _order(part: Part) -> int:
+    return derived_seed(part.seed, "order", part.branch, part.copy, part.round)
+
+
+def _fingerprint(ticket):
+    found = hashlib.sha256()
+    for values in (ticket.masks, ticket.weights):
+        for name in sorted(values):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(values[name]).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,262 @@
+"""All figures of a run's folder beside their numbers, and why others are missing."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tfticket.common.files import write_csv
+from tfticket.lottery.engine.run_folder import (
+    read_config,
+    read_metrics,
+    read_results,
+    read_ticket,
+)
+from tfticket.lottery.figures import csv_rows, mask_image, plots
+from tfticket.lottery.figures.tables import Row, dense_row, layer_rows, rows
+from tfticket.lottery.measures.overlap import pairwise_overlap
+from tfticket.lottery.results import Part, PartResult
+
+# Of the paper's figure 3, but for the last, and of its highest accuracy.
+_CURVES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036)
+_FEW = (0.513, 0.211, 0.07, 0.029)
+# Their accuracy is of other data, or the ticket's own again.
+_APART = ("transfer", "stability")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plots:
+    """What `plot_run` drew.
+
+    Args:
+        written: Name of the figure to its PNG file.
+        skipped: Name of the figure to why it was not drawn.
+        results: The finished parts that it was drawn from.
+    """
+
+    written: dict[str, pathlib.Path]
+    skipped: dict[str, str]
+    results: Sequence[PartResult] = ()
+
+
+def plot_run(
+    folder: str | os.PathLike,
+    out_dir: str | os.PathLike | None = None,
+    rounds: Sequence[int] | None = None,
+    numbers: bool = True,
+) -> Plots:
+    """Draws what there are results of.
+
+    Args:
+        folder: Of the run.
+        out_dir: Where PNG and CSV files go. Default: `plots` in the run's folder.
+        rounds: Rounds of learning curves, movement and mask images. Default: those
+            nearest to the paper's densities.
+        numbers: Whether to write each figure's numbers as CSV.
+
+    Raises:
+        ValueError: If the folder is not a run's, nothing in it is finished, or there
+            is no such round.
+    """
+    run = _Run(folder, rounds)
+    out = pathlib.Path(folder, "plots") if out_dir is None else pathlib.Path(out_dir)
+    found = Plots({}, {}, run.results)
+    for name, prepare in _FIGURES.items():
+        try:
+            numbers_of, draw = prepare(run)
+        except _NoDataError as reason:
+            found.skipped[name] = str(reason)
+            continue
+        if numbers:
+            write_csv(numbers_of, out / f"{name}.csv")
+        found.written[name] = out / f"{name}.png"
+        draw(found.written[name])
+    return found
+
+
+def run_title(folder: str | os.PathLike) -> str:
+    """Network and data set of a run, "lenet_300_100 on mnist" for one."""
+    settings = run_settings(read_config(folder))
+    return " on ".join(str(settings[k]) for k in ("model", "dataset") if k in settings)
+
+
+def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's `config.json` without its sections: what is in them comes up.
+
+    Example:
+
+    >>> config = {"identity": {}, "recipe": {"dataset": "mnist", "rate": 0.2}}
+    >>> tfticket.lottery.figures.run.run_settings(config)
+    {'dataset': 'mnist', 'rate': 0.2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if name != "identity":
+            flat |= run_settings(value) if isinstance(value, dict) else {name: value}
+    # Data and network that were given as objects stand above the recipe's names.
+    identity = config.get("identity") or {}
+    for name, key in (("dataset", "dataset"), ("build", "model")):
+        if name in identity:
+            flat[key] = identity[name]
+    return flat
+
+
+class _NoDataError(Exception):
+    """A figure has nothing to show; says why."""
+
+
+class _Run:
+    """The results of a folder, and what the figures take from it."""
+
+    def __init__(self, folder, rounds):
+        self.folder = folder
+        self.results = _finished(folder)
+        self.rows = rows(self.results)
+        self.title = run_title(folder)
+        self._rounds = None if rounds is None else sorted(set(rounds))
+        known = sorted({r.part.round for r in self.tickets()})
+        if unknown := sorted(set(self._rounds or ()) - set(known)):
+            raise ValueError(
+                f"rounds must be of those finished, {known}. Received: {unknown}"
+            )
+
+    def tickets(self) -> list[PartResult]:
+        return [r for r in self.results if r.part.branch == "ticket"]
+
+    def rounds(self, densities: Sequence[float]) -> list[int]:
+        if self._rounds is not None:
+            return self._rounds
+        return csv_rows.choose_rounds(self.rows, densities)
+
+
+def _finished(folder):
+    results = read_results(folder)
+    if not results:
+        raise ValueError(
+            f"'{folder}' has no finished training yet. Run the experiment first, or "
+            "wait for its first one."
+        )
+    return results
+
+
+_Prepared = tuple[Sequence[Row], Callable[[pathlib.Path], Figure]]
+
+
+def _accuracy(run: _Run) -> _Prepared:
+    shown = [row for row in run.rows if row["branch"].split(":")[0] not in _APART]
+    if not shown:
+        raise _NoDataError("no round of the ticket or a control is finished")
+    return shown, lambda path: plots.accuracy(shown, path, run.title)
+
+
+def _transfer(run: _Run) -> _Prepared:
+    shown = [row for row in run.rows if row["branch"].startswith("transfer:")]
+    if not shown:
+        raise _NoDataError("no branch transfer:NAME in the experiment")
+    return shown, lambda path: plots.accuracy(shown, path, run.title)
+
+
+def _curves(run: _Run) -> _Prepared:
+    chosen = run.rounds(_CURVES)
+    parts = {
+        result.part: result.density
+        for result in run.results
+        if result.part.branch in ("ticket", "reinit") and result.part.round in chosen
+    }
+    if not parts:
+        raise _NoDataError("no round of the ticket is finished")
+    metrics = {part: read_metrics(run.folder, part) for part in parts}
+    shown = csv_rows.curve_rows(metrics, parts)
+    dense = dense_row(run.rows)
+    # By three times the dense network's early stop all that matters has happened.
+    until: Any = dense and int(3 * dense["early_stop_iteration"])
+    return shown, lambda path: plots.learning_curves(shown, path, run.title, until)
+
+
+def _movement(run: _Run) -> _Prepared:
+    moved = [result for result in run.tickets() if result.movement]
+    if not moved:
+        raise _NoDataError(
+            "no movement was measured: no round has been pruned after its training"
+        )
+    with_it = [row for row in rows(moved) if row["branch"] == "ticket"]
+    chosen = run._rounds or csv_rows.choose_rounds(with_it, (1.0, 0.211, 0.036))
+    shown = csv_rows.movement_rows(moved, chosen)
+    if not shown:
+        raise _NoDataError(f"no movement was measured at rounds {chosen}")
+    return shown, lambda path: plots.movement(shown, path, run.title)
+
+
+def _mask(run: _Run) -> _Prepared:
+    chosen = run.rounds(_FEW)
+    seed: Any = min((r.part.seed for r in run.tickets()), default=None)
+    parts = {r.part for r in run.tickets()}
+    tickets = {
+        number: read_ticket(run.folder, Part(seed, round=number))
+        for number in chosen
+        if Part(seed, round=number) in parts
+    }
+    if not tickets:
+        raise _NoDataError("no round of the ticket is finished")
+    config = next(iter(tickets.values())).provenance.get("config", {})
+    try:
+        name, shape = mask_image.flattened_input(config)
+        masks = {number: ticket.masks[name] for number, ticket in tickets.items()}
+    except (KeyError, ValueError) as error:
+        raise _NoDataError(str(error)) from error
+    title = f"{run.title}: mask of {name}, seed {seed}"
+    shown = mask_image.pixel_rows(masks, shape)
+    return shown, lambda path: mask_image.mask_image(masks, shape, path, title)
+
+
+def _overlap(run: _Run) -> _Prepared:
+    pairs = {}
+    for number in sorted({result.part.round for result in run.tickets()}):
+        parts = [r.part for r in run.tickets() if r.part.round == number]
+        if len(parts) < 2:
+            continue
+        pairs[number] = pairwise_overlap(
+            {part.seed: read_ticket(run.folder, part).masks for part in parts}
+        )
+    if not pairs:
+        raise _NoDataError("it takes two seeds or more")
+    densities = {r["round"]: r["density"] for r in run.rows if r["branch"] == "ticket"}
+    shown = csv_rows.overlap_rows(pairs, densities)
+    return shown, lambda path: plots.overlap(shown, path, run.title)
+
+
+def _barrier(run: _Run) -> _Prepared:
+    shown = csv_rows.barrier_rows(run.results)
+    if not shown:
+        raise _NoDataError("no branch stability in the experiment")
+    return shown, lambda path: plots.barrier(shown, path, run.title)
+
+
+def _attacks(run: _Run) -> _Prepared:
+    shown = csv_rows.attack_rows(run.results)
+    if not shown:
+        raise _NoDataError("no accuracy under attack was measured")
+    return shown, lambda path: plots.attacks(shown, path, run.title)
+
+
+def _layers(run: _Run) -> _Prepared:
+    shown = [row for row in layer_rows(run.results) if row["branch"] == "ticket"]
+    if not shown:
+        raise _NoDataError("no round of the ticket is finished")
+    return shown, lambda path: plots.layer_densities(shown, path, run.title)
+
+
+_FIGURES: dict[str, Callable[[_Run], _Prepared]] = {
+    "accuracy": _accuracy,
+    "transfer": _transfer,
+    "curves": _curves,
+    "movement": _movement,
+    "mask": _mask,
+    "overlap": _overlap,
+    "barrier": _barrier,
+    "attacks": _attacks,
+    "layers": _layers,
+}

@@ -1,0 +1,1 @@
+"""What is measured of tickets: overlap, movement, stability, robustness."""

@@ -1,0 +1,325 @@
+"""`Pruner`: criterion, scope and structure together cut the masks of a model."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.keras_models.graph import output_layers
+from tfticket.keras_models.names import Pattern, choose, is_graph
+from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
+from tfticket.pruning.masks import Masked, masked_names, pruned_layers
+from tfticket.sparsity import criteria, structures
+from tfticket.sparsity.criteria import magnitude
+from tfticket.sparsity.scopes import (
+    Cut,
+    Scope,
+    after_cuts,
+    check_scope,
+    pruned_by,
+    survivors_lost,
+)
+from tfticket.sparsity.structures import Axes, Channel, Unstructured
+from tfticket.sparsity.topk import pruned_count
+
+
+class Pruner:
+    """Cuts the masks of one wrapped model by scores.
+
+    Every way to prune in this package ends here: `sparsify`, `GradualPruning` and
+    `IterativeMagnitudePruning`. What is pruned stays pruned, counts are exact in
+    units of the structure, and a cut that would leave a weight without a single
+    survivor is refused.
+
+    Args:
+        model: A wrapped model.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function.
+        scope: `"layerwise"`, `"global"` or `"erk"`.
+        structure: Of `tfticket.structures`, for wrappers that have none of their own.
+        allow_empty: Whether a cut may leave a weight without survivors.
+        data: What data-dependent criteria take their gradients over, with `loss` and
+            `batches`, as `tfticket.pruning.evidence.gather`.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data.
+        seed: Of a random criterion.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the model has no masks, the criterion or scope is unknown, or
+            a weight can't be cut into units of its structure.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        criterion: str | criteria.Criterion = "magnitude",
+        scope: Scope = "layerwise",
+        structure: Unstructured | None = None,
+        allow_empty: bool = False,
+        data: Any = None,
+        loss: Any = None,
+        batches: int | None = None,
+        seed: int | None = None,
+    ):
+        self.needs = criteria.needs(criterion)
+        self.scope = check_scope(scope)
+        if unbuilt := [path for path, x in pruned_layers(model) if not x.built]:
+            raise ValueError(
+                f"Wrapped layers are not built: {unbuilt}. Start the model with "
+                "keras.Input(shape), or call it on data first."
+            )
+        self.outputs = output_names(model)
+        self.structures: dict[str, Unstructured] = {}
+        self.axes: dict[str, Axes] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kinds: dict[str, tuple] = {}
+        self.masked = Masked.of(model)
+        for name, weight in self.masked.weights.items():
+            wrapper = self.masked.wrappers[name]
+            own = structures.get(wrapper.structure or structure)
+            self.kinds[name] = (wrapper.layer, weight.layer)
+            if isinstance(own, Channel) and name in self.outputs:
+                continue  # its channels are the model's answers
+            self.structures[name] = own
+            self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
+            self.shapes[name] = tuple(weight.variable.shape)
+            try:
+                own.check(self.shapes[name], self.axes[name])
+            except ValueError as error:
+                raise ValueError(f"In weight '{name}': {error}.") from None
+        if not self.structures:
+            raise ValueError(
+                f"Model '{model.name}' has no masks to prune with. Wrap it "
+                "before you compile it: model = tfticket.prune(model)"
+            )
+        self.model = model
+        self.criterion = criterion
+        self.allow_empty = allow_empty
+        self._sizes: dict[str, int] | None = None
+        self._source = {"data": data, "loss": loss, "batches": batches}
+        self._seed = seed
+        self._require_data()
+
+    def _require_data(self):
+        name = criteria.name_of(self.criterion)
+        data, loss = self._source["data"], self._source["loss"]
+        for kind in FROM_DATA:
+            if kind not in self.needs:
+                continue
+            if isinstance(data, Iterator):
+                raise ValueError(
+                    f"criterion='{name}' may go over the data several times, and "
+                    f"{data!r} is used up after one. Pass a dataset or a list."
+                )
+            require_data(kind, self.model, data, loss, name)
+
+    def try_criterion(
+        self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    ) -> None:
+        """Scores once for its errors, if that takes nothing but the weights."""
+        if set(self.needs) & set(GATHERED):
+            return
+        weights = self.masked.values()
+        for name in self.structures:  # one by one, for the memory of a single one
+            criteria.score(self.criterion, {name: weights[name]}, evidence, self._seed)
+
+    def named(self, argument: str, values: Mapping[Pattern, Any]) -> dict[str, Any]:
+        """Values by weight, of values by pattern; the later of two patterns wins.
+
+        Raises:
+            ValueError: If a pattern matches no weight.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{argument} must be a dict, of what is named to its value. "
+                f"Received: {argument}={values!r}"
+            )
+        chosen = choose(argument, values, self.kinds)
+        return {
+            name: values[pattern]
+            for pattern in chosen
+            for name in chosen[pattern]
+            if name in self.structures
+        }
+
+    def sizes(self, alive: bool = False) -> dict[str, int]:
+        """Number of units by weight, all or those with a survivor."""
+        if not alive:
+            if self._sizes is None:
+                ones = {name: np.ones(n, bool) for name, n in self.shapes.items()}
+                self._sizes = self._count(ones)
+            return dict(self._sizes)
+        return self._count(self.masked.masks())
+
+    def _count(self, masks):
+        sizes = {}
+        for name, structure in self.structures.items():
+            # Scores make no difference to how many units there are.
+            scores = masks[name].view(np.int8)
+            units = structure.pool(scores, masks[name], self.axes[name])[1]
+            sizes[name] = int(np.count_nonzero(units))
+        return sizes
+
+    def cuts_to(
+        self,
+        sparsity: float,
+        own: Mapping[str, float] | None = None,
+        names: Collection[str] | None = None,
+    ) -> list[Cut]:
+        """The cuts that bring these weights to a sparsity, as `scopes.pruned_by`."""
+        sizes = self.sizes()
+        sizes = {k: n for k, n in sizes.items() if names is None or k in names}
+        return pruned_by(self.scope, sparsity, sizes, self.shapes, own)
+
+    def check(self, cuts: Sequence[Cut]) -> None:
+        """Refuses cuts that are bound to empty a weight, whatever the scores."""
+        sizes = self.sizes()
+        for names, count in cuts:
+            if not self.allow_empty and count >= sum(sizes[name] for name in names):
+                self._refuse_empty(names[0] if len(names) == 1 else "the model")
+
+    def prune_to(
+        self,
+        sparsity: float,
+        own: Mapping[str, float] | None = None,
+        names: Collection[str] | None = None,
+        evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        """Prunes the model to a sparsity, counting what is pruned already.
+
+        Args:
+            sparsity: Fraction of all units that is to be pruned afterwards.
+            own: Name to the sparsity of weights that have one of their own.
+            names: The weights to prune, `own` among them; `None` is all.
+            evidence: Kind to name to array, of what was followed while training.
+        """
+        masks = self.masked.masks()
+        sizes, alive = self.sizes(), self._count(masks)
+        cuts = [
+            (names, count - sum(sizes[name] - alive[name] for name in names))
+            for names, count in self.cuts_to(sparsity, own, names)
+        ]
+        if any(count > 0 for _, count in cuts):
+            self.masked.set_masks(self.masks_after(cuts, evidence, masks))
+
+    def masks_after(
+        self,
+        cuts: Sequence[Cut],
+        evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        masks: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The masks after cuts of so many more units; the model's stay as they are.
+
+        Args:
+            cuts: Which weights lose how many more units.
+            evidence: As for `prune_to`.
+            masks: The model's masks, where they are at hand.
+
+        Raises:
+            ValueError: If a score is not finite, or a weight would be left empty.
+        """
+        masks = self.masked.masks() if masks is None else masks
+        if self._ranks_weights():
+            scores, key = self.masked.values(), np.abs
+        else:
+            scores, key = self._scores(evidence), None
+        after = after_cuts(scores, masks, cuts, self.structures, self.axes, key)
+        for names, _ in () if self.allow_empty else cuts:
+            for name in names:
+                if not after[name].any():
+                    self._refuse_empty(name)
+        return after
+
+    def _ranks_weights(self):
+        """Whether weights can be ranked as they are, without scores beside them."""
+        return (
+            criteria.get(self.criterion) is magnitude
+            and all(type(s) is Unstructured for s in self.structures.values())
+            and all(w.variable.dtype == "float32" for w in self.masked.weights.values())
+        )
+
+    def _scores(self, evidence):
+        kinds = [kind for kind in self.needs if kind in GATHERED]
+        found = dict(evidence or {})
+        if kinds:
+            name = criteria.name_of(self.criterion)
+            found |= gather(self.model, kinds, criterion=name, **self._source)
+        values = self.masked.values()
+        weights = {name: values[name] for name in self.structures}
+        return criteria.score(self.criterion, weights, found, self._seed)
+
+    def _refuse_empty(self, name):
+        raise ValueError(
+            f"This would leave '{name}' without a single weight, and nothing would "
+            "pass it. Prune less, give it a sparsity of its own, exclude it, or pass "
+            "allow_empty=True."
+        )
+
+
+def output_names(model: keras.Model) -> set[str]:
+    """Names in `get_masks` of output layers' weights; none where no graph is known."""
+    known = is_graph(model) and hasattr(model, "outputs")
+    return masked_names(model, output_layers(model)) if known else set()
+
+
+class RoundPruner:
+    """Cuts the same fraction of the survivors round by round.
+
+    Args:
+        pruner: Of the model, with the scope that cuts go by.
+        rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
+        output_rate: The same for output layers; `None` is `rate / 2`. Only with the
+            scope `"layerwise"`.
+        rates: Weights with a rate of their own, by pattern; 0.0 leaves them dense.
+    """
+
+    def __init__(
+        self,
+        pruner: Pruner,
+        rate: float,
+        output_rate: float | None = None,
+        rates: Mapping[Pattern, float] | None = None,
+    ):
+        self._pruner = pruner
+        self._rate = rate
+        own = {}
+        if pruner.scope == "layerwise":
+            outputs = pruner.outputs & set(pruner.structures)
+            own = dict.fromkeys(
+                outputs, rate / 2 if output_rate is None else output_rate
+            )
+        self._rates = {**own, **pruner.named("rates", rates or {})}
+
+    def check(self, rounds: int) -> None:
+        """Refuses rates that leave a layer (globally, the model) without a weight.
+
+        Raises:
+            ValueError: Names the weight and the round.
+        """
+        left = self._pruner.sizes(alive=True)
+        cuts = survivors_lost(self._pruner.scope, self._rates, left, self._rate)
+        for names, _ in cuts if not self._pruner.allow_empty else ():
+            name = names[0] if len(names) == 1 else "the model"
+            rate = self._rates.get(names[0], self._rate)
+            alive = sum(left[name] for name in names)
+            for number in range(1, rounds + 1):
+                alive -= pruned_count(alive, rate)
+                if alive == 0:
+                    raise ValueError(
+                        f"rate={rate} leaves no weight of '{name}' after round "
+                        f"{number} of rounds={rounds}. Use fewer rounds or a "
+                        "lower rate."
+                    )
+
+    def masks_after(
+        self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The masks of the next round; the model's stay as they are.
+
+        Args:
+            evidence: Kind to name to array, of what was followed while training.
+        """
+        alive = self._pruner.sizes(alive=True)
+        cuts = survivors_lost(self._pruner.scope, self._rates, alive, self._rate)
+        return self._pruner.masks_after(cuts, evidence)

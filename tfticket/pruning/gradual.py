@@ -1,0 +1,251 @@
+"""`GradualPruning`: masks that follow a schedule while a model trains."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfticket.keras_models.names import Pattern, join
+from tfticket.pruning.engine import Pruner
+from tfticket.pruning.evidence import Following
+from tfticket.pruning.masks import pruned_layers
+from tfticket.pruning.one_shot import own_sparsities
+from tfticket.sparsity import schedules
+from tfticket.sparsity.criteria import Criterion
+from tfticket.sparsity.due_steps import ScheduleGroup
+from tfticket.sparsity.schedules import Schedule
+from tfticket.sparsity.scopes import Scope
+from tfticket.sparsity.structures import Unstructured
+from tfticket.sparsity.topk import density
+
+# How far ahead a schedule is asked for its next step at a time.
+_HORIZON = 1_000
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Prunes while `fit` trains, as a schedule says (Zhu & Gupta, arXiv 1710.01878).
+
+    Before the step that a schedule names, the lowest-scored survivors are pruned until
+    its sparsity is reached. A step is an update of the optimizer, counted by its
+    `iterations`: a `fit` that resumes goes on where it was, and accumulated gradients
+    count once. With `steps_per_execution` above 1 pruning is late by less than one
+    execution, never early. Logs get `sparsity`, that of all masked weights.
+
+    `tfticket.UpdatePruningStep` is another name of it.
+
+    Args:
+        schedule: Of `tfticket.schedules`, TF-MOT's, or any callable of the step that
+            returns (should_prune, sparsity). Wrappers that have a schedule of their own
+            follow that. `None`: only these are pruned.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function. What it
+            compares with or sums up begins when `fit` does.
+        scope: `"layerwise"`, `"global"` or `"erk"`, among the weights that follow
+            the same schedule.
+        structure: What is pruned together, for wrappers that don't say themselves.
+        sparsities: Weights with a final sparsity of their own: by path, compiled
+            regular expression or layer class. They go there as fast as the schedule
+            goes to its final one; 0.0 leaves them dense.
+        output_factor: Output layers get this part of the sparsity: 0.5 for half.
+        data: For criteria that need gradients: (x, y), or a dataset of batches.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data to take.
+        seed: Of a random criterion.
+        decay: Of the moving average of the criterion `recent_change`.
+        allow_empty: Whether a weight may be left without survivors.
+
+    Raises:
+        TypeError: If `schedule` is none.
+        ValueError: When `fit` starts, if the model has no masks or nothing a schedule,
+            a pattern matches nothing, a criterion lacks its data, or the final
+            sparsity would leave a weight empty.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> model.compile("adam", "mse")
+    >>> schedule = tfticket.schedules.CosineDecay(0.25, 0.75, 0, 4, frequency=2)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> history = model.fit(x, y, batch_size=4, epochs=3, verbose=0,
+    ...     callbacks=[tfticket.GradualPruning(schedule)])
+    >>> history.history["sparsity"]
+    [0.25, 0.5, 0.75]
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        criterion: str | Criterion = "magnitude",
+        scope: Scope = "layerwise",
+        structure: Unstructured | None = None,
+        sparsities: Mapping[Pattern, float] | None = None,
+        output_factor: float = 1.0,
+        data: Any = None,
+        loss: Any = None,
+        batches: int | None = None,
+        seed: int | None = None,
+        decay: float = 0.99,
+        allow_empty: bool = False,
+    ):
+        super().__init__()
+        self.schedule = None if schedule is None else schedules.get(schedule)
+        self.sparsities = sparsities
+        self.output_factor = output_factor
+        self.decay = decay
+        self._arguments = {
+            "criterion": criterion,
+            "scope": scope,
+            "structure": structure,
+            "allow_empty": allow_empty,
+            "data": data,
+            "loss": loss,
+            "batches": batches,
+            "seed": seed,
+        }
+
+    def on_train_begin(self, logs=None):
+        self._pruner = Pruner(self.model, **self._arguments)
+        self._groups = self._make_groups()
+        for group in self._groups:
+            final = schedules.final_sparsity(group.schedule)
+            if final is not None:
+                own = group.own(final)
+                self._pruner.check(self._pruner.cuts_to(final, own, group.names))
+        self._following = None
+        self._counted = 0  # executions, where no optimizer counts steps
+        self._step = None  # the step up to which schedules have been followed
+        self._wait = 0  # executions until the next look at the optimizer's count
+        self._epoch = 0
+        self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
+        for _, layer in pruned_layers(self.model):
+            layer.is_followed = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._wait > 0:
+            self._wait -= 1
+            self._counted += 1
+            return
+        step = self._iterations()
+        if self._step is None:
+            # Not when training begins: another callback may still restore a backup.
+            self._begin(step)
+        self._follow(step)
+        self._wait = self._executions_until_due(step) - 1
+        self._counted += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._following is not None:
+            self._following.update()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        # A callback may have set the optimizer back.
+        self._wait = 0
+
+    def on_epoch_end(self, epoch=None, logs=None, **kwargs):
+        if logs is not None:
+            logs["sparsity"] = 1 - density(self._pruner.masked.masks())
+
+    def on_train_end(self, logs=None):
+        # What fell due within the last execution.
+        self._follow(self._iterations() - 1)
+        for _, layer in pruned_layers(self.model):
+            layer.is_followed = False
+        # An average that the optimizer writes over the weights at the very end
+        # has seen no constraint.
+        self._pruner.masked.set_masks({})
+        for group in self._groups if self._step is not None else ():
+            if id(group) in self._idle:
+                self._warn(group, f"in the steps up to {self._iterations() - 1}")
+
+    def _make_groups(self):
+        """The weights by the schedule they follow, as many groups as schedules."""
+        groups = []
+        for path, layer in pruned_layers(self.model):
+            schedule = layer.schedule or self.schedule
+            if schedule is None:
+                continue
+            names = [join(path, weight.name) for weight in layer.prunable]
+            names = [name for name in names if name in self._pruner.structures]
+            same = [group for group in groups if group.schedule == schedule]
+            if same:
+                same[0].names += names
+            elif names:
+                groups.append(ScheduleGroup(schedule, names))
+        if not groups:
+            raise ValueError(
+                "GradualPruning has no schedule to follow. Pass one, "
+                "GradualPruning(schedule=PolynomialDecay(...)), or wrap with one: "
+                "tfticket.prune(model, schedule=...)."
+            )
+        outputs = self._pruner.outputs if self.output_factor != 1.0 else ()
+        given = own_sparsities(self._pruner, self.sparsities, self.output_factor)
+        for group in groups:
+            final = schedules.final_sparsity(group.schedule)
+            for name in group.names:
+                if name in given and final:
+                    group.parts[name] = given[name] / final
+                elif name in given:
+                    group.fixed[name] = given[name]
+                elif name in outputs:
+                    group.parts[name] = self.output_factor
+        return groups
+
+    def _begin(self, step):
+        self._following = Following(self.model, self._pruner.needs, self.decay)
+        self._step = -1
+        self._pruner.try_criterion(self._following.evidence())
+        last = step + self._updates_left() - 1
+        for group in self._groups if last >= step else ():
+            if group.latest(0, step) is None and not group.prunes(step, last):
+                self._warn(group, f"in this fit, which trains steps {step} to {last}")
+
+    def _updates_left(self):
+        """How often the optimizer will update in this fit, 0 if that is not known."""
+        params = self.params or {}
+        epochs = (params.get("epochs") or 0) - self._epoch
+        optimizer = getattr(self.model, "optimizer", None)
+        each = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        return max(0, epochs * (params.get("steps") or 0) // each)
+
+    def _warn(self, group, where):
+        self._idle.discard(id(group))
+        warnings.warn(
+            f"The schedule {group.schedule!r} prunes nothing {where}. Nothing of "
+            f"{group.names} is pruned: give it an earlier begin_step, a smaller "
+            "frequency, or train longer.",
+            stacklevel=3,
+        )
+
+    def _follow(self, step):
+        """Applies the latest of what has fallen due since the last time."""
+        if self._step is None or step <= self._step:
+            return
+        for group in self._groups:
+            sparsity = group.latest(self._step + 1, step)
+            if sparsity:
+                self._idle.discard(id(group))
+                self._prune(group, sparsity)
+        self._step = step
+
+    def _prune(self, group, sparsity):
+        own = group.own(sparsity)
+        self._pruner.prune_to(sparsity, own, group.names, self._following.evidence())
+        self._following.pruned()
+
+    def _executions_until_due(self, step):
+        """Executions to come before a schedule can be due again, at least 1."""
+        per_execution = getattr(self.model, "steps_per_execution", 1)
+        if not isinstance(per_execution, int):
+            return 1  # chosen as it trains
+        due = [g.next_due(step + 1, step + _HORIZON) for g in self._groups]
+        steps = min([d - step for d in due if d is not None], default=_HORIZON)
+        return max(1, steps // per_execution)
+
+    def _iterations(self):
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            return self._counted
+        return int(keras.ops.convert_to_numpy(optimizer.iterations))

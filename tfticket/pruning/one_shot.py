@@ -1,0 +1,128 @@
+"""`sparsify`: prune a wrapped model at once, and sparsities weight by weight."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfticket.keras_models.names import Pattern
+from tfticket.pruning.engine import Pruner
+from tfticket.pruning.evidence import FOLLOWED
+from tfticket.sparsity.criteria import EVIDENCE, Criterion
+from tfticket.sparsity.schedules import check_sparsity
+from tfticket.sparsity.scopes import Scope
+from tfticket.sparsity.structures import Unstructured
+
+
+def sparsify(
+    model: keras.Model,
+    sparsity: float,
+    criterion: str | Criterion = "magnitude",
+    scope: Scope = "layerwise",
+    structure: Unstructured | None = None,
+    sparsities: Mapping[Pattern, float] | None = None,
+    output_factor: float = 1.0,
+    rounds: int = 1,
+    data: Any = None,
+    loss: Any = None,
+    batches: int | None = None,
+    seed: int | None = None,
+    allow_empty: bool = False,
+) -> None:
+    """Prunes a wrapped model now, in place, to an exact sparsity.
+
+    Before training it makes the controls that prune at initialisation (SNIP, GraSP,
+    SynFlow, magnitude, random); after training, one-shot pruning.
+
+    Args:
+        model: A model wrapped by `tfticket.prune`.
+        sparsity: Fraction of the units to prune, in [0, 1): of n, `n - round(n * s)`
+            stay. What is pruned already counts.
+        criterion: Name of a criterion of `tfticket.criteria`, or a function.
+        scope: `"layerwise"` prunes the same fraction of every weight, `"global"` cuts
+            them together, `"erk"` by their shapes (arXiv 1911.11134).
+        structure: What is pruned together, of `tfticket.structures`.
+        sparsities: Weights that get a sparsity of their own: by path ("dense" or
+            "dense/kernel"), compiled regular expression or layer class; 0.0 leaves
+            them as they are. They don't count for the others.
+        output_factor: Output layers get this part of `sparsity`: 0.5 for half. They
+            are then cut by themselves.
+        rounds: In how many steps, each pruning the same fraction of the survivors and
+            scoring anew. SynFlow's paper takes 100.
+        data: For SNIP, GraSP and Taylor: (x, y), or a dataset of batches.
+        loss: The loss, if not the one the model is compiled with.
+        batches: How many batches of the data to take.
+        seed: Of a random criterion.
+        allow_empty: Whether a weight may be left without survivors.
+
+    Raises:
+        ValueError: If an argument is out of range, a pattern matches nothing, the
+            criterion lacks its data, or a weight would be left empty.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> tfticket.sparsify(model, 0.75)
+    >>> int(tfticket.get_masks(model)["dense/kernel"].sum())
+    2
+    """
+    check_sparsity("sparsity", sparsity)
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(
+            f"rounds must be an integer of 1 or more. Received: rounds={rounds!r}"
+        )
+    pruner = Pruner(
+        model,
+        criterion,
+        scope,
+        structure,
+        allow_empty=allow_empty,
+        data=data,
+        loss=loss,
+        batches=batches,
+        seed=seed,
+    )
+    if followed := [kind for kind in pruner.needs if kind in FOLLOWED]:
+        raise ValueError(
+            f"criterion={criterion!r} needs {followed[0]} ({EVIDENCE[followed[0]]}). "
+            "Use it in GradualPruning or IterativeMagnitudePruning, which see that."
+        )
+    given = own_sparsities(pruner, sparsities, output_factor)
+    outputs = pruner.outputs & set(pruner.structures) if output_factor != 1.0 else ()
+    own = {**dict.fromkeys(outputs, sparsity * output_factor), **given}
+    pruner.check(pruner.cuts_to(sparsity, own))
+    for number in range(1, rounds + 1):
+        pruner.prune_to(
+            _part(sparsity, number / rounds),
+            {name: _part(value, number / rounds) for name, value in own.items()},
+        )
+
+
+def own_sparsities(
+    pruner: Pruner,
+    sparsities: Mapping[Pattern, float] | None,
+    output_factor: float,
+) -> dict[str, float]:
+    """Name to the sparsity of every weight that is given one, all arguments checked.
+
+    Raises:
+        TypeError: If `sparsities` is no dict or holds anything but numbers.
+        ValueError: If a value is out of range or a pattern matches nothing.
+    """
+    if not 0.0 <= output_factor <= 1.0:
+        raise ValueError(
+            "output_factor must be a fraction in [0, 1]. "
+            f"Received: output_factor={output_factor}"
+        )
+    given = pruner.named("sparsities", {} if sparsities is None else sparsities)
+    return {
+        name: check_sparsity(f"sparsities['{name}']", value)
+        for name, value in given.items()
+    }
+
+
+def _part(sparsity, part):
+    """The sparsity after a part of rounds that each prune as much of what is left."""
+    return sparsity if part == 1 else 1 - (1 - sparsity) ** part

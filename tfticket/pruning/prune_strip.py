@@ -1,0 +1,334 @@
+"""`prune` a model, `strip` it again."""
+
+from collections.abc import Collection
+from typing import Any
+
+import keras
+
+from tfticket.edge_popup.layers import Popup
+from tfticket.edge_popup.model import PopupModel, chosen_edges
+from tfticket.keras_models.copies import (
+    build_like,
+    clone_with,
+    copy_layer,
+    copy_state,
+    require_built,
+    require_graph,
+    require_keras_3,
+    require_plain_training,
+    require_transformable,
+    unwrapped_layers,
+)
+from tfticket.keras_models.kernels import has_adapter, may_be_prunable, prunable_weights
+from tfticket.keras_models.names import (
+    Pattern,
+    choose,
+    every_layer,
+    is_graph,
+    sublayers,
+    weights_by_path,
+)
+from tfticket.keras_models.variables import host_copy
+from tfticket.pruning.masks import (
+    get_masks,
+    get_pruned_weights,
+    holds_wrapped,
+    named_weights,
+)
+from tfticket.pruning.wrapper import Prune, apply_mask
+from tfticket.sparsity.schedules import Schedule
+from tfticket.sparsity.structures import Unstructured
+
+
+def prune(
+    model_or_layer: keras.Model | keras.layers.Layer,
+    exclude: Collection[Pattern] = (),
+    include: Collection[Pattern] = (),
+    schedule: Schedule | None = None,
+    structure: Unstructured | None = None,
+) -> keras.Model | Prune:
+    """Copies a model with every prunable layer wrapped in `Prune`.
+
+    Prunable are the kernels of Dense, EinsumDense, convolutions and recurrent cells,
+    wherever they are (in MultiHeadAttention, Bidirectional, TimeDistributed, a nested
+    model), and what a layer's method `get_prunable_weights()` returns. An Embedding is
+    pruned where `include` asks for it. `tfticket.summary` says what is not, and why.
+
+    Masks start as all True: nothing is pruned yet, and the copy computes what
+    the original computes. The original is left untouched and shares nothing
+    with the copy. Compile the copy with an optimizer of its own.
+
+    Args:
+        model_or_layer: A built `keras.Model`, or a single layer, built or not. Of a
+            Sequential or Functional model, nested ones included, each layer is
+            wrapped; a subclassed one is wrapped whole, in a Functional model of the
+            inputs it was built for. To keep a subclass's own methods, wrap its layers
+            in its `__init__`.
+        exclude: Layers that stay dense: paths ("block/dense" for the layer `dense`
+            of a nested model `block`, "block" for all of it), compiled regular
+            expressions searched for in the path, or classes.
+        include: In the same way, Embedding layers to prune.
+        schedule: Kept in each wrapper, for `GradualPruning` to follow.
+        structure: Kept in each wrapper: what is pruned together there.
+
+    Returns:
+        A model of the same kind, layer names unchanged; or, for a layer, a
+        `Prune` around a copy of it.
+
+    Raises:
+        TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
+            subclass with methods that a copy would lose.
+        ValueError: If the model is not built, is wrapped already, has nothing
+            to prune, or `exclude` or `include` names a layer that isn't there.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> wrapped = tfticket.prune(model)
+    >>> sorted(tfticket.get_masks(wrapped))
+    ['dense/kernel']
+    """
+    own = {"schedule": schedule, "structure": structure}
+    require_keras_3(model_or_layer)
+    if not isinstance(model_or_layer, keras.Model):
+        return wrap_copy(model_or_layer, **own)
+    model = model_or_layer
+    if not is_graph(model):
+        return _wrap_subclassed(model, own)
+    layers = require_transformable(model)
+    wrap = _layers_to_wrap(model, layers, exclude, include)
+
+    def clone(layer):
+        copy = copy_layer(layer)
+        return Prune(copy, **own) if id(layer) in wrap else copy
+
+    return clone_with(model, clone, _copy_weights)
+
+
+def _layers_to_wrap(model, layers, exclude, include):
+    """Identities of the layers that get a wrapper."""
+    things = {path: [layer] for path, layer in layers.items()}
+    excluded = set().union(*choose("exclude", exclude, things).values())
+    included = set().union(*choose("include", include, things).values())
+    if hopeless := [path for path in included if not prunable_weights(layers[path])]:
+        raise ValueError(
+            f"include names layers that have nothing to prune: {hopeless}."
+        )
+    wrap = {
+        id(layer)
+        for path, layer in layers.items()
+        if path not in excluded
+        and prunable_weights(layer)
+        and (path in included or not isinstance(layer, keras.layers.Embedding))
+    }
+    if not wrap:
+        raise ValueError(
+            f"Model '{model.name}' has nothing to prune. Prunable are kernels of "
+            "Dense, EinsumDense, convolutions and recurrent cells, Embedding layers "
+            "named in include, and layers with get_prunable_weights(). "
+            f"Its layers: {[type(layer).__name__ for layer in layers.values()]}"
+            + (f", of which excluded: {sorted(excluded)}" if excluded else "")
+        )
+    return wrap
+
+
+def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
+    """Wraps a copy of a layer, with its weights if it is built.
+
+    Args:
+        layer: The layer, left as it is.
+        **arguments: Of `Prune`.
+
+    Raises:
+        ValueError: If the layer is wrapped already or has nothing to prune.
+    """
+    if isinstance(layer, Prune) or holds_wrapped(layer):
+        raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+    if not may_be_prunable(layer):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
+        )
+    wrapped = Prune(_configured_copy(layer), **arguments)
+    if layer.built:
+        build_like(layer, wrapped.layer)
+        wrapped.build()
+        _copy_weights(layer, wrapped)
+    return wrapped
+
+
+def _wrap_subclassed(model, own):
+    require_built(model)
+    require_plain_training(model)
+    unwrapped_layers(model)
+    wrapped = wrap_copy(model, **own)
+    shapes = model.get_build_config()
+    if "input_shape" not in (shapes or {}):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) takes several arguments: "
+            f"{sorted((shapes or {}).get('shapes_dict', {}))}. Let its call take one, "
+            "a list or a dict of tensors, or wrap its layers in its __init__."
+        )
+    inputs = keras.tree.map_shape_structure(
+        lambda shape: keras.Input(batch_shape=(None, *shape[1:])),
+        shapes["input_shape"],
+    )
+    return keras.Model(inputs, wrapped(inputs), name=f"pruned_{model.name}")
+
+
+def _configured_copy(layer):
+    """`copy_layer`, with a word of help where it is a model that can't be copied."""
+    if not isinstance(layer, keras.Model):
+        return copy_layer(layer)
+    try:
+        return copy_layer(layer)
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise TypeError(
+            f"Model '{layer.name}' ({type(layer).__name__}) can't be copied by its "
+            "configuration. Let its __init__ take **kwargs and pass them to "
+            "super().__init__, and give it get_config() if it has arguments; or wrap "
+            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def strip(
+    model_or_layer: keras.Model | Prune | Popup,
+) -> keras.Model | keras.layers.Layer:
+    """Copies a wrapped model without the wrappers, pruned weights exactly 0.0.
+
+    The copy is plain Keras: it saves, loads and clones where tfticket is not
+    installed. Masks are applied once more on the way, so that the copy is
+    sparse whatever was assigned to the weights in between. LoRA weights of wrapped
+    layers are merged into their kernels. Popup layers become
+    the Keras layers they stand for, with the weights of the edges in use.
+
+    Args:
+        model_or_layer: A model that holds `Prune` or popup layers, or one such
+            layer. A model without any is copied as it is. A subclassed model that
+            wraps its layers itself is made anew by its configuration, then its
+            wrappers are taken out.
+
+    Returns:
+        A model of the same kind, or the layer; nothing is shared.
+
+    Raises:
+        TypeError: If the model is not one of Keras 3.
+        ValueError: If the model is not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> plain = tfticket.strip(tfticket.prune(model))
+    >>> type(plain.layers[0]).__name__
+    'Dense'
+    """
+    require_keras_3(model_or_layer)
+    if isinstance(model_or_layer, keras.Model) and is_graph(model_or_layer):
+        model = model_or_layer
+        require_graph(model)
+        with chosen_edges(model):
+            if isinstance(model, PopupModel):
+                model = keras.Model(model.inputs, model.outputs, name=model.name)
+            return clone_with(model, _plain_layer, _copy_weights)
+    layer = model_or_layer
+    if isinstance(layer, keras.Model):
+        require_built(layer)
+    copy = _plain_layer(layer)
+    if layer.built:
+        build_like(layer.layer if isinstance(layer, Prune) else layer, copy)
+        _copy_weights(layer, copy)
+    return copy
+
+
+def _plain_layer(layer):
+    """A copy, not built, of a layer without wrappers on it or in it."""
+    if isinstance(layer, Popup):
+        return layer.plain()
+    if not isinstance(layer, Prune):
+        copy = copy_layer(layer)
+        if holds_wrapped(copy):
+            _take_wrappers_out(copy)
+        return copy
+    config = layer.layer.get_config()
+    for name in ("lora_rank", "lora_alpha"):
+        config.pop(name, None)
+    return layer.layer.__class__.from_config(config)
+
+
+def _take_wrappers_out(layer):
+    """Puts plain layers in place of those wrapped, in every attribute."""
+    if is_graph(layer):
+        raise TypeError(
+            f"Model '{layer.name}' is made by the layer that holds it and has wrapped "
+            "layers: strip that model by itself."
+        )
+    for attribute, value in list(vars(layer).items()):
+        if attribute == "_layers":
+            continue
+        plain = _without_wrappers(value)
+        if plain is not value:
+            # Deleted first, or Keras would go on tracking the wrapper.
+            delattr(layer, attribute)
+            setattr(layer, attribute, plain)
+    for _, part in sublayers(layer):
+        if not isinstance(part, (Prune, Popup)) and holds_wrapped(part):
+            _take_wrappers_out(part)
+
+
+def _without_wrappers(value):
+    """An attribute's value with plain copies of wrapped layers, itself if none."""
+    if isinstance(value, (Prune, Popup)):
+        return _plain_layer(value)
+    if isinstance(value, dict):
+        plain = {key: _without_wrappers(part) for key, part in value.items()}
+        changed = any(plain[key] is not value[key] for key in value)
+    elif isinstance(value, (list, tuple)):
+        plain = [_without_wrappers(part) for part in value]
+        changed = any(x is not y for x, y in zip(plain, value, strict=True))
+    else:
+        return value
+    return plain if changed else value
+
+
+def _copy_weights(source, target):
+    """Copies values between a layer and its twin, either of them wrapped."""
+    if isinstance(target, Prune):
+        copy_state(source, target.layer)
+    elif isinstance(source, Popup) and not isinstance(target, Popup):
+        target.kernel.assign(host_copy(source.effective_kernel()))
+        if target.bias is not None:
+            target.bias.assign(host_copy(source.bias))
+    elif isinstance(source, Prune):
+        _require_no_other_adapters(source)
+        merged = {weight.name for weight in source.prunable if has_adapter(weight)}
+        if not merged:
+            copy_state(source.layer, target)
+        values = zip(source.prunable, source.pruned_values(), source.masks, strict=True)
+        pruned = {
+            weight.name: apply_mask(value, mask) for weight, value, mask in values
+        }
+        _copy_by_name(weights_by_path(source.layer), pruned, target, merged)
+    elif holds_wrapped(source):
+        masks, values = get_masks(source), get_pruned_weights(source)
+        pruned = {
+            name: apply_mask(value, masks[name]) for name, value in values.items()
+        }
+        _copy_by_name(named_weights(source), pruned, target)
+    else:
+        copy_state(source, target)
+
+
+def _copy_by_name(weights, pruned, target, merged=()):
+    for name, variable in weights_by_path(target).items():
+        variable.assign(host_copy(pruned.get(name, weights[name])))
+        # A kernel that LoRA froze is free again once merged.
+        variable.trainable = name in merged or weights[name].trainable
+
+
+def _require_no_other_adapters(wrapper):
+    ours = {id(weight.layer) for weight in wrapper.prunable}
+    for path, layer in every_layer(wrapper.layer):
+        if getattr(layer, "lora_enabled", False) and id(layer) not in ours:
+            raise ValueError(
+                f"Layer '{path}' in '{wrapper.name}' has LoRA weights and no mask, so "
+                "they can't be merged. Merge them first, or include the layer."
+            )

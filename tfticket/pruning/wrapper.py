@@ -1,0 +1,364 @@
+"""`Prune`: the layer wrapper that owns the masks and makes them act."""
+
+import contextlib
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfticket.keras_models.kernels import (
+    PrunableWeight,
+    effective_value,
+    has_adapter,
+    prunable_weights,
+)
+from tfticket.keras_models.names import every_layer
+from tfticket.sparsity import schedules, structures
+from tfticket.sparsity.schedules import Schedule
+from tfticket.sparsity.structures import Unstructured
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+class Prune(keras.layers.Wrapper):
+    """Wraps a layer so that masked weights are and stay exactly 0.0.
+
+    A masked weight is kept at zero in two ways. Its gradient is masked on the
+    way back, so zero weight, zero optimizer slot and zero gradient stay zero in
+    every optimizer that works weight by weight, and neither gradient clipping
+    nor an exponential moving average sees the pruned part. A constraint, which
+    every Keras optimizer applies after its update, masks once more, for the
+    optimizers that mix the entries of a matrix (Muon). The forward pass is the
+    wrapped layer's own: nothing is multiplied there. One
+    gap is Keras's: with `use_ema`, the average that `fit` writes over the weights at
+    its very end passes no constraint. It is zero where it always saw zeros; it is
+    not with Muon, or where masks were set past `tfticket.set_masks` (by
+    `load_weights` on a model that has trained). `strip` and tfticket's callbacks
+    mask again.
+
+    The wrapper takes the name of its layer, so `get_layer(name)` and losses
+    that are keyed by the output's name go on working.
+
+    Args:
+        layer: The `keras.layers.Layer` to wrap, a composite one or a whole model
+            too: every prunable weight inside gets a mask. It is used as it is: use
+            `tfticket.prune` to wrap a copy.
+        schedule: When and how far to prune this layer, as of `tfticket.schedules`;
+            the callback `GradualPruning` follows it. `None`: as the callback says.
+        structure: What is pruned together, as of `tfticket.structures`. `None`: as
+            the callback says.
+        **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
+
+    Raises:
+        TypeError: If `schedule` or `structure` is none.
+        ValueError: When built, if the layer has nothing to prune; when it trains with
+            a schedule that no callback follows.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), tfticket.Prune(keras.layers.Dense(2))]
+    ... )
+    >>> bool(np.all(tfticket.get_masks(model)["dense/kernel"]))
+    True
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        schedule: Schedule | None = None,
+        structure: Unstructured | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("name", getattr(layer, "name", None))
+        # The wrapped layer casts its own inputs and variables. The masking must
+        # see variables in their stored dtype, whatever the compute dtype is.
+        kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("trainable", getattr(layer, "trainable", True))
+        super().__init__(layer, autocast=False, **kwargs)
+        self._take_signature(inspect.signature(self.layer.call))
+        self.supports_masking = self.layer.supports_masking
+        self.schedule = None if schedule is None else schedules.get(schedule)
+        self.structure = None if structure is None else structures.get(structure)
+        # True while a callback follows `schedule`.
+        self.is_followed = False
+        self.masks: list[keras.Variable] = []
+        self.prunable: tuple[PrunableWeight, ...] = ()
+
+    def _take_signature(self, signature):
+        # Keras hands masks, `training` and shapes to those who ask for them by name.
+        self._call_signature = signature
+        self.call_signature_parameters = list(signature.parameters)
+        self._call_has_training_arg = "training" in signature.parameters
+        self._call_has_mask_arg = "mask" in signature.parameters
+        self._call_has_context_arg = {"training": self._call_has_training_arg}
+
+    def __call__(self, *args, **kwargs):
+        if not self.layer.built:
+            # A layer of several inputs is built from all of their shapes, which
+            # Keras passes to a `build` that names each of them: not to ours.
+            self.layer(*_symbolic(args), **_symbolic(kwargs))
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape=None):
+        """Builds the wrapped layer, then one all-True mask a prunable weight."""
+        super().build(input_shape)
+        self.prunable = tuple(prunable_weights(self.layer))
+        if not self.prunable:
+            raise ValueError(
+                f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
+                "prunable weight. Leave it unwrapped, or give it a method "
+                "get_prunable_weights()."
+            )
+        self.masks = [
+            self.add_weight(
+                name=f"{weight.name.replace('/', '_')}_mask",
+                shape=weight.variable.shape,
+                dtype="bool",
+                initializer="ones",
+                trainable=False,
+            )
+            for weight in self.prunable
+        ]
+        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+            weight.constraint = MaskConstraint(mask, weight.constraint)
+            if weight.regularizer is not None:
+                weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
+
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if not self.layer.built and config:
+            self.layer.build_from_config(config["layer"])
+        if self.layer.built:
+            self.build()
+
+    @property
+    def pruned_weights(self) -> list[keras.Variable]:
+        """The variables that carry masks, in the order of `masks`."""
+        return [weight.variable for weight in self.prunable]
+
+    def call(self, *args, **kwargs):
+        self._require_follower(kwargs.get("training"))
+        # An inner scope hides the outer one (Keras's JAX trainer has one), so
+        # every variable of the layer goes in with its present value.
+        variables = {id(v): v for v in (*self.layer.variables, *self._states())}
+        values = {k: ops.convert_to_tensor(v.value) for k, v in variables.items()}
+        if any(id(weight) not in variables for weight in self.pruned_weights):
+            raise ValueError(
+                f"Layer '{self.name}' has other weights than when it was wrapped: was "
+                "it quantized since? Call tfticket.strip(model), then quantize that."
+            )
+        adapted = []
+        for weight, mask in zip(self.prunable, self.masks, strict=True):
+            if isinstance(weight.variable.constraint, MaskConstraint):
+                weight.variable.constraint.see(mask)
+            value = values[id(weight.variable)]
+            if has_adapter(weight):
+                # What the layer would add to its kernel is added here, where the
+                # sum can be masked.
+                value = apply_mask(effective_value(weight), mask)
+                adapted.append(weight.layer)
+            values[id(weight.variable)] = mask_gradient(value, mask)
+        scope = keras.StatelessScope(
+            [(variables[k], value) for k, value in values.items()],
+            collect_losses=True,
+        )
+        before = {k: scope.get_current_value(v) for k, v in variables.items()}
+        with scope, _adapters_off(adapted):
+            outputs = self.layer(*args, **kwargs)
+        # What the layer updated (BatchNorm statistics, a seed's state) and added
+        # as a loss would end with the scope: carry it out.
+        for key, variable in variables.items():
+            after = scope.get_current_value(variable)
+            if after is not before[key]:
+                variable.assign(after)
+        # From now on they are ours; in an outer scope (JAX) they would count twice.
+        self.layer._clear_losses()
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def _states(self):
+        """What stateful recurrent layers keep beside their weights."""
+        for _, part in every_layer(self.layer):
+            for state in keras.tree.flatten(getattr(part, "states", None)):
+                if isinstance(state, keras.Variable):
+                    yield state
+
+    def _require_follower(self, training):
+        if self.schedule is None or self.is_followed:
+            return
+        if training is None:
+            training = getattr(self._get_call_context(), "training", None)
+        if training:
+            raise ValueError(
+                f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
+                "it would train dense. Pass the callback tfticket.GradualPruning() "
+                "to fit; in a loop of your own call its set_model(model) and "
+                "on_train_begin(), and on_train_batch_begin(step) every step. To train "
+                "under the masks as they are, set the layer's schedule to None."
+            )
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, *args, **kwargs):
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        for name, value in (("schedule", self.schedule), ("structure", self.structure)):
+            if value is not None:
+                config[name] = keras.saving.serialize_keras_object(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("schedule", "structure"):
+            if config.get(name) is not None:
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects=custom_objects
+                )
+        return super().from_config(config, custom_objects=custom_objects)
+
+    def apply_masks(self) -> None:
+        """Sets every masked weight to 0.0."""
+        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+            weight.assign(apply_mask(weight, mask))
+
+    def pruned_values(self) -> list:
+        """What the layer computes with, weight by weight, as `masked_value`."""
+        return [
+            masked_value(weight, mask)
+            for weight, mask in zip(self.prunable, self.masks, strict=True)
+        ]
+
+
+class MaskConstraint(keras.constraints.Constraint):
+    """Zeroes what a mask prunes, around the constraint a user had set.
+
+    The mask goes first, so that the user's constraint (a unit norm, say) sees
+    the weights that are there, and last, so that zeros are exact whatever it
+    does to them.
+
+    Args:
+        mask: Boolean variable in the shape of the weight.
+        constraint: The weight's own constraint, or `None`.
+    """
+
+    def __init__(self, mask: keras.Variable, constraint: Any = None):
+        self.mask = mask
+        self.constraint = constraint
+        self._seen = None
+
+    def see(self, mask: keras.Variable) -> None:
+        """Takes note of the mask that the forward pass of a step has.
+
+        Keras's JAX trainer hands masks to the model and not to the optimizer, whose
+        constraints find the variable empty.
+        """
+        if keras.backend.backend() == "jax":
+            self._seen = ops.convert_to_tensor(mask)
+
+    def __call__(self, weight):
+        if self._seen is not None:
+            return self._as_seen(weight)
+        return self._masked(weight, self.mask)
+
+    def _as_seen(self, weight):
+        import jax
+
+        here = self.mask._value is not None
+        if here and not isinstance(self._seen, jax.core.Tracer):
+            return self._masked(weight, self.mask)
+        try:
+            return self._masked(weight, self._seen)
+        except jax.errors.UnexpectedTracerError:
+            # Of a step traced before, or of an inner function (`jax.checkpoint`).
+            self._seen = None
+        if here:
+            return self._masked(weight, self.mask)
+        # Zero weights, slots and gradients are still zero.
+        weight = ops.convert_to_tensor(weight)
+        return weight if self.constraint is None else self.constraint(weight)
+
+    def _masked(self, weight, mask):
+        weight = apply_mask(weight, mask)
+        if self.constraint is None:
+            return weight
+        return apply_mask(self.constraint(weight), mask)
+
+
+class MaskedRegularizer(keras.regularizers.Regularizer):
+    """A weight's own regularizer, whose gradient is masked as the layer's is.
+
+    Args:
+        mask: Boolean variable in the shape of the weight.
+        regularizer: The weight's own, a function of it.
+    """
+
+    def __init__(self, mask: keras.Variable, regularizer: Any):
+        self.mask = mask
+        self.regularizer = regularizer
+
+    def __call__(self, weight):
+        return self.regularizer(mask_gradient(ops.convert_to_tensor(weight), self.mask))
+
+
+def apply_mask(value, mask):
+    """`value` where the mask is True, else exactly 0.0, NaN included."""
+    # As tensors: JAX takes no variables.
+    value, mask = ops.convert_to_tensor(value), ops.convert_to_tensor(mask)
+    return ops.where(mask, value, ops.cast(0, value.dtype))
+
+
+def masked_value(weight: PrunableWeight, mask: keras.Variable) -> Any:
+    """The variable's value as it is; where LoRA adds to it, the masked sum."""
+    value = effective_value(weight)
+    return apply_mask(value, mask) if has_adapter(weight) else value
+
+
+def mask_gradient(value, mask):
+    """The value unchanged; on the way back its gradient is masked."""
+    mask = ops.convert_to_tensor(mask)
+
+    @ops.custom_gradient
+    def identity(value):
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return apply_mask(upstream, mask)
+
+        return value, gradient
+
+    return identity(value)
+
+
+@contextlib.contextmanager
+def _adapters_off(layers):
+    """Makes layers compute with their kernel alone, LoRA left out."""
+    for layer in layers:
+        layer.lora_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.lora_enabled = True
+
+
+def _symbolic(arguments):
+    """The arguments with placeholders for tensors, to build a layer with."""
+
+    def placeholder(value):
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            return keras.KerasTensor(value.shape, dtype)
+        return value
+
+    return keras.tree.map_structure(placeholder, arguments)

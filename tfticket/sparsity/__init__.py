@@ -1,0 +1,1 @@
+"""Arrays and numbers, no Keras model: scores, structures, schedules, exact counts."""

@@ -1,0 +1,100 @@
+"""`ScheduleGroup`: weights that follow one schedule, and when it is due next."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from tfticket.sparsity import schedules
+from tfticket.sparsity.schedules import Schedule
+
+# Of a schedule that says nothing of its steps, the past that is looked through.
+_PAST = 10_000
+
+
+@dataclasses.dataclass
+class ScheduleGroup:
+    """Weights that follow one schedule.
+
+    Args:
+        schedule: What they follow.
+        names: Their names.
+        parts: Name to the part of the schedule's sparsity that this weight gets.
+        fixed: Name to a sparsity of its own, where the schedule does not say how far
+            it goes in the end.
+    """
+
+    schedule: Schedule
+    names: list[str]
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    fixed: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        # Steps asked so far, and the first of them that is due.
+        self._from, self._to, self._due = 0, -1, None
+
+    def own(self, sparsity: float) -> dict[str, float]:
+        """Name to sparsity of those that differ, when the schedule is at a sparsity."""
+        parts = {name: min(1.0, sparsity * part) for name, part in self.parts.items()}
+        return {**parts, **self.fixed}
+
+    def latest(self, first: int, last: int) -> float | None:
+        """The sparsity of the last step due in first..last, `None` if none is."""
+        first, last = self._bounded(first, last)
+        likely = self._likely(last, before=True)
+        if likely is not None and first <= likely <= last:
+            due, sparsity = schedules.evaluate(self.schedule, likely)
+            if due:
+                return sparsity
+        for step in range(last, max(first, last - _PAST) - 1, -1):
+            due, sparsity = schedules.evaluate(self.schedule, step)
+            if due:
+                return sparsity
+        return None
+
+    def next_due(self, first: int, last: int) -> int | None:
+        """The first step due in first..last; no step is asked about twice."""
+        if first < self._from:
+            self._from, self._to, self._due = first, first - 1, None
+        if self._due is not None and self._due < first:
+            self._to, self._due = self._due, None
+        self._from = first
+        start, end = self._bounded(max(first, self._to + 1), last)
+        likely = self._likely(start)
+        if self._due is None and likely is not None:
+            # No step before it is due, and none after it need be asked about now.
+            start = likely
+        if self._due is None:
+            for step in range(start, end + 1):
+                self._to = step
+                if schedules.evaluate(self.schedule, step)[0]:
+                    self._due = step
+                    break
+        return self._due if self._due is not None and self._due <= last else None
+
+    def prunes(self, first: int, last: int) -> bool:
+        """Whether a step in first..last is due at a sparsity above 0."""
+        return any(sparsity > 0 for sparsity in self._sparsities(first, last))
+
+    def _sparsities(self, first: int, last: int) -> Iterator[float]:
+        first, last = self._bounded(first, last)
+        for step in range(first, last + 1):
+            due, sparsity = schedules.evaluate(self.schedule, step)
+            if due:
+                yield sparsity
+
+    def _likely(self, step, before=False):
+        """The due step from a step on, or up to it, where schedules are periodic."""
+        if not schedules.is_periodic(self.schedule):
+            return None
+        period = self.schedule.frequency
+        begin = int(self.schedule.begin_step)
+        periods = (step - begin) / int(period)
+        return begin + int(period) * (
+            math.floor(periods) if before else math.ceil(periods)
+        )
+
+    def _bounded(self, first, last):
+        """The same steps without those before the schedule begins or after it ends."""
+        first = max(first, int(getattr(self.schedule, "begin_step", first)))
+        end = int(getattr(self.schedule, "end_step", -1))
+        return first, last if end < 0 else min(last, end)

@@ -1,0 +1,211 @@
+"""A sparsity shared out: how many units of which weights go, and the masks then."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from tfticket.sparsity.structures import Axes, Unstructured
+from tfticket.sparsity.topk import PartError, keep_largest_jointly, pruned_count
+
+Scope = Literal["layerwise", "global", "erk"]
+SCOPES = ("layerwise", "global", "erk")
+
+
+def check_scope(scope: Scope) -> Scope:
+    """The scope itself; a ValueError if it is none."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}. Received: scope={scope!r}")
+    return scope
+
+
+def pruned_by(
+    scope: Scope,
+    sparsity: float,
+    units: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+    own: Mapping[str, float] | None = None,
+) -> list[tuple[tuple[str, ...], int]]:
+    """Cuts to make: which weights together, and how many of their units in all.
+
+    Args:
+        scope: `"layerwise"` prunes the same fraction of every weight, `"global"` cuts
+            all of them together, `"erk"` gives each a density by its shape.
+        sparsity: Fraction of the units to be pruned, in [0, 1].
+        units: Name of the weight to its number of units.
+        shapes: Name to shape, for ERK.
+        own: Sparsity of weights that have one of their own. They are cut by themselves
+            and don't count for the others.
+
+    Returns:
+        Pairs of names that are cut together and the count that is then pruned.
+
+    Example:
+
+    >>> shapes = {"a": (10, 10), "b": (10, 2)}
+    >>> units = {"a": 100, "b": 20}
+    >>> pruned_by("layerwise", 0.5, units, shapes)
+    [(('a',), 50), (('b',), 10)]
+    >>> pruned_by("global", 0.5, units, shapes, own={"b": 0.1})
+    [(('b',), 2), (('a',), 50)]
+    """
+    own = own or {}
+    cuts: list[tuple[tuple[str, ...], int]] = [
+        ((name,), pruned_count(units[name], s)) for name, s in own.items()
+    ]
+    rest = {name: count for name, count in units.items() if name not in own}
+    if not rest:
+        return cuts
+    if scope == "global":
+        together = pruned_count(sum(rest.values()), sparsity)
+        return [*cuts, (tuple(rest), together)]
+    if scope == "erk":
+        kept = erk_counts(rest, {name: shapes[name] for name in rest}, sparsity)
+        return [*cuts, *(((name,), rest[name] - kept[name]) for name in rest)]
+    return [*cuts, *(((name,), pruned_count(n, sparsity)) for name, n in rest.items())]
+
+
+def erk_densities(
+    sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], sparsity: float
+) -> dict[str, float]:
+    """Densities in proportion to sum(shape) / prod(shape), none above 1.
+
+    The Erdős-Rényi kernel of Evci et al. 2020 (RigL, arXiv 1911.11134), after Mocanu
+    et al. 2018 (arXiv 1707.04780): small layers stay denser.
+
+    Args:
+        sizes: Name of the weight to its number of units.
+        shapes: Name to shape.
+        sparsity: Of all of them together, in [0, 1].
+
+    Returns:
+        Name to density, which kept together are `1 - sparsity` of the whole.
+
+    Example:
+
+    >>> erk_densities({"a": 100, "b": 20}, {"a": (10, 10), "b": (10, 2)}, 0.75)
+    {'a': 0.1875, 'b': 0.5625}
+    """
+    keep = (1 - sparsity) * sum(sizes.values())
+    raw = {name: sum(shapes[name]) / math.prod(shapes[name]) for name in sizes}
+    full: set[str] = set()
+    while True:
+        open_ = [name for name in sizes if name not in full]
+        left = keep - sum(sizes[name] for name in full)
+        weight = sum(raw[name] * sizes[name] for name in open_)
+        scale = left / weight if weight else 0.0
+        over = {name for name in open_ if raw[name] * scale > 1}
+        if not over:
+            break
+        full |= over
+    return {name: 1.0 if name in full else raw[name] * scale for name in sizes}
+
+
+def erk_counts(
+    sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], sparsity: float
+) -> dict[str, int]:
+    """Units kept by `erk_densities`, whole numbers, exact in total.
+
+    Fractions are rounded down, and what is then missing goes to the largest of them.
+    """
+    densities = erk_densities(sizes, shapes, sparsity)
+    exact = {name: densities[name] * size for name, size in sizes.items()}
+    # A hair under a whole number is that number.
+    kept = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    total = sum(sizes.values())
+    missing = total - pruned_count(total, sparsity) - sum(kept.values())
+    order = sorted(sizes, key=lambda name: kept[name] - exact[name])
+    for name in [*order, *order]:
+        if missing > 0 and kept[name] < sizes[name]:
+            kept[name] += 1
+            missing -= 1
+    return kept
+
+
+def survivors_lost(
+    scope: Scope, rates: Mapping[str, float], alive: Mapping[str, int], rate: float
+) -> list[tuple[tuple[str, ...], int]]:
+    """As `pruned_by`, relative: fractions of the units that are still alive.
+
+    Args:
+        scope: `"layerwise"` or `"global"`.
+        rates: Name to the fraction of that weight's survivors; under `"global"`, only
+            of weights that are cut by themselves.
+        alive: Name to the number of units that are left.
+        rate: Fraction of the others' survivors.
+    """
+    if scope == "layerwise":
+        rates = {name: rates.get(name, rate) for name in alive}
+    cuts: list[tuple[tuple[str, ...], int]] = [
+        ((name,), pruned_count(alive[name], r)) for name, r in rates.items()
+    ]
+    rest = tuple(name for name in alive if name not in rates)
+    if rest:
+        cuts.append((rest, pruned_count(sum(alive[name] for name in rest), rate)))
+    return cuts
+
+
+# Names of weights that are cut together, and how many of their units go in all.
+Cut = tuple[tuple[str, ...], int]
+
+
+def after_cuts(
+    scores: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    cuts: Sequence[Cut],
+    structures: Mapping[str, Unstructured] | None = None,
+    axes: Mapping[str, Axes] | None = None,
+    key: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Masks after cuts; what is pruned stays pruned, counts are exact in units.
+
+    Args:
+        scores: Name to score array; the lowest go. Of equal ones the later go first,
+            by order of names in the cut, then by index.
+        masks: Name to the present mask, a boolean array in the shape of the scores.
+        cuts: Which weights lose how many units together. Where fewer can go, all of
+            these go.
+        structures: Name to what is pruned together; what is not named is unstructured.
+        axes: Name to what the axes mean, where a structure is named.
+        key: What of the scores is compared, as in `keep_largest_jointly`; where units
+            are single weights only.
+
+    Returns:
+        Name to new mask; weights in no cut keep theirs.
+
+    Raises:
+        ValueError: If a score is NaN or infinite; names the weight.
+
+    Example:
+
+    >>> scores = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 0.0])}
+    >>> alive = {name: np.array([True, True]) for name in scores}
+    >>> after_cuts(scores, alive, [(("a", "b"), 2)])
+    {'a': array([False,  True]), 'b': array([ True, False])}
+    """
+    after = dict(masks)
+    for names, count in cuts:
+        kinds = [(structures or {}).get(name, Unstructured()) for name in names]
+        places = [(axes or {}).get(name, Axes((), ())) for name in names]
+        pooled, alive, candidates = [], [], []
+        for name, structure, place in zip(names, kinds, places, strict=True):
+            units, living = structure.pool(scores[name], masks[name], place)
+            pooled.append(units)
+            alive.append(living)
+            candidates.append(structure.candidates(units, living, place))
+        there = sum(int(np.count_nonzero(flags)) for flags in candidates)
+        keep = there - min(max(count, 0), there)
+        try:
+            kept = keep_largest_jointly(pooled, keep, candidates, key)
+        except PartError as error:
+            raise ValueError(
+                f"In weight '{names[error.part]}': {error.reason}"
+            ) from error
+        for i, name in enumerate(names):
+            units = kept.pop(0)  # in place and let go: they are as large as the masks
+            units |= ~candidates[i]
+            units &= alive[i]
+            mask = kinds[i].spread(units, np.shape(masks[name]), places[i])
+            after[name] = masks[name] & mask
+    return after

@@ -1,0 +1,249 @@
+"""`Ticket`: a mask, the weights to start from, and where they came from."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.common.files import DAMAGE, atomic_path
+from tfticket.edge_popup.model import popup_layers
+from tfticket.keras_models.variables import State
+from tfticket.pruning.masks import (
+    get_masks,
+    named_layers,
+    named_weights,
+    pruned_layers,
+    set_masks,
+)
+from tfticket.pruning.prune_strip import prune, strip
+from tfticket.sparsity.topk import density
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ticket:
+    """A subnetwork with its starting point (Frankle & Carbin, arXiv 1803.03635).
+
+    Args:
+        masks: Name of the weight ("layer/kernel") to boolean array; True is
+            kept.
+        weights: Every weight of the model (biases and BatchNorm statistics
+            too) at the step that rewinding goes back to, by name.
+        provenance: Where the ticket came from, JSON-serialisable: `config`
+            (the plain model's), `seed`, `criterion`, `round`, `step`, `metrics`.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> ticket = tfticket.Ticket.from_model(model)
+    >>> ticket.density
+    1.0
+    """
+
+    masks: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the maskable weights that is kept, in [0, 1]."""
+        return density(self.masks)
+
+    @classmethod
+    def from_model(cls, model: keras.Model, **provenance: Any) -> "Ticket":
+        """The present masks and weights of a wrapped model as a ticket.
+
+        Args:
+            model: A model wrapped by `tfticket.prune`.
+            **provenance: Added to the architecture's `config`.
+
+        Raises:
+            ValueError: If the model is not wrapped.
+        """
+        masks = get_masks(model)
+        if not masks:
+            raise ValueError(
+                f"Model '{model.name}' has no masks. Wrap it first: "
+                "model = tfticket.prune(model)"
+            )
+        weights = State(named_weights(model)).values
+        return cls(masks, weights, {"config": plain_config(model), **provenance})
+
+    @classmethod
+    def from_popup(cls, model: keras.Model, **provenance: Any) -> "Ticket":
+        """A supermask as a ticket: the edges in use and their weights, to train.
+
+        The ticket fits `strip(model)`, and where no BatchNormalization lost its
+        affine parameters also the model that `popup` was given.
+
+        Args:
+            model: A model with popup layers.
+            **provenance: Added to the architecture's `config`.
+
+        Raises:
+            ValueError: If the model has no popup layers.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> ticket = tfticket.Ticket.from_popup(tfticket.popup(model, density=0.25))
+        >>> trainable = ticket.apply(model)
+        """
+        if not popup_layers(model):
+            raise ValueError(
+                f"Model '{model.name}' has no popup layers. Make it with "
+                "tfticket.popup(model), or of tfticket.PopupDense and its kin."
+            )
+        plain = strip(model)
+        masks = get_masks(model)
+        dense = [
+            name for name, _ in named_layers(plain) if f"{name}/kernel" not in masks
+        ]
+        wrapped = prune(plain, exclude=dense)
+        set_masks(wrapped, masks)
+        return cls.from_model(wrapped, **provenance)
+
+    def with_weights(self, model: keras.Model) -> "Ticket":
+        """The same masks, with the weights that a model has now: those it trained to.
+
+        Args:
+            model: A model of the ticket's architecture, wrapped or plain.
+
+        Raises:
+            ValueError: If names or shapes of the weights differ.
+        """
+        weights = State(named_weights(model)).values
+        self._require_fit(weights)
+        return dataclasses.replace(self, weights=zero_masked(weights, self.masks))
+
+    def _require_fit(self, variables):
+        for name in [*variables, *self.weights]:
+            mine, theirs = self.weights.get(name), variables.get(name)
+            if mine is None or theirs is None or mine.shape != tuple(theirs.shape):
+                raise ValueError(
+                    "The ticket does not fit the model: they first differ in layer "
+                    f"'{name.rpartition('/')[0]}', weight '{name}'. Shape in the "
+                    f"ticket: {'none' if mine is None else mine.shape}; in the model: "
+                    f"{'none' if theirs is None else tuple(theirs.shape)}"
+                )
+
+    def apply(self, model: keras.Model) -> keras.Model:
+        """Gives a model the ticket's weights and masks.
+
+        Args:
+            model: A model of the ticket's architecture. A wrapped one is
+                changed in place; of a plain one a wrapped copy is made.
+
+        Returns:
+            The wrapped model, ready to compile and train.
+
+        Raises:
+            ValueError: If names or shapes of the weights differ; names the
+                first layer that differs. The model is left as it was.
+        """
+        self._require_fit(named_weights(model))
+        if not any(pruned_layers(model)):
+            layers = {name: self._masks_in(name) for name, _ in named_layers(model)}
+            model = prune(
+                model,
+                exclude=[name for name, masked in layers.items() if not masked],
+                include=[name for name, masked in layers.items() if masked],
+            )
+        if missing := sorted(set(self.masks) - set(get_masks(model))):
+            raise ValueError(
+                "The ticket does not fit the model: they first differ in weight "
+                f"'{missing[0]}', which the ticket masks and the model leaves dense."
+            )
+        variables = named_weights(model)
+        for name, value in self.weights.items():
+            variables[name].assign(value)
+        everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
+        set_masks(model, {**everything, **self.masks})
+        return model
+
+    def _masks_in(self, layer):
+        return any(name.startswith(f"{layer}/") for name in self.masks)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ticket to one file, whole or not at all.
+
+        The file is a NumPy `.npz`: masks as bits, weights as they are, the rest
+        as JSON. Equal tickets give equal bytes.
+        """
+        header = {
+            "format": _FORMAT,
+            "provenance": self.provenance,
+            "shapes": {name: mask.shape for name, mask in self.masks.items()},
+            "dtypes": {name: str(value.dtype) for name, value in self.weights.items()},
+        }
+        arrays: dict[str, Any] = {
+            "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+            **{f"mask:{k}": np.packbits(mask) for k, mask in self.masks.items()},
+            **{f"weight:{k}": _storable(value) for k, value in self.weights.items()},
+        }
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Ticket":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or is not a ticket.
+        """
+        path = pathlib.Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            header = json.loads(arrays.pop("header").tobytes())
+            if header["format"] != _FORMAT:
+                raise ValueError(f"format {header['format']}, expected {_FORMAT}")
+            masks = {
+                name: np.unpackbits(arrays[f"mask:{name}"], count=int(np.prod(shape)))
+                .astype(bool)
+                .reshape(shape)
+                for name, shape in header["shapes"].items()
+            }
+            weights = {
+                name: arrays[f"weight:{name}"].view(np.dtype(dtype))
+                for name, dtype in header["dtypes"].items()
+            }
+        except FileNotFoundError:
+            raise
+        except DAMAGE as error:
+            raise ValueError(
+                f"'{path}' is damaged or is not a ticket written by Ticket.save: "
+                f"{error}"
+            ) from error
+        return cls(masks, weights, header["provenance"])
+
+
+def zero_masked(
+    weights: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The weights by name, 0.0 where one has a mask that is False."""
+    return {
+        name: np.where(masks[name], value, 0).astype(value.dtype)
+        if name in masks
+        else value
+        for name, value in weights.items()
+    }
+
+
+def plain_config(model: keras.Model) -> dict[str, Any]:
+    """The architecture of a model without wrappers, as JSON-ready data."""
+    return json.loads(strip(model).to_json())
+
+
+def _storable(value: np.ndarray) -> np.ndarray:
+    # NumPy's format knows no bfloat16: keep its bits.
+    return value.view(np.uint16) if value.dtype.name == "bfloat16" else value
