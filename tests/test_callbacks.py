@@ -10,8 +10,9 @@ from fixtures.backends import MOST_STEPS, needs_graph
 from keras import layers
 
 import tfticket
+from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import slots
-from tfticket.pruning.masks import get_pruned_weights, named_weights
+from tfticket.pruning.masks import get_pruned_weights
 
 
 class Spy(keras.callbacks.Callback):

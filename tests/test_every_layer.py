@@ -7,7 +7,8 @@ from fixtures.backends import needs_float64
 from keras import layers
 
 import tfticket
-from tfticket.pruning.masks import get_pruned_weights, named_weights
+from tfticket.keras_models.names import named_weights
+from tfticket.pruning.masks import get_pruned_weights
 
 
 def tokens():

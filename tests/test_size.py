@@ -80,7 +80,7 @@ def test_what_was_read_stays_when_variables_change(xla):
     model.compile("adam", "mse", jit_compile=xla and BACKEND != "torch")
     data = np.ones((4, 30)), np.ones((4, 30))
     model.fit(*data, verbose=0)
-    reader = masks.Masked.of(model)
+    reader = masks.ModelMasks.of(model)
     read = [*reader.values().values(), *reader.masks().values()]
     before = [np.array(array) for array in read]
     model.fit(*data, verbose=0)

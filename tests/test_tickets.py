@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 import tfticket
-from tfticket.pruning.masks import get_pruned_weights, named_weights
+from tfticket.keras_models.names import named_weights
+from tfticket.pruning.masks import get_pruned_weights
 
 
 def small(units=8, name="hidden"):

@@ -7,7 +7,7 @@ from fixtures.backends import BACKEND, MOST_STEPS, gradients, numpy_gradients
 
 import tfticket
 from tfticket.keras_models.variables import slots
-from tfticket.pruning.masks import get_pruned_weights, pruned_layers
+from tfticket.pruning.masks import get_pruned_weights, masked_layers
 
 OPTIMIZERS = {
     name: cls
@@ -97,7 +97,7 @@ def test_momentum_of_what_is_pruned_is_gone_and_does_not_come_back(mlp, data):
     wrapped = fit_masked(mlp, data, keras.optimizers.Adam(0.01, use_ema=True))
     masks = {
         id(layer.pruned_weights[0]): keras.ops.convert_to_numpy(layer.masks[0])
-        for _, layer in pruned_layers(wrapped)
+        for _, layer in masked_layers(wrapped)
     }
     found = 0
     for variable, slot, rest in slots(wrapped.optimizer):
@@ -122,7 +122,7 @@ def test_clipping_counts_survivors_only(mlp, data):
     expected = of(tfticket.strip(wrapped))
     masks = tfticket.get_masks(wrapped)
     for i, variable in enumerate(wrapped.trainable_variables):
-        for name, layer in pruned_layers(wrapped):
+        for name, layer in masked_layers(wrapped):
             if variable is layer.pruned_weights[0]:
                 expected[i] = expected[i] * masks[f"{name}/kernel"]
     for got, want in zip(of(wrapped), expected, strict=True):
@@ -144,7 +144,7 @@ def test_custom_training_loop(mlp, data):
 
 def test_overwritten_weights_are_masked_by_the_next_step(mlp, data):
     wrapped = fit_masked(mlp, data, keras.optimizers.SGD(0.01))
-    for _, layer in pruned_layers(wrapped):
+    for _, layer in masked_layers(wrapped):
         layer.pruned_weights[0].assign(np.ones(layer.pruned_weights[0].shape))
     wrapped.train_on_batch(*data)
     assert_zeros(wrapped)
@@ -210,7 +210,7 @@ def test_a_regularizer_does_not_reach_pruned_weights(data):
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True)
     wrapped = fit_masked(model, data, optimizer)
     assert_zeros(wrapped)  # after fit, where the average is written over the weights
-    masks = [mask for _, layer in pruned_layers(wrapped) for mask in layer.masks]
+    masks = [mask for _, layer in masked_layers(wrapped) for mask in layer.masks]
     momenta = [s for v, s, _ in slots(optimizer) if v.name == "kernel"]
     assert momenta
     for slot in momenta:

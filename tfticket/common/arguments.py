@@ -34,11 +34,12 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer. Received: {name}={value!r}")
+    value = int(value)
     if value < least:
         raise ValueError(f"{name} must be at least {least}. Received: {name}={value}")
     if most is not None and value > most:
         raise ValueError(f"{name} must be at most {most}. Received: {name}={value}")
-    return int(value)
+    return value
 
 
 def check_number(

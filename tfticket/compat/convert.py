@@ -17,7 +17,8 @@ from tfticket.keras_models.copies import (
     require_transformable,
 )
 from tfticket.keras_models.kernels import prunable_weights
-from tfticket.pruning.masks import named_layers
+from tfticket.keras_models.masked_layer import inner_layer
+from tfticket.keras_models.names import named_layers
 from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"
@@ -224,7 +225,7 @@ def _plain_path(parts: Iterable[str]) -> tuple[str, ...]:
 def _owners(model: keras.Model) -> Iterator[_Owner]:
     """What holds weights in a model, wrapped or not, in order."""
     for layer_path, layer in named_layers(model):
-        layer = layer.layer if isinstance(layer, Prune) else layer
+        layer = inner_layer(layer)
         stack = [(tuple(layer_path.split("/")), layer)]
         seen = set()
         while stack:
@@ -338,4 +339,4 @@ def _shapes(weights: Iterable[Any]) -> list[tuple[int, ...]]:
 
 
 def _copy_state(source, target):
-    copy_state(source, target.layer if isinstance(target, Prune) else target)
+    copy_state(source, inner_layer(target))

@@ -10,6 +10,7 @@ from tfticket.compat.policies import PruningPolicy
 from tfticket.compat.translated import wrapper_arguments
 from tfticket.keras_models.copies import clone_with, copy_layer, copy_state
 from tfticket.keras_models.kernels import prunable_weights
+from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, is_graph
 from tfticket.pruning.prune_strip import strip, wrap_copy
 from tfticket.pruning.wrapper import Prune
@@ -179,24 +180,28 @@ def _prune_model(model, own, policy):
         policy.ensure_model_supports_pruning(model)
 
     def clone(layer):
-        if isinstance(layer, Prune) or (policy and not policy.allow_pruning(layer)):
+        if isinstance(layer, MaskedLayer) or (
+            policy and not policy.allow_pruning(layer)
+        ):
             return copy_layer(layer)
         copy = copy_layer(layer)
         return Prune(copy, **own) if _is_for_wrapping(layer) else copy
 
     def copy_weights(source, target):
-        wrapped_now = isinstance(target, Prune) and not isinstance(source, Prune)
+        wrapped_now = isinstance(target, MaskedLayer) and not isinstance(
+            source, MaskedLayer
+        )
         copy_state(source, target.layer if wrapped_now else target)
 
     return clone_with(model, clone, copy_weights)
 
 
 def _wrap_unless_wrapped(layer, own):
-    return layer if isinstance(layer, Prune) else _wrap(layer, own, {})
+    return layer if isinstance(layer, MaskedLayer) else _wrap(layer, own, {})
 
 
 def _wrap(layer, own, kwargs):
-    if isinstance(layer, Prune):
+    if isinstance(layer, MaskedLayer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
     kwargs = dict(kwargs)
     # TF-MOT makes up a name, whatever is asked for; here it is the layer's.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 import keras
 from keras import layers
 
+from tfticket.keras_models.masked_layer import inner_layer
 from tfticket.keras_models.names import is_graph
-from tfticket.pruning.wrapper import Prune
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
 # Operations that `x + y` and its like are, not layers.
@@ -214,8 +214,7 @@ class _Graph:
 
     def is_supported(self, layer: keras.layers.Layer) -> bool:
         """Whether sparse inference goes on through this layer."""
-        if isinstance(layer, Prune):
-            layer = layer.layer
+        layer = inner_layer(layer)
         if isinstance(layer, layers.DepthwiseConv2D):
             size = layer.kernel_size[0]
             return (
@@ -271,8 +270,7 @@ class _Graph:
 
 
 def _mend(layer: keras.layers.Layer) -> str:
-    if isinstance(layer, Prune):
-        layer = layer.layer
+    layer = inner_layer(layer)
     if isinstance(layer, layers.DepthwiseConv2D):
         return (
             "depthwise convolutions must be 3x3 or 5x5, depth_multiplier=1, not "

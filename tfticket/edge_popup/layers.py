@@ -8,6 +8,9 @@ import keras
 from keras import ops
 
 from tfticket.edge_popup.topk_in_graph import top_mask
+from tfticket.keras_models.kernels import MaskedWeight, prunable_weights
+from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.variables import host_copy
 from tfticket.sparsity.topk import check_density, kept_count
 
 
@@ -54,7 +57,7 @@ POPUP_ARGUMENTS = (
 _WEIGHT_INITIALIZERS = ("signed_constant", "kaiming_normal")
 
 
-class Popup:
+class Popup(MaskedLayer):
     """What popup layers share; goes before the Keras layer it turns into one.
 
     The forward pass uses the `density` fraction of the kernel's edges with the
@@ -94,6 +97,7 @@ class Popup:
 
     built: Any
     kernel: Any
+    bias: Any
     name: Any
     _plain_class: type[keras.layers.Layer]
     # What the Keras layer is told of a kernel, and these are not.
@@ -262,6 +266,25 @@ class Popup:
             "rescale": self.rescale,
             "binarize": self.binarize,
         }
+
+    chooses_masks = True
+
+    def masked_weights(self) -> list[MaskedWeight]:
+        """The kernel with the edges in use."""
+        if not self.built:
+            return []
+        kernel, *_ = prunable_weights(self)
+        return [MaskedWeight(**vars(kernel), mask=self.mask())]
+
+    def lasting_weights(self) -> list[keras.Variable]:
+        """Kernel and bias: scores and what belongs to them are of the training."""
+        return [x for x in (self.kernel, self.bias) if x is not None]
+
+    def copy_to(self, plain: Any) -> None:
+        """Gives the Keras layer the weights of the edges in use."""
+        plain.kernel.assign(host_copy(self.effective_kernel()))
+        if plain.bias is not None:
+            plain.bias.assign(host_copy(self.bias))
 
     def plain(self) -> keras.layers.Layer:
         """The Keras layer that this one stands for, not built."""

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from tfticket.keras_models.kernels import prunable_weights
-from tfticket.keras_models.names import join
-from tfticket.pruning.masks import get_masks, named_layers, pruned_layers
+from tfticket.keras_models.names import join, named_layers
+from tfticket.pruning.masks import get_masks, masked_weights
 from tfticket.pruning.prune_strip import strip
 
 _KEPT, _GROUP = 2, 4
@@ -104,9 +104,8 @@ def check_two_four(model: keras.Model) -> TwoFourReport:
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model. Received: {model!r}")
     found = [
-        _check(join(path, weight.name), weight, mask)
-        for path, layer in pruned_layers(model)
-        for weight, mask in zip(layer.prunable, layer.masks, strict=True)
+        _check(name, weight, weight.mask)
+        for name, weight in masked_weights(model).items()
     ]
     if not found:
         # Popup layers have masks too, but not of the weights that are in them.

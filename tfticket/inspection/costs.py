@@ -6,12 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.edge_popup.layers import Popup
 from tfticket.keras_models.calls import UNKNOWN, computes_as_keras, layer_calls
 from tfticket.keras_models.kernels import prunable_weights, why_dense
-from tfticket.keras_models.names import join, weights_by_path
-from tfticket.pruning.masks import get_masks, named_layers
-from tfticket.pruning.wrapper import Prune
+from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
+from tfticket.keras_models.names import join, named_layers, weights_by_path
+from tfticket.pruning.masks import get_masks
 
 # Keras's layers with weights of two dimensions that no product sums over.
 _NO_PRODUCTS = (
@@ -98,12 +97,11 @@ def summary_rows(model: keras.Model) -> list[SummaryRow]:
 
 
 def _rows_of(path, layer, masks, calls):
-    inner = layer.layer if isinstance(layer, Prune) else layer
+    inner = inner_layer(layer)
     weights = weights_by_path(inner) if inner.built else {}
-    if isinstance(inner, Popup):
-        # Scores and what goes with them are of its training.
-        lasting = (inner.kernel, inner.bias)
-        weights = {k: w for k, w in weights.items() if any(w is x for x in lasting)}
+    if isinstance(layer, MaskedLayer) and inner.built:
+        lasting = {id(weight) for weight in layer.lasting_weights()}
+        weights = {k: w for k, w in weights.items() if id(w) in lasting}
     prunable = prunable_weights(inner) if inner.built else []
     prunable = {id(weight.variable) for weight in prunable}
     named = {k for k, w in weights.items() if id(w) in prunable or id(w) in calls.uses}

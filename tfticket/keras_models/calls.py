@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfticket.edge_popup.layers import Popup
+from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, is_graph
 
 layers = keras.layers
@@ -130,9 +130,9 @@ def _is_convolutional_cell(layer):
 
 
 def computes_as_keras(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's `call` is Keras's own; a popup layer's is like it."""
-    if isinstance(layer, Popup):
-        return True
+    """Whether the layer's `call` is Keras's, or a masked layer's that is like it."""
+    if isinstance(layer, MaskedLayer):
+        return layer.is_plain_inside
     owner = next(x for x in type(layer).__mro__ if "call" in vars(x))
     return owner.__module__.startswith("keras.")
 

@@ -2,16 +2,20 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfticket.edge_popup.model import PopupModel
-from tfticket.keras_models.names import is_graph
-from tfticket.pruning.masks import named_layers
-from tfticket.pruning.wrapper import Prune
+from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
+from tfticket.keras_models.names import (
+    every_layer,
+    is_graph,
+    named_layers,
+    weights_by_path,
+)
+from tfticket.keras_models.variables import host_copy
 
 
 def clone_with(
@@ -62,6 +66,25 @@ def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.__class__.from_config(layer.get_config())
 
 
+def copy_by_name(
+    values: Mapping[str, Any],
+    weights: Mapping[str, keras.Variable],
+    target: keras.layers.Layer,
+    freed: Collection[str] = (),
+) -> None:
+    """Gives a layer its weights by name, and what is trainable of them.
+
+    Args:
+        values: Name to the value of weights that get another one than their twin has.
+        weights: Name to the twin's weight.
+        target: The layer, built.
+        freed: Names of weights that are trainable whatever their twin is.
+    """
+    for name, variable in weights_by_path(target).items():
+        variable.assign(host_copy(values.get(name, weights[name])))
+        variable.trainable = name in freed or weights[name].trainable
+
+
 def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Gives a copy its weights, not yet their values, if its source has them."""
     if not source.built:
@@ -79,8 +102,8 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     target.set_weights(source.get_weights())
     for old, new in zip(source.weights, target.weights, strict=True):
         new.trainable = old.trainable
-    pairs = zip(source._flatten_layers(), target._flatten_layers(), strict=True)
-    for old, new in pairs:
+    pairs = zip(every_layer(source), every_layer(target), strict=True)
+    for (_, old), (_, new) in pairs:
         if not hasattr(old, "finalize_state"):
             continue
         # Preprocessing layers work out more from their weights, or keep tables.
@@ -97,7 +120,7 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 @contextlib.contextmanager
 def _uncompiled(model):
     """Keeps Keras from cloning the compile state, which not every loss survives."""
-    models = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
+    models = [x for _, x in every_layer(model) if getattr(x, "compiled", False)]
     for part in models:
         part.compiled = False
     try:
@@ -122,7 +145,7 @@ def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
 def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers of a model by path, or a ValueError if one is wrapped already."""
     layers = dict(named_layers(model))
-    if any(isinstance(layer, Prune) for layer in layers.values()):
+    if any(isinstance(layer, MaskedLayer) for layer in layers.values()):
         raise ValueError(
             f"Model '{model.name}' is wrapped already. Call "
             "tfticket.strip(model) first, or train it as it is."
@@ -155,9 +178,9 @@ def require_keras_3(model: Any) -> None:
 
 def require_graph(model: keras.Model) -> None:
     """Raises unless it is a built Sequential or Functional model of Keras's own."""
-    for part in model._flatten_layers():
+    for _, part in every_layer(model):
         of_keras = type(part).__module__.split(".")[0] == "keras"
-        if is_graph(part) and not of_keras and not isinstance(part, PopupModel):
+        if is_graph(part) and not of_keras and not isinstance(part, MaskedModel):
             raise TypeError(
                 f"Model '{part.name}' is of a class of its own, {type(part).__name__}, "
                 "whose methods and attributes a copy would lose. Pass the plain model "

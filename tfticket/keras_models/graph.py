@@ -6,9 +6,8 @@ from typing import Any
 import keras
 
 from tfticket.keras_models.kernels import prunable_weights
-from tfticket.keras_models.names import is_graph
-from tfticket.pruning.masks import holds_wrapped
-from tfticket.pruning.wrapper import Prune
+from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.names import holds_masked, is_graph
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,7 +151,7 @@ def _only_tensors(arguments):
     )
 
 
-def output_layers(model: keras.Model) -> list[Prune]:
+def output_layers(model: keras.Model) -> list[MaskedLayer]:
     """The wrapped layers that have no layer with a kernel between them and an output.
 
     None where a layer made of others comes last and hides which of them does, or where
@@ -174,9 +173,9 @@ def output_layers(model: keras.Model) -> list[Prune]:
         if (id(layer), node_index) in seen:
             return
         seen.add((id(layer), node_index))
-        if isinstance(layer, Prune):
+        if isinstance(layer, MaskedLayer) and not layer.chooses_masks:
             # Of a model that is wrapped whole, nobody knows which layer is the last.
-            if not isinstance(layer.layer, keras.Model):
+            if not isinstance(layer.inner_layer(), keras.Model):
                 found[id(layer)] = layer
             return
         if is_graph(layer):
@@ -189,7 +188,7 @@ def output_layers(model: keras.Model) -> list[Prune]:
                 return
         elif isinstance(layer, keras.layers.Layer) and (
             # Excluded from pruning, it is an output layer all the same.
-            holds_wrapped(layer) or prunable_weights(layer)
+            holds_masked(layer) or prunable_weights(layer)
         ):
             return
         for source in layer._inbound_nodes[node_index].input_tensors:

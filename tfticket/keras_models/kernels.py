@@ -47,6 +47,31 @@ class PrunableWeight:
     channel_axes: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedWeight(PrunableWeight):
+    """A weight and its mask.
+
+    Args:
+        mask: Boolean variable in the weight's shape, True where it is kept; of a layer
+            that chooses its masks itself, a boolean tensor.
+    """
+
+    mask: Any
+
+    def value(self) -> Any:
+        """What the layer computes with: the variable's value, LoRA's masked sum."""
+        value = effective_value(self)
+        return apply_mask(value, self.mask) if has_adapter(self) else value
+
+
+def apply_mask(value: Any, mask: Any) -> Any:
+    """`value` where the mask is True, else exactly 0.0, NaN included."""
+    # As tensors: JAX takes no variables.
+    value = keras.ops.convert_to_tensor(value)
+    mask = keras.ops.convert_to_tensor(mask)
+    return keras.ops.where(mask, value, keras.ops.cast(0, value.dtype))
+
+
 def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
     """The weights of a built layer that pruning masks, those of its sublayers too.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
+
 _AUTOMATIC = re.compile(r"variable(_\d+)?")
 # Keras's list of all layers, and TensorFlow's notes for its checkpoints.
 _BOOKKEEPING = ("_layers", "_functional", "_self_")
@@ -184,3 +186,71 @@ def _matches(pattern, path, objects):
     if isinstance(pattern, re.Pattern):
         return pattern.search(path) is not None
     return any(isinstance(thing, pattern) for thing in objects)
+
+
+def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for every layer, into nested models, each once.
+
+    A layer made of others counts as one, unless some of those are wrapped: then
+    they count each for themselves.
+
+    Args:
+        model: A model. The layers of a subclassed one go by their attributes.
+    """
+    seen = set()
+
+    def walk(prefix, parent):
+        for name, layer in sublayers(parent):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            path = join(prefix, "" if _is_only(layer, parent) else name)
+            if is_graph(layer) or holds_masked(layer):
+                yield from walk(path, layer)
+            else:
+                yield path, layer
+
+    return walk("", model)
+
+
+def _is_only(layer, parent):
+    """Whether a graph is nothing but a subclassed model, as `prune` wraps it.
+
+    Its weights are then named as that model's by itself.
+    """
+    inner = inner_layer(layer)
+    if is_graph(inner) or not isinstance(inner, keras.Model) or not is_graph(parent):
+        return False
+    return [x for x in parent.layers if x.weights] == [layer]
+
+
+def holds_masked(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that carries no masks itself has layers inside that do."""
+    if isinstance(layer, MaskedLayer):
+        return False
+    return any(isinstance(part, MaskedLayer) for _, part in every_layer(layer))
+
+
+def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """Every weight but the masks, named the same whether wrapped or not.
+
+    Names are "layer/weight", and for a layer made of others the way to the one
+    inside: "attention/query_dense/kernel".
+    """
+    weights: dict[str, Any] = {}
+    known: set[int] = set()
+    for path, layer in named_layers(model):
+        known.update(id(weight) for weight in layer.weights)
+        weights.update(weights_by_path(inner_layer(layer), path))
+    # What belongs to a layer whose parts are masked, or to a subclassed model itself.
+    for path, layer in every_layer(model):
+        for i, weight in enumerate(layer.weights):
+            if id(weight) not in known and not _within(layer, weight):
+                weights[join(path, name_of(weight, layer, i))] = weight
+                known.add(id(weight))
+    return weights
+
+
+def _within(layer, weight):
+    """Whether the weight belongs to a layer inside this one."""
+    return any(weight is w for _, part in sublayers(layer) for w in part.weights)

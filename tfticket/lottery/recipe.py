@@ -11,8 +11,7 @@ import keras
 
 from tfticket import data, models
 from tfticket.common.arguments import check_choice, check_integer
-from tfticket.keras_models.names import Pattern
-from tfticket.pruning.masks import named_layers
+from tfticket.keras_models.names import Pattern, named_layers
 from tfticket.sparsity import criteria
 from tfticket.sparsity.schedules import check_rate
 

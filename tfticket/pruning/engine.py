@@ -9,7 +9,7 @@ import numpy as np
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph
 from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
-from tfticket.pruning.masks import Masked, masked_names, pruned_layers
+from tfticket.pruning.masks import ModelMasks, masked_layers, masked_names
 from tfticket.sparsity import criteria, structures
 from tfticket.sparsity.criteria import magnitude
 from tfticket.sparsity.scopes import (
@@ -64,7 +64,9 @@ class Pruner:
     ):
         self.needs = criteria.needs(criterion)
         self.scope = check_scope(scope)
-        if unbuilt := [path for path, x in pruned_layers(model) if not x.built]:
+        if unbuilt := [
+            path for path, x in masked_layers(model) if not x.inner_layer().built
+        ]:
             raise ValueError(
                 f"Wrapped layers are not built: {unbuilt}. Start the model with "
                 "keras.Input(shape), or call it on data first."
@@ -74,11 +76,11 @@ class Pruner:
         self.axes: dict[str, Axes] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kinds: dict[str, tuple] = {}
-        self.masked = Masked.of(model)
+        self.masked = ModelMasks.of(model)
         for name, weight in self.masked.weights.items():
-            wrapper = self.masked.wrappers[name]
-            own = structures.get(wrapper.structure or structure)
-            self.kinds[name] = (wrapper.layer, weight.layer)
+            layer = self.masked.layers[name]
+            own = structures.get(layer.structure or structure)
+            self.kinds[name] = (layer.inner_layer(), weight.layer)
             if isinstance(own, Channel) and name in self.outputs:
                 continue  # its channels are the model's answers
             self.structures[name] = own

@@ -101,9 +101,9 @@ def gather(
             # JAX differentiates the masked gradient's forward pass as an identity,
             # so the second derivative is masked here.
             found["hessian_gradient"] = {
-                name: np.where(mask, value, value.dtype.type(0))
-                for (name, _, mask), value in zip(
-                    masked_weights(model), product, strict=True
+                name: np.where(weight.mask, value, value.dtype.type(0))
+                for (name, weight), value in zip(
+                    masked_weights(model).items(), product, strict=True
                 )
             }
     return {kind: found[kind] for kind in kinds}
@@ -237,7 +237,7 @@ def _arrays(variables):
 
 
 def _masked(model):
-    weights = {name: weight for name, weight, _ in masked_weights(model)}
+    weights = {name: x.variable for name, x in masked_weights(model).items()}
     if not weights:
         raise ValueError(
             f"Model '{model.name}' has no masks. Wrap it with tfticket.prune(model); "

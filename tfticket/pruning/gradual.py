@@ -9,7 +9,7 @@ import keras
 from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
-from tfticket.pruning.masks import pruned_layers
+from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.one_shot import own_sparsities
 from tfticket.sparsity import schedules
 from tfticket.sparsity.criteria import Criterion
@@ -119,7 +119,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._wait = 0  # executions until the next look at the optimizer's count
         self._epoch = 0
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
-        for _, layer in pruned_layers(self.model):
+        for _, layer in masked_layers(self.model):
             layer.is_followed = True
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -151,7 +151,7 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         # What fell due within the last execution.
         self._follow(self._iterations() - 1)
-        for _, layer in pruned_layers(self.model):
+        for _, layer in masked_layers(self.model):
             layer.is_followed = False
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
@@ -163,11 +163,11 @@ class GradualPruning(keras.callbacks.Callback):
     def _make_groups(self):
         """The weights by the schedule they follow, as many groups as schedules."""
         groups = []
-        for path, layer in pruned_layers(self.model):
+        for path, layer in masked_layers(self.model):
             schedule = layer.schedule or self.schedule
             if schedule is None:
                 continue
-            names = [join(path, weight.name) for weight in layer.prunable]
+            names = [join(path, x.name) for x in layer.masked_weights()]
             names = [name for name in names if name in self._pruner.structures]
             same = [group for group in groups if group.schedule == schedule]
             if same:

@@ -2,25 +2,25 @@
 
 import math
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfticket.edge_popup.layers import Popup
-from tfticket.edge_popup.model import chosen_edges
-from tfticket.keras_models.kernels import PrunableWeight
-from tfticket.keras_models.names import (
-    every_layer,
-    is_graph,
-    join,
-    name_of,
-    sublayers,
-    weights_by_path,
-)
+from tfticket.common.arguments import check_instance
+from tfticket.keras_models.kernels import MaskedWeight, apply_mask
+from tfticket.keras_models.masked_layer import MaskedLayer, masks_in_use
+from tfticket.keras_models.names import join, named_layers
 from tfticket.keras_models.variables import mask_slots
-from tfticket.pruning.wrapper import Prune, apply_mask, masked_value
+
+# Weights above which operations are started one by one: the overhead is then
+# negligible, and compiled they would hold memory for several layers at a time.
+_LARGE = 10**7
+
+_MADE: "weakref.WeakKeyDictionary[keras.Model, ModelMasks]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
@@ -29,22 +29,17 @@ def get_masks(model: keras.Model) -> dict[str, np.ndarray]:
     Returns:
         Name of the weight ("layer/kernel") to boolean array in its shape, in
         the order of the layers. Empty for a model that has none.
+
+    Example:
+
+    >>> model = tfticket.prune(
+    ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ... )
+    >>> tfticket.get_masks(model)["dense/kernel"].shape
+    (4, 2)
     """
-    masks = {name: mask for name, _, mask in masked_weights(model)}
-    with chosen_edges(model):
-        for path, layer in named_layers(model):
-            if isinstance(layer, Popup):
-                masks[f"{path}/{layer.kernel.name}"] = layer.mask()
-    return {name: keras.ops.convert_to_numpy(mask) for name, mask in masks.items()}
-
-
-def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """What layers compute with where they carry masks, named as in `get_masks`."""
-    return {
-        join(path, weight.name): keras.ops.convert_to_numpy(value)
-        for path, layer in pruned_layers(model)
-        for weight, value in zip(layer.prunable, layer.pruned_values(), strict=True)
-    }
+    # Copies: what `ModelMasks` reads may be a view of the variables.
+    return {name: np.array(mask) for name, mask in ModelMasks.of(model).masks().items()}
 
 
 def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
@@ -59,196 +54,121 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
             mask.
 
     Raises:
-        ValueError: If a name or a shape is not the model's.
+        ValueError: If a name or a shape is not the model's, or the masks of a layer
+            follow from its scores. Nothing is changed then.
     """
-    known = {name: (weight, mask) for name, weight, mask in masked_weights(model)}
-    for name, mask in masks.items():
-        if name not in known:
-            raise ValueError(
-                f"No masked weight is named '{name}'. The model's: {list(known)}"
-            )
-        shape = tuple(known[name][0].shape)
-        if np.shape(mask) != shape:
-            raise ValueError(
-                f"The mask of '{name}' must have shape {shape}. "
-                f"Received: shape {np.shape(mask)}"
-            )
-    for name, mask in masks.items():
-        known[name][1].assign(np.asarray(mask, bool))
-    zero_pruned(model, list(known.values()))
+    found = ModelMasks.of(model)
+    found.check(masks)
+    found.set_masks({name: np.asarray(mask, bool) for name, mask in masks.items()})
 
 
-def zero_pruned(
-    model: keras.Model,
-    weights_and_masks: Sequence[tuple[keras.Variable, keras.Variable]],
-) -> None:
-    """Zeroes weights where their masks are False, and puts their slots to rest.
+def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """What layers compute with where masks can be set, named as in `get_masks`."""
+    return {name: np.array(v) for name, v in ModelMasks.of(model).values().items()}
+
+
+def masked_layers(
+    model: keras.Model, settable: bool = True
+) -> Iterator[tuple[str, MaskedLayer]]:
+    """Yields (path, layer) for every layer of a model that carries masks.
 
     Args:
-        model: The model; its optimizer's slots are left where it has none.
-        weights_and_masks: Pairs of a weight of the model and its boolean mask.
+        model: A model.
+        settable: Whether to leave out layers that choose their masks themselves.
     """
-    for weight, mask in weights_and_masks:
-        weight.assign(apply_mask(weight, mask))
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        mask_slots(optimizer, weights_and_masks)
-
-
-def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for every layer, into nested models, each once.
-
-    A layer made of others counts as one, unless some of those are wrapped: then
-    they count each for themselves.
-
-    Args:
-        model: A model. The layers of a subclassed one go by their attributes.
-    """
-    seen = set()
-
-    def walk(prefix, parent):
-        for name, layer in sublayers(parent):
-            if id(layer) in seen:
-                continue
-            seen.add(id(layer))
-            path = join(prefix, "" if _is_only(layer, parent) else name)
-            if is_graph(layer) or holds_wrapped(layer):
-                yield from walk(path, layer)
-            else:
-                yield path, layer
-
-    return walk("", model)
-
-
-def _is_only(layer, parent):
-    """Whether a graph is nothing but a subclassed model, as `prune` wraps it.
-
-    Its weights are then named as that model's by itself.
-    """
-    inner = getattr(layer, "layer", layer) if isinstance(layer, Prune) else layer
-    if is_graph(inner) or not isinstance(inner, keras.Model) or not is_graph(parent):
-        return False
-    return [x for x in parent.layers if x.weights] == [layer]
-
-
-def holds_wrapped(layer: keras.layers.Layer) -> bool:
-    """Whether a layer that is not wrapped itself has wrapped ones inside."""
-    if isinstance(layer, (Prune, Popup)):
-        return False
-    return any(isinstance(part, (Prune, Popup)) for _, part in every_layer(layer))
-
-
-def masked_names(model: keras.Model, layers: Collection[Prune]) -> set[str]:
-    """The names in `get_masks` of what these layers of the model mask."""
-    masked = {id(mask) for layer in layers for mask in layer.masks}
-    return {name for name, _, mask in masked_weights(model) if id(mask) in masked}
-
-
-def pruned_layers(model: keras.Model) -> Iterator[tuple[str, Prune]]:
-    """Yields (path, wrapper) for every `Prune` of a model."""
-    for name, layer in named_layers(model):
-        if isinstance(layer, Prune):
-            yield name, layer
-
-
-def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """Every weight but the masks, named the same whether wrapped or not.
-
-    Names are "layer/weight", and for a layer made of others the way to the one
-    inside: "attention/query_dense/kernel".
-    """
-    weights: dict[str, Any] = {}
-    masks: set[int] = set()
     for path, layer in named_layers(model):
-        if isinstance(layer, Prune):
-            masks.update(id(mask) for mask in layer.masks)
-            layer = layer.layer
-        weights.update(weights_by_path(layer, path))
-    # What belongs to a layer whose parts are wrapped, or to a subclassed model itself.
-    known = masks | {id(weight) for weight in weights.values()}
-    for path, layer in every_layer(model):
-        for i, weight in enumerate(layer.weights):
-            if id(weight) not in known and not _within(layer, weight):
-                weights[join(path, name_of(weight, layer, i))] = weight
-                known.add(id(weight))
-    return weights
+        if isinstance(layer, MaskedLayer) and not (settable and layer.chooses_masks):
+            yield path, layer
 
 
-def _within(layer, weight):
-    """Whether the weight belongs to a layer inside this one."""
-    return any(weight is w for _, part in sublayers(layer) for w in part.weights)
+def masked_weights(model: keras.Model) -> dict[str, MaskedWeight]:
+    """Every weight of a model whose mask can be set, by its name in `get_masks`."""
+    return {
+        join(path, weight.name): weight
+        for path, layer in masked_layers(model)
+        for weight in layer.masked_weights()
+    }
 
 
-def masked_weights(
-    model: keras.Model,
-) -> Iterator[tuple[str, keras.Variable, keras.Variable]]:
-    """Yields (name, weight, mask variable) for every weight that `Prune` masks."""
-    for path, layer in pruned_layers(model):
-        for weight, mask in zip(layer.prunable, layer.masks, strict=True):
-            yield join(path, weight.name), weight.variable, mask
+def masked_names(model: keras.Model, layers: Collection[MaskedLayer]) -> set[str]:
+    """The names in `get_masks` of what these layers of the model mask."""
+    wanted = {id(x.mask) for layer in layers for x in layer.masked_weights()}
+    return {name for name, x in masked_weights(model).items() if id(x.mask) in wanted}
 
 
-# Weights above which operations are started one by one: what that takes is then
-# nothing, and compiled they would hold memory for several layers at a time.
-_LARGE = 10**7
+class ModelMasks:
+    """The masked weights of one model, found once to be read and set many times.
 
-_MADE: "weakref.WeakKeyDictionary[keras.Model, Masked]" = weakref.WeakKeyDictionary()
-
-
-class Masked:
-    """What `get_masks`, `get_pruned_weights` and `set_masks` do, for one model.
-
-    Finding weights and calling their operations one by one takes longer than what
+    Finding weights and starting their operations one by one takes longer than what
     they do to a small network, so here it is done once and, on TensorFlow, compiled.
 
     Args:
-        model: A wrapped, built model, whose layers stay the same.
+        model: A model, whose layers stay the same.
     """
 
     def __init__(self, model: keras.Model):
-        self.weights: dict[str, PrunableWeight] = {}
-        self.wrappers: dict[str, Prune] = {}
-        self._masks: dict[str, keras.Variable] = {}
-        for path, wrapper in pruned_layers(model):
-            for weight, mask in zip(wrapper.prunable, wrapper.masks, strict=True):
+        self.weights: dict[str, MaskedWeight] = {}
+        self.layers: dict[str, MaskedLayer] = {}
+        self._some_choose = False
+        for path, layer in masked_layers(model, settable=False):
+            self._some_choose |= layer.chooses_masks
+            for weight in () if layer.chooses_masks else layer.masked_weights():
                 name = join(path, weight.name)
                 self.weights[name] = weight
-                self.wrappers[name] = wrapper
-                self._masks[name] = mask
+                self.layers[name] = layer
         # Weak, since `of` keeps what it makes as long as the model lives.
         self._model = weakref.ref(model)
         self._compiled: Any = None
 
     @classmethod
-    def of(cls, model: keras.Model) -> "Masked":
+    def of(cls, model: keras.Model) -> "ModelMasks":
         """That of a model, the same each time: it is compiled once."""
+        check_instance("model", model, keras.layers.Layer, "a keras.Model")
         found = _MADE.get(model)
         if found is None or not found._fits(model):
             found = _MADE[model] = cls(model)
         return found
 
     def _fits(self, model):
-        now = {
-            id(mask) for _, wrapper in pruned_layers(model) for mask in wrapper.masks
-        }
-        return now == {id(mask) for mask in self._masks.values()}
+        now = {id(weight.mask) for weight in masked_weights(model).values()}
+        return now == {id(weight.mask) for weight in self.weights.values()}
 
     def masks(self) -> dict[str, np.ndarray]:
-        """As `get_masks`."""
-        return {name: _array(mask.value) for name, mask in self._masks.items()}
+        """As `get_masks`, but the arrays may be views of the variables' memory."""
+        if not self._some_choose:
+            return {name: _array(w.mask.value) for name, w in self.weights.items()}
+        model = self._model()
+        with masks_in_use(model):
+            return {
+                join(path, weight.name): _array(weight.mask)
+                for path, layer in masked_layers(model, settable=False)
+                for weight in layer.masked_weights()
+            }
 
     def values(self) -> dict[str, np.ndarray]:
-        """As `get_pruned_weights`."""
-        return {
-            name: _array(masked_value(weight, self._masks[name]))
-            for name, weight in self.weights.items()
-        }
+        """As `get_pruned_weights`, but the arrays may be views."""
+        return {name: _array(weight.value()) for name, weight in self.weights.items()}
+
+    def check(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Raises a ValueError if masks do not fit the model."""
+        for name, mask in masks.items():
+            if name not in self.weights:
+                raise ValueError(
+                    f"No settable mask is named '{name}'. The model's: "
+                    f"{list(self.weights)}"
+                )
+            shape = tuple(self.weights[name].variable.shape)
+            if np.shape(mask) != shape:
+                raise ValueError(
+                    f"The mask of '{name}' must have shape {shape}. "
+                    f"Received: shape {np.shape(mask)}"
+                )
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        """As `set_masks`, names and shapes unchecked."""
+        """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
         optimizer = getattr(self._model(), "optimizer", None)
         slots = () if optimizer is None else optimizer.variables
-        # Traced anew where slots have been made in the meantime. Once is no use.
+        # Traced anew where slots have been made in the meantime. Not worth it once.
         key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()
@@ -257,21 +177,25 @@ class Masked:
             self._compiled[1](dict(masks))
 
     def _compile(self):
-        size = sum(math.prod(mask.shape) for mask in self._masks.values())
+        size = sum(math.prod(weight.mask.shape) for weight in self.weights.values())
         if keras.backend.backend() != "tensorflow" or size > _LARGE:
             return self._set
         import tensorflow as tf
 
-        # A model that XLA compiles is small and quick, and what starts an operation
-        # for each weight, mask and slot here is then longer than what it does.
+        # A model that XLA compiles is small and quick, and starting an operation for
+        # each weight, mask and slot then takes longer than what they do.
         xla = bool(getattr(self._model(), "jit_compile", False))
         return tf.function(self._set, autograph=False, jit_compile=xla)
 
     def _set(self, masks):
         for name, mask in masks.items():
-            self._masks[name].assign(mask)
-        pairs = [(self.weights[k].variable, mask) for k, mask in self._masks.items()]
-        zero_pruned(self._model(), pairs)
+            self.weights[name].mask.assign(mask)
+        for weight in self.weights.values():
+            weight.variable.assign(apply_mask(weight.variable, weight.mask))
+        optimizer = getattr(self._model(), "optimizer", None)
+        if optimizer is not None:
+            pairs = [(w.variable, w.mask) for w in self.weights.values()]
+            mask_slots(optimizer, pairs)
 
 
 def _array(value):

@@ -5,11 +5,10 @@ from typing import Any
 
 import keras
 
-from tfticket.edge_popup.layers import Popup
-from tfticket.edge_popup.model import PopupModel, chosen_edges
 from tfticket.keras_models.copies import (
     build_like,
     clone_with,
+    copy_by_name,
     copy_layer,
     copy_state,
     require_built,
@@ -19,23 +18,27 @@ from tfticket.keras_models.copies import (
     require_transformable,
     unwrapped_layers,
 )
-from tfticket.keras_models.kernels import has_adapter, may_be_prunable, prunable_weights
+from tfticket.keras_models.kernels import (
+    apply_mask,
+    may_be_prunable,
+    prunable_weights,
+)
+from tfticket.keras_models.masked_layer import (
+    MaskedLayer,
+    MaskedModel,
+    inner_layer,
+    masks_in_use,
+)
 from tfticket.keras_models.names import (
     Pattern,
     choose,
-    every_layer,
+    holds_masked,
     is_graph,
-    sublayers,
-    weights_by_path,
-)
-from tfticket.keras_models.variables import host_copy
-from tfticket.pruning.masks import (
-    get_masks,
-    get_pruned_weights,
-    holds_wrapped,
     named_weights,
+    sublayers,
 )
-from tfticket.pruning.wrapper import Prune, apply_mask
+from tfticket.pruning.masks import masked_weights
+from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
 
@@ -142,7 +145,7 @@ def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
     Raises:
         ValueError: If the layer is wrapped already or has nothing to prune.
     """
-    if isinstance(layer, Prune) or holds_wrapped(layer):
+    if isinstance(layer, MaskedLayer) or holds_masked(layer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
     if not may_be_prunable(layer):
         raise ValueError(
@@ -191,7 +194,7 @@ def _configured_copy(layer):
 
 
 def strip(
-    model_or_layer: keras.Model | Prune | Popup,
+    model_or_layer: keras.Model | keras.layers.Layer,
 ) -> keras.Model | keras.layers.Layer:
     """Copies a wrapped model without the wrappers, pruned weights exactly 0.0.
 
@@ -225,37 +228,32 @@ def strip(
     if isinstance(model_or_layer, keras.Model) and is_graph(model_or_layer):
         model = model_or_layer
         require_graph(model)
-        with chosen_edges(model):
-            if isinstance(model, PopupModel):
-                model = keras.Model(model.inputs, model.outputs, name=model.name)
+        with masks_in_use(model):
+            if isinstance(model, MaskedModel):
+                model = model.as_plain_model()
             return clone_with(model, _plain_layer, _copy_weights)
     layer = model_or_layer
     if isinstance(layer, keras.Model):
         require_built(layer)
     copy = _plain_layer(layer)
     if layer.built:
-        build_like(layer.layer if isinstance(layer, Prune) else layer, copy)
+        build_like(inner_layer(layer), copy)
         _copy_weights(layer, copy)
     return copy
 
 
 def _plain_layer(layer):
-    """A copy, not built, of a layer without wrappers on it or in it."""
-    if isinstance(layer, Popup):
+    """A copy, not built, of a layer without masks on it or in it."""
+    if isinstance(layer, MaskedLayer):
         return layer.plain()
-    if not isinstance(layer, Prune):
-        copy = copy_layer(layer)
-        if holds_wrapped(copy):
-            _take_wrappers_out(copy)
-        return copy
-    config = layer.layer.get_config()
-    for name in ("lora_rank", "lora_alpha"):
-        config.pop(name, None)
-    return layer.layer.__class__.from_config(config)
+    copy = copy_layer(layer)
+    if holds_masked(copy):
+        _take_masks_out(copy)
+    return copy
 
 
-def _take_wrappers_out(layer):
-    """Puts plain layers in place of those wrapped, in every attribute."""
+def _take_masks_out(layer):
+    """Puts plain layers in place of masked ones, in every attribute."""
     if is_graph(layer):
         raise TypeError(
             f"Model '{layer.name}' is made by the layer that holds it and has wrapped "
@@ -264,25 +262,25 @@ def _take_wrappers_out(layer):
     for attribute, value in list(vars(layer).items()):
         if attribute == "_layers":
             continue
-        plain = _without_wrappers(value)
+        plain = _without_masks(value)
         if plain is not value:
-            # Deleted first, or Keras would go on tracking the wrapper.
+            # Deleted first, or Keras would go on tracking the masked layer.
             delattr(layer, attribute)
             setattr(layer, attribute, plain)
     for _, part in sublayers(layer):
-        if not isinstance(part, (Prune, Popup)) and holds_wrapped(part):
-            _take_wrappers_out(part)
+        if holds_masked(part):
+            _take_masks_out(part)
 
 
-def _without_wrappers(value):
-    """An attribute's value with plain copies of wrapped layers, itself if none."""
-    if isinstance(value, (Prune, Popup)):
-        return _plain_layer(value)
+def _without_masks(value):
+    """An attribute's value with plain copies of masked layers, itself if none."""
+    if isinstance(value, MaskedLayer):
+        return value.plain()
     if isinstance(value, dict):
-        plain = {key: _without_wrappers(part) for key, part in value.items()}
+        plain = {key: _without_masks(part) for key, part in value.items()}
         changed = any(plain[key] is not value[key] for key in value)
     elif isinstance(value, (list, tuple)):
-        plain = [_without_wrappers(part) for part in value]
+        plain = [_without_masks(part) for part in value]
         changed = any(x is not y for x, y in zip(plain, value, strict=True))
     else:
         return value
@@ -290,45 +288,14 @@ def _without_wrappers(value):
 
 
 def _copy_weights(source, target):
-    """Copies values between a layer and its twin, either of them wrapped."""
-    if isinstance(target, Prune):
-        copy_state(source, target.layer)
-    elif isinstance(source, Popup) and not isinstance(target, Popup):
-        target.kernel.assign(host_copy(source.effective_kernel()))
-        if target.bias is not None:
-            target.bias.assign(host_copy(source.bias))
-    elif isinstance(source, Prune):
-        _require_no_other_adapters(source)
-        merged = {weight.name for weight in source.prunable if has_adapter(weight)}
-        if not merged:
-            copy_state(source.layer, target)
-        values = zip(source.prunable, source.pruned_values(), source.masks, strict=True)
-        pruned = {
-            weight.name: apply_mask(value, mask) for weight, value, mask in values
-        }
-        _copy_by_name(weights_by_path(source.layer), pruned, target, merged)
-    elif holds_wrapped(source):
-        masks, values = get_masks(source), get_pruned_weights(source)
-        pruned = {
-            name: apply_mask(value, masks[name]) for name, value in values.items()
-        }
-        _copy_by_name(named_weights(source), pruned, target)
+    """Copies values between a layer and its twin, either of them masked."""
+    if isinstance(target, MaskedLayer):
+        target.copy_from(source)
+    elif isinstance(source, MaskedLayer):
+        source.copy_to(target)
+    elif holds_masked(source):
+        masked = masked_weights(source)
+        values = {name: apply_mask(x.value(), x.mask) for name, x in masked.items()}
+        copy_by_name(values, named_weights(source), target)
     else:
         copy_state(source, target)
-
-
-def _copy_by_name(weights, pruned, target, merged=()):
-    for name, variable in weights_by_path(target).items():
-        variable.assign(host_copy(pruned.get(name, weights[name])))
-        # A kernel that LoRA froze is free again once merged.
-        variable.trainable = name in merged or weights[name].trainable
-
-
-def _require_no_other_adapters(wrapper):
-    ours = {id(weight.layer) for weight in wrapper.prunable}
-    for path, layer in every_layer(wrapper.layer):
-        if getattr(layer, "lora_enabled", False) and id(layer) not in ours:
-            raise ValueError(
-                f"Layer '{path}' in '{wrapper.name}' has LoRA weights and no mask, so "
-                "they can't be merged. Merge them first, or include the layer."
-            )

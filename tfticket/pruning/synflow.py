@@ -8,8 +8,9 @@ from keras import ops
 
 from tfticket.keras_models.copies import clone_with
 from tfticket.keras_models.gradients import gradient_of, tensors
-from tfticket.pruning.masks import masked_weights, named_weights
-from tfticket.pruning.wrapper import Prune
+from tfticket.keras_models.masked_layer import inner_layer
+from tfticket.keras_models.names import named_weights
+from tfticket.pruning.masks import masked_weights
 
 # Identity for what is positive, or a shift and scale of the input.
 _PASSED_THROUGH = (
@@ -82,8 +83,8 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
     inputs = copy.inputs[0] if sequential else copy.input
     inputs = keras.tree.map_structure(_ones, inputs)
     variables = named_weights(copy)
-    names = {name: mask for name, _, mask in masked_weights(model)}
-    weights = [variables[name] for name in names]
+    masked = masked_weights(model)
+    weights = [variables[name] for name in masked]
 
     def objective(values):
         with keras.StatelessScope(list(zip(weights, values, strict=True))):
@@ -93,10 +94,10 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
     values = tensors(weights)
     flows, _ = gradient_of(objective, values)
     found = {}
-    for (name, mask), weight, flow in zip(names.items(), weights, flows, strict=True):
+    for (name, own), weight, flow in zip(masked.items(), weights, flows, strict=True):
         found[name] = ops.convert_to_numpy(flow)
         score = ops.convert_to_numpy(weight) * found[name]
-        _check(name, score, ops.convert_to_numpy(mask))
+        _check(name, score, ops.convert_to_numpy(own.mask))
     return found
 
 
@@ -141,7 +142,7 @@ def _require_linear(model):
 
 def _linear(layer):
     """A layer's float64 copy without wrapper and activation, not built."""
-    layer = layer.layer if isinstance(layer, Prune) else layer
+    layer = inner_layer(layer)
     if isinstance(layer, _PASSED_THROUGH):
         return _PassThrough(name=layer.name, dtype=_precision())
     return layer.__class__.from_config(_linear_config(layer.get_config()))
@@ -187,7 +188,7 @@ def _is_float(dtype):
 
 
 def _copy_sizes(source, target):
-    source = source.layer if isinstance(source, Prune) else source
+    source = inner_layer(source)
     if isinstance(target, _PassThrough):
         return
     target.set_weights([np.abs(np.float64(value)) for value in source.get_weights()])

@@ -7,20 +7,23 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfticket.keras_models.copies import copy_by_name, copy_state
 from tfticket.keras_models.kernels import (
-    PrunableWeight,
+    MaskedWeight,
+    apply_mask,
     effective_value,
     has_adapter,
     prunable_weights,
 )
-from tfticket.keras_models.names import every_layer
+from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.names import every_layer, weights_by_path
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
-class Prune(keras.layers.Wrapper):
+class Prune(MaskedLayer, keras.layers.Wrapper):
     """Wraps a layer so that masked weights are and stay exactly 0.0.
 
     A masked weight is kept at zero in two ways. Its gradient is masked on the
@@ -83,7 +86,7 @@ class Prune(keras.layers.Wrapper):
         # True while a callback follows `schedule`.
         self.is_followed = False
         self.masks: list[keras.Variable] = []
-        self.prunable: tuple[PrunableWeight, ...] = ()
+        self._masked: tuple[MaskedWeight, ...] = ()
 
     def _take_signature(self, signature):
         # Keras hands masks, `training` and shapes to those who ask for them by name.
@@ -103,8 +106,8 @@ class Prune(keras.layers.Wrapper):
     def build(self, input_shape=None):
         """Builds the wrapped layer, then one all-True mask a prunable weight."""
         super().build(input_shape)
-        self.prunable = tuple(prunable_weights(self.layer))
-        if not self.prunable:
+        prunable = prunable_weights(self.layer)
+        if not prunable:
             raise ValueError(
                 f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
                 "prunable weight. Leave it unwrapped, or give it a method "
@@ -118,9 +121,14 @@ class Prune(keras.layers.Wrapper):
                 initializer="ones",
                 trainable=False,
             )
-            for weight in self.prunable
+            for weight in prunable
         ]
-        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
+        self._masked = tuple(
+            MaskedWeight(**vars(weight), mask=mask)
+            for weight, mask in zip(prunable, self.masks, strict=True)
+        )
+        for masked in self._masked:
+            weight, mask = masked.variable, masked.mask
             weight.constraint = MaskConstraint(mask, weight.constraint)
             if weight.regularizer is not None:
                 weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
@@ -134,10 +142,47 @@ class Prune(keras.layers.Wrapper):
         if self.layer.built:
             self.build()
 
+    def inner_layer(self) -> keras.layers.Layer:
+        return self.layer
+
     @property
     def pruned_weights(self) -> list[keras.Variable]:
         """The variables that carry masks, in the order of `masks`."""
-        return [weight.variable for weight in self.prunable]
+        return [weight.variable for weight in self._masked]
+
+    def masked_weights(self) -> list[MaskedWeight]:
+        """The weights that carry masks, in the order of `masks`."""
+        return list(self._masked)
+
+    def plain(self) -> keras.layers.Layer:
+        """A copy of the wrapped layer, without LoRA and not built."""
+        config = self.layer.get_config()
+        for name in ("lora_rank", "lora_alpha"):
+            config.pop(name, None)
+        return self.layer.__class__.from_config(config)
+
+    def copy_to(self, plain: keras.layers.Layer) -> None:
+        """Gives a plain layer the values, masks applied, LoRA weights merged."""
+        self._require_no_other_adapters()
+        merged = {weight.name for weight in self._masked if has_adapter(weight)}
+        if not merged:
+            copy_state(self.layer, plain)
+        values = {x.name: apply_mask(x.value(), x.mask) for x in self._masked}
+        # A kernel that LoRA froze is free again once merged.
+        copy_by_name(values, weights_by_path(self.layer), plain, freed=merged)
+
+    def copy_from(self, plain: keras.layers.Layer) -> None:
+        """Takes over the values of a plain layer; masks stay."""
+        copy_state(plain, self.layer)
+
+    def _require_no_other_adapters(self):
+        ours = {id(weight.layer) for weight in self._masked}
+        for path, layer in every_layer(self.layer):
+            if getattr(layer, "lora_enabled", False) and id(layer) not in ours:
+                raise ValueError(
+                    f"Layer '{path}' in '{self.name}' has LoRA weights and no mask, so "
+                    "they can't be merged. Merge them first, or include the layer."
+                )
 
     def call(self, *args, **kwargs):
         self._require_follower(kwargs.get("training"))
@@ -151,7 +196,8 @@ class Prune(keras.layers.Wrapper):
                 "it quantized since? Call tfticket.strip(model), then quantize that."
             )
         adapted = []
-        for weight, mask in zip(self.prunable, self.masks, strict=True):
+        for weight in self._masked:
+            mask = weight.mask
             if isinstance(weight.variable.constraint, MaskConstraint):
                 weight.variable.constraint.see(mask)
             value = values[id(weight.variable)]
@@ -229,15 +275,8 @@ class Prune(keras.layers.Wrapper):
 
     def apply_masks(self) -> None:
         """Sets every masked weight to 0.0."""
-        for weight, mask in zip(self.pruned_weights, self.masks, strict=True):
-            weight.assign(apply_mask(weight, mask))
-
-    def pruned_values(self) -> list:
-        """What the layer computes with, weight by weight, as `masked_value`."""
-        return [
-            masked_value(weight, mask)
-            for weight, mask in zip(self.prunable, self.masks, strict=True)
-        ]
+        for weight in self._masked:
+            weight.variable.assign(apply_mask(weight.variable, weight.mask))
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -309,19 +348,6 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
 
     def __call__(self, weight):
         return self.regularizer(mask_gradient(ops.convert_to_tensor(weight), self.mask))
-
-
-def apply_mask(value, mask):
-    """`value` where the mask is True, else exactly 0.0, NaN included."""
-    # As tensors: JAX takes no variables.
-    value, mask = ops.convert_to_tensor(value), ops.convert_to_tensor(mask)
-    return ops.where(mask, value, ops.cast(0, value.dtype))
-
-
-def masked_value(weight: PrunableWeight, mask: keras.Variable) -> Any:
-    """The variable's value as it is; where LoRA adds to it, the masked sum."""
-    value = effective_value(weight)
-    return apply_mask(value, mask) if has_adapter(weight) else value
 
 
 def mask_gradient(value, mask):

@@ -8,16 +8,11 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_choice, check_integer
-from tfticket.keras_models.names import Pattern
+from tfticket.keras_models.names import Pattern, named_weights
 from tfticket.keras_models.variables import State, built_optimizer
 from tfticket.pruning.engine import Pruner, RoundPruner
 from tfticket.pruning.evidence import Following
-from tfticket.pruning.masks import (
-    get_masks,
-    get_pruned_weights,
-    named_weights,
-    set_masks,
-)
+from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
 from tfticket.sparsity import criteria
 from tfticket.sparsity.schedules import check_rate
 from tfticket.sparsity.structures import Unstructured

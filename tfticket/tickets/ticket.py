@@ -11,15 +11,9 @@ import keras
 import numpy as np
 
 from tfticket.common.files import DAMAGE, atomic_path
-from tfticket.edge_popup.model import popup_layers
+from tfticket.keras_models.names import named_layers, named_weights
 from tfticket.keras_models.variables import State
-from tfticket.pruning.masks import (
-    get_masks,
-    named_layers,
-    named_weights,
-    pruned_layers,
-    set_masks,
-)
+from tfticket.pruning.masks import get_masks, masked_layers, set_masks
 from tfticket.pruning.prune_strip import prune, strip
 from tfticket.sparsity.topk import density
 
@@ -97,7 +91,8 @@ class Ticket:
         >>> ticket = tfticket.Ticket.from_popup(tfticket.popup(model, density=0.25))
         >>> trainable = ticket.apply(model)
         """
-        if not popup_layers(model):
+        layers = masked_layers(model, settable=False)
+        if not any(layer.chooses_masks for _, layer in layers):
             raise ValueError(
                 f"Model '{model.name}' has no popup layers. Make it with "
                 "tfticket.popup(model), or of tfticket.PopupDense and its kin."
@@ -150,7 +145,7 @@ class Ticket:
                 first layer that differs. The model is left as it was.
         """
         self._require_fit(named_weights(model))
-        if not any(pruned_layers(model)):
+        if not any(masked_layers(model)):
             layers = {name: self._masks_in(name) for name, _ in named_layers(model)}
             model = prune(
                 model,

@@ -12,12 +12,13 @@ import numpy as np
 
 from tfticket import devices, models
 from tfticket.data import Dataset
+from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import State, built_optimizer
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.recipe import Recipe, derived_seed
 from tfticket.pruning.engine import Pruner, RoundPruner
 from tfticket.pruning.evidence import Following
-from tfticket.pruning.masks import get_masks, named_weights
+from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
 from tfticket.sparsity import criteria

@@ -1,0 +1,82 @@
+"""The protocol of layers that carry masks, and of models that choose masks together.
+
+Whatever masks weights implements it (`Prune`, popup layers), and everybody else asks
+the layer instead of its type. A new kind of masked layer is one class:
+
+    class MyMasked(MaskedLayer, keras.layers.Dense):
+        def masked_weights(self): ...  # which weights have which masks
+        def plain(self): ...           # the Keras layer it stands for, not built
+        def copy_to(self, plain): ...  # values into that layer, masks applied
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+if TYPE_CHECKING:
+    from tfticket.keras_models.kernels import MaskedWeight
+
+
+class MaskedLayer:
+    """A mixin, without state, of layers some of whose weights carry masks."""
+
+    # Whether the masks follow from something trained, as popup scores.
+    chooses_masks = False
+    # Whether it computes what its plain Keras layer does, which decides its FLOPs.
+    is_plain_inside = True
+    # When and how far to prune this layer, what is pruned together in it, and whether
+    # a callback follows its schedule.
+    schedule: Any = None
+    structure: Any = None
+    is_followed = False
+
+    def inner_layer(self) -> keras.layers.Layer:
+        """The Keras layer that holds the masked weights: this one, if it wraps none."""
+        return self
+
+    def masked_weights(self) -> "list[MaskedWeight]":
+        """The weights that carry masks; empty before the layer is built."""
+        raise NotImplementedError
+
+    def lasting_weights(self) -> list[keras.Variable]:
+        """The weights that are left when masks have been applied for good."""
+        return list(self.inner_layer().weights)
+
+    def plain(self) -> keras.layers.Layer:
+        """The Keras layer it stands for, of the same name and not built."""
+        raise NotImplementedError
+
+    def copy_to(self, plain: keras.layers.Layer) -> None:
+        """Gives a built plain layer the values of this one, masks applied."""
+        raise NotImplementedError
+
+    def copy_from(self, plain: keras.layers.Layer) -> None:
+        """Takes over the values of a built plain layer."""
+        raise NotImplementedError
+
+
+class MaskedModel:
+    """A mixin of models whose layers choose their masks together."""
+
+    @contextlib.contextmanager
+    def masks_in_use(self) -> Iterator[None]:
+        """Inside, every layer of the model knows its mask."""
+        raise NotImplementedError
+
+    def as_plain_model(self) -> keras.Model:
+        """A Keras model of the same layers."""
+        raise NotImplementedError
+
+
+def inner_layer(layer: Any) -> Any:
+    """The Keras layer inside a masked layer; any other layer or operation itself."""
+    return layer.inner_layer() if isinstance(layer, MaskedLayer) else layer
+
+
+def masks_in_use(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Inside, layers that choose their masks together know them."""
+    if isinstance(model, MaskedModel):
+        return model.masks_in_use()
+    return contextlib.nullcontext()
