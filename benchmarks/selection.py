@@ -7,8 +7,7 @@
 
 Weights are float32 and normal, and a fifth of them is kept. What is timed:
 
-tfticket: |w| and the mask, of exactly that size: `keep_largest(magnitude(w), keep)`,
-    or `keep_largest_jointly` where there are many tensors.
+tfticket: |w| and the mask, of exactly that size: `keep_largest([magnitude(w), ...], keep)`.
 np.partition, np.sort: |w|, the threshold by that function, `|w| >= threshold`; many
     tensors are concatenated first.
 np.partition alone: the function only, of |w| that is there already: the yardstick.
@@ -90,16 +89,15 @@ def keep_count(weights: list[np.ndarray]) -> int:
 
 
 def numpy_contenders(weights: list[np.ndarray]) -> dict[str, Contender]:
-    from tfticket.sparsity import topk
     from tfticket.sparsity.criteria import magnitude
-    from tfticket.sparsity.topk import keep_largest_jointly
+    from tfticket.sparsity.topk import keep_largest
 
     keep = keep_count(weights)
 
     def tfticket(_):
         if len(weights) == 1:
-            return [topk.keep_largest(magnitude(weights[0]), keep)]
-        return keep_largest_jointly([magnitude(w) for w in weights], keep)
+            return keep_largest([magnitude(weights[0])], keep)
+        return keep_largest([magnitude(w) for w in weights], keep)
 
     def magnitudes():
         scores = [np.abs(w) for w in weights]

@@ -36,14 +36,14 @@ def by_sorting(scores, keep, alive):
 def test_keep_largest_is_the_head_of_a_stable_sort(scores, draw):
     alive = draw.draw(hnp.arrays(bool, scores.shape))
     keep = draw.draw(st.integers(0, int(alive.sum())))
-    got = topk.keep_largest(scores, keep, alive)
+    (got,) = topk.keep_largest([scores], keep, [alive])
     np.testing.assert_array_equal(got, by_sorting(scores, keep, alive))
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_equal_scores_keep_exactly_n_minus_round(n, sparsity):
     keep = n - topk.pruned_count(n, sparsity)
-    mask = topk.keep_largest(np.ones(n), keep)
+    (mask,) = topk.keep_largest([np.ones(n)], keep)
     assert mask.sum() == n - round(n * sparsity)
     assert mask[:keep].all()  # of equals, the first stay
 
@@ -108,8 +108,8 @@ def test_arguments_out_of_range():
     with pytest.raises(ValueError, match=r"sparsity=1\.5"):
         topk.pruned_count(10, 1.5)
     with pytest.raises(ValueError, match="keep=4"):
-        topk.keep_largest(np.ones(3), 4)
+        topk.keep_largest([np.ones(3)], 4)
     with pytest.raises(ValueError, match="keep=3"):
-        topk.keep_largest(np.ones(3), 3, np.array([True, False, True]))
+        topk.keep_largest([np.ones(3)], 3, [np.array([True, False, True])])
     with pytest.raises(ValueError, match=r"alive\.shape"):
-        topk.keep_largest(np.ones(3), 1, np.ones(2, bool))
+        topk.keep_largest([np.ones(3)], 1, [np.ones(2, bool)])

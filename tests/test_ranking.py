@@ -32,7 +32,7 @@ def by_sorting(parts, keep, alive=None):
 
 
 def check(parts, keep, alive=None):
-    got = topk.keep_largest_jointly(parts, keep, alive)
+    got = topk.keep_largest(parts, keep, alive)
     want = by_sorting(parts, keep, alive)
     assert len(got) == len(want)
     for mine, reference in zip(got, want, strict=True):
@@ -98,7 +98,7 @@ def test_a_key_is_as_good_as_the_scores_it_gives(small_pools):
     @given(pools())
     def run(pool):
         parts, keep, alive = pool
-        got = topk.keep_largest_jointly(parts, keep, alive, key=np.abs)
+        got = topk.keep_largest(parts, keep, alive, key=np.abs)
         want = by_sorting([np.abs(part) for part in parts], keep, alive)
         for mine, reference in zip(got, want, strict=True):
             np.testing.assert_array_equal(mine, reference)
@@ -171,7 +171,7 @@ def test_no_values_make_it_take_much_memory(name):
     # The second lies where equal scores end.
     for keep in (scores.size // 5, np.count_nonzero(scores > np.median(scores))):
         tracemalloc.start()
-        topk.keep_largest_jointly([scores], keep)
+        topk.keep_largest([scores], keep)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 0.6 * scores.nbytes  # 0.25 of that is the mask.
@@ -189,7 +189,7 @@ def test_what_is_dead_may_be_anything():
     alive = np.isfinite(scores)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (mask,) = topk.keep_largest_jointly([scores], 7000, [alive])
+        (mask,) = topk.keep_largest([scores], 7000, [alive])
     (want,) = by_sorting([np.where(alive, scores, -1.0)], 7000, [alive])
     np.testing.assert_array_equal(mask, want)
 
@@ -204,9 +204,7 @@ def test_what_is_alive_must_be_finite(bad, size, share):
     alive[-1] = True
     for keep in (0, 1, 3 + int(alive.sum())):
         with pytest.raises(topk.PartError, match=r"part 1: .*finite") as caught:
-            topk.keep_largest_jointly(
-                [np.ones(3), broken], keep, [np.ones(3, bool), alive]
-            )
+            topk.keep_largest([np.ones(3), broken], keep, [np.ones(3, bool), alive])
         assert caught.value.part == 1
 
 
@@ -214,20 +212,20 @@ def test_columns_of_a_matrix_and_masks_of_their_own():
     matrix = np.random.default_rng(3).standard_normal((300, 200))
     check([matrix[:, ::2], matrix.T], 30_000)
     alive = np.array([True, True, False])
-    (mask,) = topk.keep_largest_jointly([np.arange(3.0)], 2, [alive])
+    (mask,) = topk.keep_largest([np.arange(3.0)], 2, [alive])
     mask[0] = False
     assert alive[0]
 
 
 def test_no_parts_and_bad_arguments():
-    assert topk.keep_largest_jointly([], 0) == []
+    assert topk.keep_largest([], 0) == []
     with pytest.raises(ValueError, match="keep=1"):
-        topk.keep_largest_jointly([], 1)
+        topk.keep_largest([], 1)
     with pytest.raises(ValueError, match="keep=-1"):
-        topk.keep_largest_jointly([np.ones(3)], -1)
+        topk.keep_largest([np.ones(3)], -1)
     with pytest.raises(ValueError, match="keep=4"):
-        topk.keep_largest_jointly([np.ones(3), np.ones(3)], 4, [[1, 1, 0], [0, 0, 1]])
+        topk.keep_largest([np.ones(3), np.ones(3)], 4, [[1, 1, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match=r"len\(alive\)=1"):
-        topk.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3, bool)])
+        topk.keep_largest([np.ones(3)] * 2, 1, [np.ones(3, bool)])
     with pytest.raises(topk.PartError, match=r"part 1: .*alive\.shape=\(2,\)"):
-        topk.keep_largest_jointly([np.ones(3)] * 2, 1, [np.ones(3), np.ones(2)])
+        topk.keep_largest([np.ones(3)] * 2, 1, [np.ones(3), np.ones(2)])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfticket.sparsity.scopes import check_scope, erk_counts, erk_densities, pruned_by
+from tfticket.sparsity.scopes import erk_counts, erk_densities, pruned_by
 
 SHAPES = st.lists(
     st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
@@ -65,8 +65,3 @@ def test_own_sparsities_do_not_count_for_the_others():
     cuts = pruned_by("erk", 0.5, units, shapes, {"b": 0.9})
     assert cuts[0] == (("b",), 18)
     assert sum(count for _, count in cuts[1:]) == 20
-
-
-def test_unknown_scope():
-    with pytest.raises(ValueError, match=r"layerwise.*global.*erk.*scope='locally'"):
-        check_scope("locally")

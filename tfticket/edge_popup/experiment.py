@@ -12,10 +12,10 @@ import keras
 
 from tfticket import data, devices, models
 from tfticket.common import runs
+from tfticket.common.arguments import check_density
 from tfticket.common.files import write_json
 from tfticket.edge_popup.twin import popup
 from tfticket.keras_models.variables import State, built_optimizer
-from tfticket.sparsity.topk import check_density
 
 _RESULTS = "results.json"
 _LARGEST_SEED = 2**32 - 1
@@ -79,7 +79,7 @@ class PopupExperiment:
                 )
             object.__setattr__(self, name, values)
         for density in self.densities:
-            check_density(density)
+            check_density("density", density)
         choices = {
             "model": sorted(models.MODELS),
             "score_scope": ["layerwise", "global"],

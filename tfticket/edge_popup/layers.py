@@ -7,11 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfticket.common.arguments import check_bool, check_choice, check_density
 from tfticket.edge_popup.topk_in_graph import top_mask
 from tfticket.keras_models.kernels import MaskedWeight, prunable_weights
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.variables import host_copy
-from tfticket.sparsity.topk import check_density, kept_count
+from tfticket.sparsity.topk import kept_count
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -127,12 +128,14 @@ class Popup(MaskedLayer):
                     f"weight_initializer and score_regularizer, not {name}. "
                     f"Received: {name}={kwargs[name]!r}"
                 )
-        check_density(density)
-        if score_scope not in ("layerwise", "global"):
-            raise ValueError(
-                "score_scope must be 'layerwise' or 'global'. "
-                f"Received: score_scope={score_scope!r}"
-            )
+        check_density("density", density)
+        check_choice("score_scope", score_scope, ("layerwise", "global"))
+        for flag, value in (
+            ("scale_fan", scale_fan),
+            ("rescale", rescale),
+            ("binarize", binarize),
+        ):
+            check_bool(flag, value)
         if weight_initializer not in _WEIGHT_INITIALIZERS:
             weight_initializer = keras.initializers.get(weight_initializer)
         if "use_bias" in inspect.signature(self._plain_class).parameters:

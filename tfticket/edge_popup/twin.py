@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_density
 from tfticket.edge_popup.layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.edge_popup.model import PopupModel, popup_layers
 from tfticket.keras_models.copies import (
@@ -16,7 +17,7 @@ from tfticket.keras_models.copies import (
 )
 from tfticket.keras_models.names import Pattern, choose
 from tfticket.keras_models.variables import host_copy
-from tfticket.sparsity.topk import check_density, kept_count
+from tfticket.sparsity.topk import kept_count
 
 
 def popup(
@@ -64,7 +65,7 @@ def popup(
     >>> int(tfticket.get_masks(twin)["dense/kernel"].sum())
     3
     """
-    check_density(density)
+    check_density("density", density)
     if unknown := sorted(set(popup_arguments) - set(POPUP_ARGUMENTS)):
         raise TypeError(
             f"popup has no argument {', '.join(unknown)}. It takes exclude and "

@@ -19,6 +19,18 @@ class State:
         self._variables = dict(variables)
         self.values = {name: host_copy(v) for name, v in variables.items()}
 
+    @classmethod
+    def of(cls, model: keras.Model) -> "State":
+        """The state of a model: its variables and, if it is compiled, its optimizer's.
+
+        Args:
+            model: A built model. The optimizer's variables are made if they weren't yet.
+        """
+        variables = list(model.variables)
+        if getattr(model, "optimizer", None) is not None:
+            variables += built_optimizer(model).variables
+        return cls({str(i): variable for i, variable in enumerate(variables)})
+
     def restore(self) -> None:
         """Assigns the captured values to the variables."""
         for name, variable in self._variables.items():

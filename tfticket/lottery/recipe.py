@@ -10,10 +10,9 @@ from typing import Any
 import keras
 
 from tfticket import data, models
-from tfticket.common.arguments import check_choice, check_integer
+from tfticket.common.arguments import check_choice, check_integer, check_rate
 from tfticket.keras_models.names import Pattern, named_layers
 from tfticket.sparsity import criteria
-from tfticket.sparsity.schedules import check_rate
 
 # What `None` stands for depends on other fields.
 _DERIVED = ("evaluate_every", "learning_rate", "output_rate", "conv_rate")
@@ -138,7 +137,7 @@ class Recipe:
             object.__setattr__(self, name, value)
 
     def rates_for(self, model: keras.Model) -> dict[Pattern, float]:
-        """Rates of their own by pattern, for `RoundPruner`."""
+        """Rates of their own by pattern, for `Pruner.rates`."""
         if self.conv_rate is None or self.conv_rate == self.rate:
             return {}
         kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_choice
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph
 from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
@@ -13,10 +14,10 @@ from tfticket.pruning.masks import ModelMasks, masked_layers, masked_names
 from tfticket.sparsity import criteria, structures
 from tfticket.sparsity.criteria import magnitude
 from tfticket.sparsity.scopes import (
+    SCOPES,
     Cut,
     Scope,
     after_cuts,
-    check_scope,
     pruned_by,
     survivors_lost,
 )
@@ -63,7 +64,7 @@ class Pruner:
         seed: int | None = None,
     ):
         self.needs = criteria.needs(criterion)
-        self.scope = check_scope(scope)
+        self.scope = check_choice("scope", scope, SCOPES)
         if unbuilt := [
             path for path, x in masked_layers(model) if not x.inner_layer().built
         ]:
@@ -233,6 +234,68 @@ class Pruner:
                     self._refuse_empty(name)
         return after
 
+    def rates(
+        self,
+        rate: float,
+        output_rate: float | None = None,
+        rates: Mapping[Pattern, float] | None = None,
+    ) -> dict[str, float]:
+        """Name to rate of every weight that has a rate of its own.
+
+        Args:
+            rate: Fraction of the survivors that a round prunes, in (0, 1).
+            output_rate: The same for output layers; `None` is `rate / 2`. Only with
+                the scope `"layerwise"`.
+            rates: Weights with a rate of their own, by pattern; 0.0 leaves them dense.
+        """
+        own = {}
+        if self.scope == "layerwise":
+            of_outputs = rate / 2 if output_rate is None else output_rate
+            own = dict.fromkeys(self.outputs & set(self.structures), of_outputs)
+        return {**own, **self.named("rates", rates or {})}
+
+    def check_rounds(self, rounds: int, rate: float, own: Mapping[str, float]) -> None:
+        """Refuses rates that leave a layer (globally, the model) without a weight.
+
+        Args:
+            rounds: How many rounds there are to be.
+            rate: Fraction of the survivors that a round prunes.
+            own: What `rates` returned.
+
+        Raises:
+            ValueError: Names the weight and the round.
+        """
+        left = self.sizes(alive=True)
+        cuts = survivors_lost(self.scope, own, left, rate)
+        for names, _ in cuts if not self.allow_empty else ():
+            name = names[0] if len(names) == 1 else "the model"
+            its_rate = own.get(names[0], rate)
+            alive = sum(left[name] for name in names)
+            for number in range(1, rounds + 1):
+                alive -= pruned_count(alive, its_rate)
+                if alive == 0:
+                    raise ValueError(
+                        f"rate={its_rate} leaves no weight of '{name}' after round "
+                        f"{number} of rounds={rounds}. Use fewer rounds or a "
+                        "lower rate."
+                    )
+
+    def masks_after_round(
+        self,
+        rate: float,
+        own: Mapping[str, float],
+        evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The masks of the next round; the model's stay as they are.
+
+        Args:
+            rate: Fraction of the survivors that a round prunes.
+            own: What `rates` returned.
+            evidence: Kind to name to array, of what was followed while training.
+        """
+        cuts = survivors_lost(self.scope, own, self.sizes(alive=True), rate)
+        return self.masks_after(cuts, evidence)
+
     def _ranks_weights(self):
         """Whether weights can be ranked as they are, without scores beside them."""
         return (
@@ -263,65 +326,3 @@ def output_names(model: keras.Model) -> set[str]:
     """Names in `get_masks` of output layers' weights; none where no graph is known."""
     known = is_graph(model) and hasattr(model, "outputs")
     return masked_names(model, output_layers(model)) if known else set()
-
-
-class RoundPruner:
-    """Cuts the same fraction of the survivors round by round.
-
-    Args:
-        pruner: Of the model, with the scope that cuts go by.
-        rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
-        output_rate: The same for output layers; `None` is `rate / 2`. Only with the
-            scope `"layerwise"`.
-        rates: Weights with a rate of their own, by pattern; 0.0 leaves them dense.
-    """
-
-    def __init__(
-        self,
-        pruner: Pruner,
-        rate: float,
-        output_rate: float | None = None,
-        rates: Mapping[Pattern, float] | None = None,
-    ):
-        self._pruner = pruner
-        self._rate = rate
-        own = {}
-        if pruner.scope == "layerwise":
-            outputs = pruner.outputs & set(pruner.structures)
-            own = dict.fromkeys(
-                outputs, rate / 2 if output_rate is None else output_rate
-            )
-        self._rates = {**own, **pruner.named("rates", rates or {})}
-
-    def check(self, rounds: int) -> None:
-        """Refuses rates that leave a layer (globally, the model) without a weight.
-
-        Raises:
-            ValueError: Names the weight and the round.
-        """
-        left = self._pruner.sizes(alive=True)
-        cuts = survivors_lost(self._pruner.scope, self._rates, left, self._rate)
-        for names, _ in cuts if not self._pruner.allow_empty else ():
-            name = names[0] if len(names) == 1 else "the model"
-            rate = self._rates.get(names[0], self._rate)
-            alive = sum(left[name] for name in names)
-            for number in range(1, rounds + 1):
-                alive -= pruned_count(alive, rate)
-                if alive == 0:
-                    raise ValueError(
-                        f"rate={rate} leaves no weight of '{name}' after round "
-                        f"{number} of rounds={rounds}. Use fewer rounds or a "
-                        "lower rate."
-                    )
-
-    def masks_after(
-        self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
-    ) -> dict[str, np.ndarray]:
-        """The masks of the next round; the model's stay as they are.
-
-        Args:
-            evidence: Kind to name to array, of what was followed while training.
-        """
-        alive = self._pruner.sizes(alive=True)
-        cuts = survivors_lost(self._pruner.scope, self._rates, alive, self._rate)
-        return self._pruner.masks_after(cuts, evidence)

@@ -6,6 +6,12 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_number,
+    check_rate,
+)
 from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
@@ -15,7 +21,7 @@ from tfticket.sparsity import schedules
 from tfticket.sparsity.criteria import Criterion
 from tfticket.sparsity.due_steps import ScheduleGroup
 from tfticket.sparsity.schedules import Schedule
-from tfticket.sparsity.scopes import Scope
+from tfticket.sparsity.scopes import SCOPES, Scope
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
 
@@ -92,13 +98,13 @@ class GradualPruning(keras.callbacks.Callback):
         super().__init__()
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.sparsities = sparsities
-        self.output_factor = output_factor
-        self.decay = decay
+        self.output_factor = check_number("output_factor", output_factor, 0, 1)
+        self.decay = check_rate("decay", decay)
         self._arguments = {
             "criterion": criterion,
-            "scope": scope,
+            "scope": check_choice("scope", scope, SCOPES),
             "structure": structure,
-            "allow_empty": allow_empty,
+            "allow_empty": check_bool("allow_empty", allow_empty),
             "data": data,
             "loss": loss,
             "batches": batches,
@@ -198,6 +204,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._step = -1
         self._pruner.try_criterion(self._following.evidence())
         last = step + self._updates_left() - 1
+        self._last_step = last if last >= step else None
         for group in self._groups if last >= step else ():
             if group.latest(0, step) is None and not group.prunes(step, last):
                 self._warn(group, f"in this fit, which trains steps {step} to {last}")
@@ -240,7 +247,11 @@ class GradualPruning(keras.callbacks.Callback):
         per_execution = getattr(self.model, "steps_per_execution", 1)
         if not isinstance(per_execution, int):
             return 1  # chosen as it trains
-        due = [g.next_due(step + 1, step + _HORIZON) for g in self._groups]
+        last = step + _HORIZON
+        if self._last_step is not None:
+            # A schedule of one's own may know no step past the training's end.
+            last = min(last, self._last_step)
+        due = [group.next_due(step + 1, last) for group in self._groups]
         steps = min([d - step for d in due if d is not None], default=_HORIZON)
         return max(1, steps // per_execution)
 

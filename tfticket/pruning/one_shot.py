@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_integer, check_number, check_sparsity
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import FOLLOWED
 from tfticket.sparsity.criteria import EVIDENCE, Criterion
-from tfticket.sparsity.schedules import check_sparsity
 from tfticket.sparsity.scopes import Scope
 from tfticket.sparsity.structures import Unstructured
 
@@ -69,10 +69,7 @@ def sparsify(
     2
     """
     check_sparsity("sparsity", sparsity)
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(
-            f"rounds must be an integer of 1 or more. Received: rounds={rounds!r}"
-        )
+    rounds = check_integer("rounds", rounds, 1)
     pruner = Pruner(
         model,
         criterion,
@@ -111,11 +108,7 @@ def own_sparsities(
         TypeError: If `sparsities` is no dict or holds anything but numbers.
         ValueError: If a value is out of range or a pattern matches nothing.
     """
-    if not 0.0 <= output_factor <= 1.0:
-        raise ValueError(
-            "output_factor must be a fraction in [0, 1]. "
-            f"Received: output_factor={output_factor}"
-        )
+    output_factor = check_number("output_factor", output_factor, 0, 1)
     given = pruner.named("sparsities", {} if sparsities is None else sparsities)
     return {
         name: check_sparsity(f"sparsities['{name}']", value)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_number, check_rate
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
 from tfticket.sparsity.scopes import after_cuts
@@ -76,7 +77,7 @@ def threshold_masks(
     for name, mask in masks.items():
         mask = np.asarray(mask, bool)
         if name in quality and mask.any():
-            q = _check_quality(name, quality[name])
+            q = check_number(f"quality['{name}']", quality[name], 0)
             mask = _cut(name, np.asarray(weights[name], np.float64), mask, q)
             if not allow_empty and not mask.any():
                 raise ValueError(_empties(name, weights[name], masks[name], q))
@@ -145,10 +146,7 @@ def scan(
     [('dense/kernel', 0.0), ('dense/kernel', 0.5)]
     """
     weights, masks = _weights_and_masks(model)
-    variables = list(model.variables)
-    if getattr(model, "optimizer", None) is not None:
-        variables += model.optimizer.variables
-    before = State({str(i): variable for i, variable in enumerate(variables)})
+    before = State.of(model)
     records = []
     qualities = list(qualities)
     for name in masks:
@@ -195,10 +193,8 @@ def choose(
     >>> choose([mild, hard], baseline=0.98, max_drop=0.02)
     {'a': 0.5}
     """
-    if not math.isfinite(baseline):
-        raise ValueError(f"baseline must be finite. Received: baseline={baseline}")
-    if not max_drop >= 0:
-        raise ValueError(f"max_drop must be 0 or more. Received: max_drop={max_drop}")
+    baseline = check_number("baseline", baseline)
+    max_drop = check_number("max_drop", max_drop, 0)
     chosen: dict[str, float] = {}
     for record in records:
         drop = baseline - record.value
@@ -217,22 +213,6 @@ def _weights_and_masks(model):
         )
     masks = get_masks(model)
     return weights, {name: masks[name] for name in weights}
-
-
-def _check_quality(name, quality):
-    if isinstance(quality, bool) or not isinstance(
-        quality, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(
-            f"quality must be a number, or a mapping from name to number. Received for "
-            f"'{name}': {quality!r}"
-        )
-    if not 0.0 <= quality < math.inf:
-        raise ValueError(
-            "quality must be finite and 0 or more, in standard deviations. Received "
-            f"for '{name}': quality={quality}"
-        )
-    return float(quality)
 
 
 def _cut(name, weight, mask, quality):
@@ -286,7 +266,8 @@ def masks_by_sensitivity(
     Returns:
         Name to new mask.
     """
-    weights, masks = get_pruned_weights(model), get_masks(model)
+    check_rate("rate", rate)
+    weights, masks = _weights_and_masks(model)
     alive = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     count = pruned_count(alive, rate)
     qualities = _qualities(

@@ -1,4 +1,4 @@
-"""`ScheduleGroup`: weights that follow one schedule, and when it is due next."""
+"""`ScheduleGroup`: weights that follow one schedule, and its due steps."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from tfticket.sparsity import schedules
 from tfticket.sparsity.schedules import Schedule
 
-# Of a schedule that says nothing of its steps, the past that is looked through.
+# How many past steps are looked through for a due one, of a schedule that is not
+# periodic.
 _PAST = 10_000
 
 
@@ -27,10 +28,6 @@ class ScheduleGroup:
     names: list[str]
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
     fixed: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        # Steps asked so far, and the first of them that is due.
-        self._from, self._to, self._due = 0, -1, None
 
     def own(self, sparsity: float) -> dict[str, float]:
         """Name to sparsity of those that differ, when the schedule is at a sparsity."""
@@ -52,24 +49,17 @@ class ScheduleGroup:
         return None
 
     def next_due(self, first: int, last: int) -> int | None:
-        """The first step due in first..last; no step is asked about twice."""
-        if first < self._from:
-            self._from, self._to, self._due = first, first - 1, None
-        if self._due is not None and self._due < first:
-            self._to, self._due = self._due, None
-        self._from = first
-        start, end = self._bounded(max(first, self._to + 1), last)
-        likely = self._likely(start)
-        if self._due is None and likely is not None:
-            # No step before it is due, and none after it need be asked about now.
-            start = likely
-        if self._due is None:
-            for step in range(start, end + 1):
-                self._to = step
-                if schedules.evaluate(self.schedule, step)[0]:
-                    self._due = step
-                    break
-        return self._due if self._due is not None and self._due <= last else None
+        """The first due step in first..last, `None` if there is none.
+
+        Steps of our own schedules and of TF-MOT's are worked out; any other callable
+        is asked about one step after the other.
+        """
+        first, last = self._bounded(first, last)
+        likely = self._likely(first)
+        if likely is not None:
+            return likely if likely <= last else None
+        steps = range(first, last + 1)
+        return next((x for x in steps if schedules.evaluate(self.schedule, x)[0]), None)
 
     def prunes(self, first: int, last: int) -> bool:
         """Whether a step in first..last is due at a sparsity above 0."""

@@ -6,13 +6,17 @@ here, TF-MOT's own, or a function of the user's.
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import (
+    check_integer,
+    check_number,
+    check_rate,
+    check_sparsity,
+)
 
 Schedule = Callable[[int], tuple[bool, float]]
 
@@ -173,10 +177,7 @@ class PolynomialDecay(_Decay):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.power, numbers.Real) or not self.power > 0:
-            raise ValueError(
-                f"power must be a number above 0. Received: power={self.power!r}"
-            )
+        check_number("power", self.power, above=0)
 
     def _left(self, part):
         return (1 - part) ** self.power
@@ -289,26 +290,3 @@ def final_sparsity(schedule: Schedule) -> float | None:
         if hasattr(schedule, name):
             return float(getattr(schedule, name))
     return None
-
-
-def check_sparsity(name: str, value: float) -> float:
-    """A fraction in [0, 1), or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number in [0, 1). Received: {value!r}")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(
-            f"{name} must be a fraction in [0, 1): 0.9 prunes 90 %. Received: {value}"
-        )
-    return float(value)
-
-
-def check_rate(name: str, value: float) -> float:
-    """A fraction strictly between 0 and 1, or a ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a float in (0, 1). Received: {name}={value!r}")
-    if not 0.0 < value < 1.0:
-        raise ValueError(
-            f"{name} must be a fraction in (0, 1), both ends excluded: 0.2 prunes "
-            f"20 % of the survivors. Received: {name}={value}"
-        )
-    return float(value)

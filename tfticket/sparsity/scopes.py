@@ -7,17 +7,10 @@ from typing import Literal
 import numpy as np
 
 from tfticket.sparsity.structures import Axes, Unstructured
-from tfticket.sparsity.topk import PartError, keep_largest_jointly, pruned_count
+from tfticket.sparsity.topk import PartError, keep_largest, pruned_count
 
 Scope = Literal["layerwise", "global", "erk"]
 SCOPES = ("layerwise", "global", "erk")
-
-
-def check_scope(scope: Scope) -> Scope:
-    """The scope itself; a ValueError if it is none."""
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {SCOPES}. Received: scope={scope!r}")
-    return scope
 
 
 def pruned_by(
@@ -168,7 +161,7 @@ def after_cuts(
             these go.
         structures: Name to what is pruned together; what is not named is unstructured.
         axes: Name to what the axes mean, where a structure is named.
-        key: What of the scores is compared, as in `keep_largest_jointly`; where units
+        key: What of the scores is compared, as in `keep_largest`; where units
             are single weights only.
 
     Returns:
@@ -197,7 +190,7 @@ def after_cuts(
         there = sum(int(np.count_nonzero(flags)) for flags in candidates)
         keep = there - min(max(count, 0), there)
         try:
-            kept = keep_largest_jointly(pooled, keep, candidates, key)
+            kept = keep_largest(pooled, keep, candidates, key)
         except PartError as error:
             raise ValueError(
                 f"In weight '{names[error.part]}': {error.reason}"

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_choice, check_instance, check_integer
+
 # Rows are ranked a piece at a time: the order of a whole weight would take twice
 # the weight's memory.
 _CHUNK = 1 << 20
@@ -106,19 +108,15 @@ class Block(Unstructured):
     pooling: Literal["average", "max"] = "average"
 
     def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if not self.shape or not all(
-            isinstance(n, (int, np.integer)) and n > 0 for n in self.shape
-        ):
+        check_instance("shape", self.shape, (tuple, list), "a tuple of integers")
+        if not self.shape:
             raise ValueError(
-                "shape must be a tuple of positive integers, the sizes of a block. "
-                f"Received: shape={self.shape}"
+                "shape must have the size of a block along one axis or more. Received: "
+                f"shape={self.shape}"
             )
-        if self.pooling not in ("average", "max"):
-            raise ValueError(
-                "pooling must be 'average' or 'max'. Received: "
-                f"pooling={self.pooling!r}"
-            )
+        sizes = tuple(check_integer("shape", n, 1) for n in self.shape)
+        object.__setattr__(self, "shape", sizes)
+        check_choice("pooling", self.pooling, ("average", "max"))
 
     def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         sizes = (1,) * (len(shape) - len(self.shape)) + self.shape
@@ -228,12 +226,10 @@ class NM(Unstructured):
     group: int
 
     def __post_init__(self):
-        whole = all(isinstance(n, (int, np.integer)) for n in (self.kept, self.group))
-        if not whole or not 0 < self.kept < self.group:
-            raise ValueError(
-                "kept and group must be integers with 0 < kept < group: NM(2, 4) keeps "
-                f"2 of every 4. Received: kept={self.kept}, group={self.group}"
-            )
+        group = check_integer("group", self.group, 2)
+        kept = check_integer("kept", self.kept, 1, group - 1)
+        object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "group", group)
 
     def check(self, shape: tuple[int, ...], axes: Axes) -> None:
         if not axes.reduction:

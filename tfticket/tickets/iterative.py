@@ -7,14 +7,19 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_choice, check_integer
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_rate,
+)
 from tfticket.keras_models.names import Pattern, named_weights
 from tfticket.keras_models.variables import State, built_optimizer
-from tfticket.pruning.engine import Pruner, RoundPruner
+from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
 from tfticket.sparsity import criteria
-from tfticket.sparsity.schedules import check_rate
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
 from tfticket.tickets.rounds import RoundRecord, flat, plan_rounds
@@ -146,12 +151,12 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self.decay = check_rate("decay", decay)
         self._pruning = {
             "structure": structure,
-            "allow_empty": allow_empty,
+            "allow_empty": check_bool("allow_empty", allow_empty),
             "data": data,
             "loss": loss,
             "batches": batches,
         }
-        self.monitor = monitor
+        self.monitor = check_instance("monitor", monitor, str, "the name of a log")
         self.test_data = tuple(test_data) if isinstance(test_data, list) else test_data
         self.seed = None if seed is None else check_integer("seed", seed, 0)
         self.on_round_end = on_round_end
@@ -176,11 +181,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             self.params["steps"],
             self.model.steps_per_execution,
         )
-        self._round_pruner = RoundPruner(
-            self._pruner, self.rate, self.output_rate, self.rates
-        )
-        self._round_pruner.check(self.rounds)
+        self._own_rates = self._pruner.rates(self.rate, self.output_rate, self.rates)
+        self._pruner.check_rounds(self.rounds, self.rate, self._own_rates)
         self.records, self.ticket = [], None
+        self._begun = False
         self._config = plain_config(self.model)
         self._optimizer = built_optimizer(self.model)
         self._rewind_state = self._capture() if self._rewind_step == 0 else None
@@ -191,13 +195,13 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             # Not at the end of the epoch before, so that whatever other callbacks
             # do there (save, log, evaluate) is done with the trained weights.
             self._next_round()
-        if epoch == 0 or self._epoch > 0 or self._round > 0:
-            return
-        raise ValueError(
-            "IterativeMagnitudePruning starts at the first epoch. Received: "
-            f"fit(initial_epoch={epoch}). To go on from an earlier run, apply its "
-            "ticket to the model and fit for the rounds that are left."
-        )
+        if not self._begun and epoch > 0:
+            raise ValueError(
+                "IterativeMagnitudePruning starts at the first epoch. Received: "
+                f"fit(initial_epoch={epoch}). To go on from an earlier run, apply its "
+                "ticket to the model and fit for the rounds that are left."
+            )
+        self._begun = True
 
     def on_train_batch_end(self, batch, logs=None):
         self._following.update()
@@ -241,7 +245,9 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         set_masks(self.model, get_masks(self.model))
 
     def _next_round(self):
-        masks = self._round_pruner.masks_after(self._following.evidence())
+        masks = self._pruner.masks_after_round(
+            self.rate, self._own_rates, self._following.evidence()
+        )
         if self.rewind_to is not None:
             self._rewind_state.restore()
         set_masks(self.model, masks)

@@ -16,7 +16,7 @@ from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import State, built_optimizer
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.recipe import Recipe, derived_seed
-from tfticket.pruning.engine import Pruner, RoundPruner
+from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import prune
@@ -204,15 +204,15 @@ class Trainer:
         images, labels = self.dataset.train
         return images[:_EVIDENCE_IMAGES], labels[:_EVIDENCE_IMAGES]
 
-    def round_pruner(self, seed: int) -> RoundPruner:
-        """The same, by rounds at the recipe's rates."""
+    def check_rounds(self, rounds: int) -> None:
+        """Refuses rates that leave a layer without a weight in one of the rounds."""
+        pruner = self.pruner(derived_seed(0, "criterion"))
+        pruner.check_rounds(rounds, self.recipe.rate, self._own_rates(pruner))
+
+    def _own_rates(self, pruner):
         recipe = self.recipe
-        return RoundPruner(
-            self.pruner(derived_seed(seed, "criterion")),
-            recipe.rate,
-            recipe.output_rate,
-            recipe.rates_for(self.model),
-        )
+        own = recipe.rates_for(self.model)
+        return pruner.rates(recipe.rate, recipe.output_rate, own)
 
     def next_masks(self, seed: int, trained: Trained) -> dict[str, np.ndarray]:
         """The masks of the round after the training that the model has just done.
@@ -226,7 +226,9 @@ class Trainer:
                 lambda _: self.evaluate("validation")["accuracy"],
                 self.recipe.rate,
             )
-        return self.round_pruner(seed).masks_after(trained.evidence)
+        pruner = self.pruner(derived_seed(seed, "criterion"))
+        own = self._own_rates(pruner)
+        return pruner.masks_after_round(self.recipe.rate, own, trained.evidence)
 
     def _fresh(self):
         """A new network, its layers named alike in every process.

@@ -78,7 +78,7 @@ class Worker:
         """
         with self._strategy.scope():
             trainer = self._trainer(self._setting.recipe)
-            trainer.round_pruner(0).check(self._setting.rounds)
+            trainer.check_rounds(self._setting.rounds)
         return trainer
 
     def dataset(self, name: str) -> data.Dataset:
