@@ -7,7 +7,7 @@
 
 Weights are float32 and normal, and a fifth of them is kept. What is timed:
 
-tfticket: |w| and the mask, of exactly that size: `keep_largest([magnitude(w), ...], keep)`.
+tfticket: |w| and the mask, of exactly that size, by `keep_largest`.
 np.partition, np.sort: |w|, the threshold by that function, `|w| >= threshold`; many
     tensors are concatenated first.
 np.partition alone: the function only, of |w| that is there already: the yardstick.

@@ -8,6 +8,7 @@ from fixtures.backends import needs_float64
 import tfticket
 from tfticket import criteria
 from tfticket.pruning.evidence import ChangeTracker, gather
+from tfticket.pruning.masks import masked_weights
 
 KERNEL = "dense/kernel"
 RANDOM = np.random.default_rng(0)
@@ -159,7 +160,7 @@ def test_hessian_gradient_is_the_slope_of_the_gradient(float64, density):
     loss = "sparse_categorical_crossentropy"
     with untouched(model):
         found = gather(model, ["gradient", "hessian_gradient"], data, loss)
-    weights = {n: w for n, w, _ in tfticket.pruning.masks.masked_weights(model)}
+    weights = {n: x.variable for n, x in masked_weights(model).items()}
     start = {name: np.array(w) for name, w in weights.items()}
     step, sides = 1e-4, []
     for sign in (1, -1):
@@ -232,9 +233,9 @@ def test_flow_of_a_toy_by_hand():
         )
     )
     values = [[1, -2], [3, 4]], [[-5], [6]]
-    weights = tfticket.pruning.masks.masked_weights(model)
-    for (_, weight, _), value in zip(weights, values, strict=True):
-        weight.assign(value)
+    weights = masked_weights(model).values()
+    for weight, value in zip(weights, values, strict=True):
+        weight.variable.assign(value)
     with untouched(model):
         flow = gather(model, ["flow"])["flow"]
     np.testing.assert_array_equal(flow["one/kernel"], [[5, 6], [5, 6]])
@@ -331,8 +332,8 @@ def test_flow_goes_beyond_float32_and_tells_of_none_at_all():
     def deep(size):
         dense = [keras.layers.Dense(2, use_bias=False, name=f"d{i}") for i in range(4)]
         model = tfticket.prune(keras.Sequential([keras.Input((2,)), *dense]))
-        for name, weight, _ in tfticket.pruning.masks.masked_weights(model):
-            weight.assign(np.full((2, 2), size[name[:2]]))
+        for name, weight in masked_weights(model).items():
+            weight.variable.assign(np.full((2, 2), size[name[:2]]))
         return model
 
     large = dict.fromkeys(("d0", "d1", "d2", "d3"), 1e30)
@@ -407,7 +408,7 @@ def test_an_exception_leaves_the_model_as_it_was(linear):
 
 def steps_of(model, tracker, steps):
     """Assigns random weights step by step, and returns them all."""
-    (_, weight, _) = next(tfticket.pruning.masks.masked_weights(model))
+    (weight, *_) = [x.variable for x in masked_weights(model).values()]
     path = [weight_of(model)]
     for _ in range(steps):
         weight.assign(RANDOM.standard_normal(weight.shape))
@@ -444,7 +445,7 @@ def test_reset_forgets_and_keeps(linear):
     model, start = linear
     tracker = ChangeTracker(model)
     first = steps_of(model, tracker, 2).sum(0)
-    (_, weight, _) = next(tfticket.pruning.masks.masked_weights(model))
+    (weight, *_) = [x.variable for x in masked_weights(model).values()]
     weight.assign(start)  # rewound or pruned: no training
     tracker.reset(keep=True)
     second = steps_of(model, tracker, 2).sum(0)

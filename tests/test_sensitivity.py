@@ -72,10 +72,10 @@ def test_a_weight_is_not_emptied_unasked_and_the_error_tells_how_far_one_can_go(
 @pytest.mark.parametrize(
     ("quality", "error", "said"),
     [
-        (-0.1, ValueError, "0 or more.*'a'.*-0.1"),
-        (float("nan"), ValueError, "finite"),
-        (float("inf"), ValueError, "finite"),
-        ("0.5", TypeError, "number.*'a'.*'0.5'"),
+        (-0.1, ValueError, "'a'.*at least 0.*-0.1"),
+        (float("nan"), ValueError, "at least 0.*nan"),
+        (float("inf"), ValueError, "at least 0.*inf"),
+        ("0.5", TypeError, "'a'.*number.*'0.5'"),
         (True, TypeError, "number"),
         ({"a": None}, TypeError, "number"),
     ],

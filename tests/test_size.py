@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tfticket
 from tfticket.pruning import masks
 from tfticket.pruning.masks import get_pruned_weights
+from tfticket.sparsity import topk
 
 
 def wide(layers=4, side=600):
@@ -61,7 +62,8 @@ def test_a_weight_that_is_not_finite_is_named(scope):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="arrays of its tensors are copies")
 @pytest.mark.parametrize("scope", ["layerwise", "global"])
-def test_what_pruning_allocates(scope):
+def test_what_pruning_allocates(scope, monkeypatch):
+    monkeypatch.setattr(topk, "_FEW", 1 << 14)  # as of models that are larger
     model = wide()
     size = sum(mask.size for mask in tfticket.get_masks(model).values())
     tfticket.sparsify(model, 0.5, scope=scope)

@@ -24,7 +24,7 @@ class State:
         """The state of a model: its variables and, if it is compiled, its optimizer's.
 
         Args:
-            model: A built model. The optimizer's variables are made if they weren't yet.
+            model: A built model. Slots of its optimizer are made if they weren't yet.
         """
         variables = list(model.variables)
         if getattr(model, "optimizer", None) is not None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common.arguments import check_density
+
 # Scores looked at together. What is computed of them stays in the processor's cache.
 _CHUNK = 1 << 16
 # Scores in a sample. More of them take longer to draw, fewer leave more candidates.
