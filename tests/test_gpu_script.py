@@ -75,9 +75,9 @@ def test_bad_flags(flags, says, run_script, tmp_path):
 
 WRONG = """
 import runpy, sys
-from tfticket import masks
-right = masks.keep_largest
-masks.keep_largest = lambda scores, keep: ~right(scores, keep)
+from tfticket.sparsity import topk
+right = topk.keep_largest
+topk.keep_largest = lambda parts, keep: [~mask for mask in right(parts, keep)]
 script = sys.argv.pop(1)
 sys.path[0] = script.rpartition("/")[0]
 runpy.run_path(script, run_name="__main__")

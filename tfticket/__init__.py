@@ -1,11 +1,10 @@
 """Make Keras 3 models sparse: masks, lottery tickets, supermasks, checked exports."""
 
-import importlib
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tfticket._version import __version__
+from tfticket.common.on_demand import on_demand
 from tfticket.edge_popup.layers import (
     PopupConv1D,
     PopupConv2D,
@@ -83,13 +82,8 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # or a checker would take any name for one of these
-
-    def __getattr__(name: str) -> ModuleType:
-        # The packages are attributes once imported, which `dir` does not show.
-        if name in _ON_DEMAND or name in ("edge_popup", "inspection", "tickets"):
-            return importlib.import_module(f"tfticket.{name}")
-        raise AttributeError(f"module 'tfticket' has no attribute '{name}'")
+if not TYPE_CHECKING:  # or a checker would take any name for a module
+    __getattr__ = on_demand(__name__, *_ON_DEMAND)
 
 
 def __dir__() -> list[str]:

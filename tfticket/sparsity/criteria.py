@@ -211,7 +211,7 @@ def synflow(weight: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return np.abs(wide(weight) * wide(flow))
 
 
-def wide(array):
+def wide(array: Any) -> np.ndarray:
     """At least float32: products of float16 weights would overflow or vanish."""
     array = np.asarray(array)
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
