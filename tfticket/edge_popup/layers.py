@@ -151,49 +151,52 @@ class Popup(MaskedLayer):
         self.binarize = binarize
         self._global_mask = None
 
-    def add_weight(self, *args, name=None, **kwargs):
-        """As Keras's, but kernel and bias are made frozen, the kernel with scores."""
-        if name == "bias":
-            kwargs |= {"trainable": False, "initializer": "zeros"}
-        if name != "kernel":
-            return super().add_weight(*args, name=name, **kwargs)
-        shape = tuple(args[0] if args else kwargs["shape"])
+    def build(self, input_shape: Any) -> None:
+        """Builds the Keras layer, freezes what it has, and gives its kernel scores."""
+        super().build(input_shape)  # type: ignore[misc]
+        if not isinstance(getattr(self, "kernel", None), keras.Variable):
+            raise TypeError(
+                f"Popup layer '{self.name}' has no kernel that its scores could choose "
+                f"from: {self._plain_class.__name__} made none."
+            )
+        kernel = self.kernel
+        shape = tuple(kernel.shape)
         size, fan_in = math.prod(shape), self._fan_in(shape)
         kept = kept_count(size, self.density)
-        kwargs |= {
-            "trainable": False,
-            "initializer": self._initializer(fan_in),
-            "regularizer": None,
-        }
-        kernel = super().add_weight(*args, name=name, **kwargs)
+        kernel.assign(self._initializer(fan_in)(shape, dtype=kernel.dtype))
+        for frozen in (kernel, self.bias):
+            if frozen is not None:
+                frozen.trainable = False
+        if self.bias is not None:
+            self.bias.assign(ops.zeros_like(self.bias))
         limit = 1 / math.sqrt(fan_in)
-        self.scores = super().add_weight(
-            name="scores",
-            shape=shape,
-            initializer=self.score_initializer
-            or keras.initializers.RandomUniform(-limit, limit),
+        self.scores = self._add(
+            "scores",
+            shape,
+            self.score_initializer or keras.initializers.RandomUniform(-limit, limit),
             regularizer=self.score_regularizer,
-            dtype="float32",
-            autocast=False,  # in half precision too many scores would tie
         )
-        self.kept = super().add_weight(
-            name="kept",
-            shape=(),
-            initializer=keras.initializers.Constant(kept),
+        self.kept = self._add(
+            "kept",
+            (),
+            keras.initializers.Constant(kept),
             dtype="int32",
             trainable=False,
-            autocast=False,
         )
-        # Of the step before, for the next to begin with; a mask never depends on it.
-        self.threshold = super().add_weight(
-            name="threshold",
-            shape=(),
-            initializer="zeros",
-            dtype="float32",
-            trainable=False,
+        # That of the step before, where the next one begins to search; a mask never
+        # depends on it.
+        self.threshold = self._add("threshold", (), "zeros", trainable=False)
+
+    def _add(self, name, shape, initializer, dtype="float32", **kwargs):
+        # Not cast: in half precision too many scores would tie.
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            dtype=dtype,
             autocast=False,
+            **kwargs,
         )
-        return kernel
 
     def call(self, inputs, *args, **kwargs):
         if self.kernel.trainable:
@@ -233,7 +236,8 @@ class Popup(MaskedLayer):
     def effective_kernel(self, mask: Any = None) -> Any:
         """The kernel in the compute dtype as the forward pass uses it."""
         mask = self.mask() if mask is None else mask
-        weights = ops.convert_to_tensor(self.kernel.value)
+        # TensorFlow watches the variable itself, frozen or not.
+        weights = ops.stop_gradient(self.kernel.value)
         if self.binarize or self.rescale:
             kept = ops.cast(self.kept, weights.dtype)
             if self.score_scope == "global":

@@ -14,8 +14,12 @@ from keras import ops
 
 _TINY = 1.1754944e-38  # the smallest normal float32
 _HUGE = 3e38
-_BASE = 2048
+_BASE = 2048  # more than a row has scores
 _MOST_PASSES = 300
+_ROWS_OF_MEAN = 16
+# How far from the first threshold the next one lies, as a fraction of it: with a guess,
+# the same multiplied by the square root of the number of scores.
+_WARM_STEP, _COLD_STEP = 0.1, 0.5
 
 
 def top_mask(scores, keep, guess=0.0):
@@ -55,6 +59,44 @@ def top_mask(scores, keep, guess=0.0):
 
 
 def _top_mask(flat, keep, guess):
+    count, mean = _counter(flat)
+    size = flat.shape[0]
+    # With no guess, the mean of some of the scores is a place to begin.
+    warm = guess > 0
+    first = ops.maximum(ops.where(warm, guess, mean), _TINY)
+    first_step = ops.where(warm, _WARM_STEP / math.sqrt(size), _COLD_STEP)
+
+    def is_open(tried, ends, excess, passes):
+        return (excess[0] > 0) & (passes < _MOST_PASSES)
+
+    def narrow(tried, ends, excess, passes):
+        counted = count(tried) - keep
+        reached = ops.cast(counted >= 0, "int32")
+        nearest = reached[0] + reached[1] + ops.arange(2, dtype="int32")
+        ends = ops.take(ops.concatenate([ends[:1], tried, ends[1:]]), nearest)
+        excess = ops.take(ops.concatenate([excess[:1], counted, excess[1:]]), nearest)
+        passes = passes + 1
+        # What to try next is part of the state, or compilers would work it out anew
+        # for every score.
+        tried = _next_tried(ends, excess, first_step, passes)
+        # No float lies between the two ends: what is left is equal.
+        inside = (tried > ends[0]) & (tried < ends[1])
+        passes = ops.where(inside[0] | inside[1], passes, _MOST_PASSES)
+        return tried, ends, excess, passes
+
+    # Too many scores reach the lower end, `excess[0]` of them; too few the upper.
+    start = (
+        first * (1 + first_step * _pair(-1, 1)),
+        _pair(0, _HUGE),
+        ops.stack([size - keep, -keep]),
+        ops.zeros((), "int32"),
+    )
+    _, ends, excess, _ = ops.while_loop(is_open, narrow, start)
+    return _first_of_equals(flat, ends, excess), ends[0]
+
+
+def _counter(flat):
+    """A function that counts the scores that reach each of two thresholds; a mean."""
     size = flat.shape[0]
     width = _row_width(size)
     rows = -(-size // width)
@@ -73,47 +115,32 @@ def _top_mask(flat, keep, guess):
         pair = ops.stack([both - _BASE * upper + upper, upper])
         return ops.sum(ops.cast(pair, "int32"), axis=1)
 
-    # Without a guess, the mean of some of the rows is a place to begin.
-    warm = guess > 0
-    mean = ops.minimum(ops.mean(padded[:: max(1, rows // 16)]), _HUGE / 2)
-    first = ops.maximum(ops.where(warm, guess, mean), _TINY)
-    first_step = ops.where(warm, 0.1 / math.sqrt(size), 0.5)
+    some = padded[:: max(1, rows // _ROWS_OF_MEAN)]
+    return count, ops.minimum(ops.mean(some), _HUGE / 2)
 
-    def is_open(tried, ends, excess, passes):
-        return (excess[0] > 0) & (passes < _MOST_PASSES)
 
-    def narrow(tried, ends, excess, passes):
-        counted = count(tried) - keep
-        reached = ops.cast(counted >= 0, "int32")
-        nearest = reached[0] + reached[1] + ops.arange(2, dtype="int32")
-        ends = ops.take(ops.concatenate([ends[:1], tried, ends[1:]]), nearest)
-        excess = ops.take(ops.concatenate([excess[:1], counted, excess[1:]]), nearest)
-        # What to try next is part of the state, or compilers would work it out anew
-        # for every score. With all that was tried on one side it lies away from there,
-        # by growing steps.
-        passes = passes + 1
-        step = first_step * ops.power(32.0, ops.cast(ops.minimum(passes, 9), "float32"))
-        rising = ends[0] * (1 + step * _pair(1 / 8, 1))
-        falling = ends[1] * (1 - ops.minimum(step, 0.75) * _pair(1, 1 / 8))
-        tried = _interpolated(ends, excess)
-        tried = ops.where(ends[1] >= _HUGE, rising, tried)
-        tried = ops.where(ends[0] <= 0, falling, tried)
-        misses = (tried <= ends[0]) | (tried >= ends[1]) | (passes % 8 == 0)
-        tried = ops.where(misses, _thirds(ends), tried)
-        tried = ops.clip(ops.maximum(tried, tried[0]), ends[0], ends[1])
-        # No float lies between the two ends: what is left is equal.
-        inside = (tried > ends[0]) & (tried < ends[1])
-        passes = ops.where(inside[0] | inside[1], passes, _MOST_PASSES)
-        return tried, ends, excess, passes
+def _next_tried(ends, excess, first_step, passes):
+    """The two thresholds to count next.
 
-    # Too many scores reach the lower end, `excess[0]` of them; too few the upper.
-    start = (
-        first * (1 + first_step * _pair(-1, 1)),
-        _pair(0, _HUGE),
-        ops.stack([size - keep, -keep]),
-        ops.zeros((), "int32"),
-    )
-    _, ends, excess, _ = ops.while_loop(is_open, narrow, start)
+    With all that was tried on one side of the sought one, they lie away from there, by
+    growing steps; else where interpolation puts them, or in the thirds of the interval
+    where that leads nowhere, and every eighth time.
+    """
+    growth = ops.power(32.0, ops.cast(ops.minimum(passes, 9), "float32"))
+    step = first_step * growth
+    rising = ends[0] * (1 + step * _pair(1 / 8, 1))
+    falling = ends[1] * (1 - ops.minimum(step, 0.75) * _pair(1, 1 / 8))
+    tried = _interpolated(ends, excess)
+    tried = ops.where(ends[1] >= _HUGE, rising, tried)
+    tried = ops.where(ends[0] <= 0, falling, tried)
+    misses = (tried <= ends[0]) | (tried >= ends[1]) | (passes % 8 == 0)
+    tried = ops.where(misses, _thirds(ends), tried)
+    return ops.clip(ops.maximum(tried, tried[0]), ends[0], ends[1])
+
+
+def _first_of_equals(flat, ends, excess):
+    """The mask of what reaches the upper end, and of equals below it the first."""
+    size = flat.shape[0]
 
     def last_tie():
         tied = (flat >= ends[0]) & (flat < ends[1])
@@ -122,7 +149,7 @@ def _top_mask(flat, keep, guess):
 
     last = ops.cond(excess[0] > 0, last_tie, lambda: ops.full((), size, "int32"))
     by_index = ops.arange(size, dtype="int32") <= last
-    return (flat >= ends[1]) | ((flat >= ends[0]) & by_index), ends[0]
+    return (flat >= ends[1]) | ((flat >= ends[0]) & by_index)
 
 
 def _interpolated(ends, excess):
