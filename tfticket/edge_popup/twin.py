@@ -74,24 +74,8 @@ def popup(
     layers = require_transformable(model)
     things = {path: [layer] for path, layer in layers.items()}
     exclude = set().union(*choose("exclude", exclude, things).values())
-    refused = [
-        f"'{name}' ({type(layer).__name__})"
-        for name, layer in layers.items()
-        if name not in exclude and not _has_twin(layer)
-    ]
-    if refused:
-        raise ValueError(
-            f"No popup twin exists for {', '.join(refused)}. Twins exist for "
-            f"{', '.join(kind.__name__ for kind in POPUP_LAYERS)} and "
-            "BatchNormalization. To copy such layers as they are and train them as "
-            "usual, pass their names in exclude."
-        )
     excluded = {id(layers[name]) for name in exclude}  # type: ignore[index]
-    if not any(
-        type(layer) in POPUP_LAYERS and id(layer) not in excluded
-        for layer in layers.values()
-    ):
-        raise ValueError(f"Model '{model.name}' has no layer with a popup twin.")
+    _require_twins(model, layers, excluded)
     arguments = {
         **popup_arguments,
         "density": density,
@@ -182,6 +166,25 @@ class DensityScheduler(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["density"] = self._density
+
+
+def _require_twins(model, layers, excluded):
+    """Refuses a model with a layer that has no twin, or with nothing to make one of."""
+    twinned = {k: layer for k, layer in layers.items() if id(layer) not in excluded}
+    refused = [
+        f"'{name}' ({type(layer).__name__})"
+        for name, layer in twinned.items()
+        if not _has_twin(layer)
+    ]
+    if refused:
+        raise ValueError(
+            f"No popup twin exists for {', '.join(refused)}. Twins exist for "
+            f"{', '.join(kind.__name__ for kind in POPUP_LAYERS)} and "
+            "BatchNormalization. To copy such layers as they are and train them as "
+            "usual, pass their names in exclude."
+        )
+    if not any(type(layer) in POPUP_LAYERS for layer in twinned.values()):
+        raise ValueError(f"Model '{model.name}' has no layer with a popup twin.")
 
 
 def _has_twin(layer):

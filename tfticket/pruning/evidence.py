@@ -1,6 +1,6 @@
 """What criteria ask for beside the weight, gathered at once or while a model trains."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import keras
@@ -190,28 +190,6 @@ class ChangeTracker:
             self._last[name].assign(host_copy(weight))
             if not keep:
                 self._totals[name].assign(np.zeros(weight.shape))
-
-    def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """All that resuming needs: {"last": weights by name, "total": sums by name}."""
-        return {"last": _arrays(self._last), "total": _arrays(self._totals)}
-
-    def restore(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Goes on from what `state` returned.
-
-        Raises:
-            ValueError: If it is of other weights.
-        """
-        for part, variables in (("last", self._last), ("total", self._totals)):
-            shapes = {name: np.shape(value) for name, value in state[part].items()}
-            wanted = {name: tuple(v.shape) for name, v in variables.items()}
-            if shapes != wanted:
-                raise ValueError(
-                    f"state['{part}'] must have the model's weights {wanted}. "
-                    f"Received: {shapes}"
-                )
-        for part, variables in (("last", self._last), ("total", self._totals)):
-            for name, variable in variables.items():
-                variable.assign(state[part][name])
 
     def _advance(self):
         for name, weight in self._weights.items():
