@@ -5,10 +5,11 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfticket.export.compaction.channels import Barrier
-from tfticket.export.compaction.liveness import liveness, width
+from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.calls import dense_flops
+from tfticket.keras_models.channels.rule import Barrier
+from tfticket.keras_models.channels.trace import trace
 from tfticket.keras_models.copies import require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.pruning.prune_strip import strip
@@ -158,7 +159,7 @@ def compact(model: keras.Model) -> Compacted:
     plain = strip(model)
     _require_finite(plain)
     graph = FlatGraph(plain)
-    live = liveness(graph)
+    live = liveness(trace(graph))
     smaller, layers = rebuild(graph, live)
     rows, flops = _compare(graph, live, layers)
     return Compacted(
@@ -185,17 +186,17 @@ def _require_finite(model):
 def _compare(graph, live, layers):
     """Rows of the table, and FLOPs before and after."""
     rows, flops = {}, []
-    for call, rule, layer in zip(graph.calls, live.rules, layers, strict=True):
-        shapes = [(i, graph.shapes[i]) for i in (call.inputs[0], call.outputs[0])]
-        kept = [(width(shape), int(live.kept[i].sum())) for i, shape in shapes]
-        left = rule.reason if isinstance(rule, Barrier) else ""
+    for node, layer in zip(live.traced.nodes, layers, strict=True):
+        call = node.call
+        kept = [_sizes(live, x) for x in ((*node.inputs, None)[0], node.outputs[0])]
         parameters = (0, 0)
         if isinstance(layer, keras.layers.Layer):
             before = call.operation
             parameters = (before.count_params(), layer.count_params())
             # Positions stay, whatever becomes of the channels.
-            positions = [shape for _, shape in shapes]
+            positions = call.in_shapes[0], call.out_shapes[0]
             flops.append([dense_flops(x, *positions) for x in (before, layer)])
+        left = _left(node, live)
         if parameters[0] or left:
             rows.setdefault(
                 layer.name,
@@ -205,6 +206,30 @@ def _compare(graph, live, layers):
     return list(rows.values()), [
         None if None in counts else sum(counts) for counts in (before, after)
     ]
+
+
+def _sizes(live, channels):
+    """Channels there were and are."""
+    if channels is None:
+        return 0, 0
+    return len(channels), int(live.stays[channels.labels].sum())
+
+
+def _left(node, live):
+    """Why a call keeps channels that do nothing, "" if nothing is known to."""
+    if isinstance(node.rule, Barrier):
+        return node.rule.reason
+    if not node.members:
+        return ""
+    kept = live.around(node)
+    reads = node.rule.needed(node, kept.needed, kept.constants)
+    count = 0
+    for number, of, read in zip(node.numbers, node.inputs, reads, strict=True):
+        if not of.foreign:
+            count += int((read & ~np.isnan(live.constants[number])).sum())
+    return (
+        f"reads {count:,} channels that are constant, and can't fold" if count else ""
+    )
 
 
 def _removed(rows):

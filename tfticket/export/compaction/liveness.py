@@ -1,17 +1,11 @@
 """Which channels of a model are constant, needed, and kept."""
 
-import collections
 import dataclasses
 
-import keras
 import numpy as np
 
-from tfticket.export.compaction.channels import Barrier, Classes, Rule, acts_by_element
-from tfticket.export.compaction.passing_rules import OPERATIONS, PASSING
-from tfticket.export.compaction.weighted_rules import WEIGHTED
-from tfticket.keras_models.graph import Call, FlatGraph
-
-_RULES = PASSING | WEIGHTED
+from tfticket.keras_models.channels.rule import Barrier, Kept
+from tfticket.keras_models.channels.trace import Traced, mixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,107 +16,135 @@ class Liveness:
     a constant does not depend on who reads it, so there is nothing to repeat.
 
     Args:
-        rules: The rule of each call.
+        traced: The channels of the model.
         constants: Float64 arrays, NaN where a channel is not constant.
         needed: Flags: does a value matter to an output?
-        kept: Flags: needed, or tied to a channel that is.
+        stays: Flags by label: needed, pinned, or tied to a channel that is.
     """
 
-    rules: list[Rule]
+    traced: Traced
     constants: list[np.ndarray]
     needed: list[np.ndarray]
-    kept: list[np.ndarray]
+    stays: np.ndarray
+
+    def kept(self, number: int) -> np.ndarray:
+        """Flags of a value's channels: do they stay?"""
+        return self.stays[self.traced.values[number].labels]
+
+    def around(self, node) -> Kept:
+        """What stays around one call."""
+        return Kept(
+            [self.stays[x.labels] for x in node.inputs],
+            [self.stays[x.labels] for x in node.outputs],
+            [self.stays[x.labels] for x in node.members],
+            _needed_by_layer(self.traced, node, self.needed),
+            _given(node, self.constants),
+        )
 
 
-def liveness(graph: FlatGraph) -> Liveness:
+def liveness(traced: Traced) -> Liveness:
     """Finds what is constant, needed and kept."""
-    times = collections.Counter(id(call.operation) for call in graph.calls)
-    rules = [_rule(call, times[id(call.operation)] > 1) for call in graph.calls]
-    constants = _constants(graph, rules)
-    needed = _needed(graph, rules, constants)
-    kept = _kept(graph, rules, needed)
-    return Liveness(rules, constants, needed, kept)
+    constants = _constants(traced)
+    forced: dict[int, np.ndarray] = {}
+    while True:
+        needed = _needed(traced, constants, forced)
+        stays = _stays(traced, needed)
+        live = Liveness(traced, constants, needed, stays)
+        missed = _counted(live)
+        if not missed:
+            return live
+        for i, flags in missed.items():
+            forced[i] = forced.get(i, False) | flags
 
 
-def _constants(graph, rules):
-    found = {i: np.full(width(graph.shapes[i]), np.nan) for i in graph.inputs}
-    for call, rule in zip(graph.calls, rules, strict=True):
-        if isinstance(rule, Barrier) or _mixes(call):
-            for i in call.outputs:
-                found[i] = np.full(width(graph.shapes[i]), np.nan)
+def _constants(traced):
+    values = traced.values
+    found = {i: np.full(len(values[i]), np.nan) for i in traced.graph.inputs}
+    for node in traced.nodes:
+        outputs = node.call.outputs
+        if isinstance(node.rule, Barrier) or mixes(node):
+            made = [np.full(len(x), np.nan) for x in node.outputs]
         else:
-            given = [found[i] for i in call.inputs]
-            found[call.outputs[0]] = rule.constants(call, given)
-    return [found[i] for i in range(len(graph.shapes))]
+            given = [
+                np.full(len(x), np.nan) if x.foreign else found[i]
+                for i, x in zip(node.numbers, node.inputs, strict=True)
+            ]
+            made = node.rule.constants(node, given)
+        found.update(zip(outputs, made, strict=True))
+    return [found[i] for i in range(len(values))]
 
 
-def _needed(graph, rules, constants):
+def _given(node, constants):
+    """Constants of the inputs that a layer may fold: what is shared folds none."""
+    return [
+        np.full(len(x), np.nan) if x.foreign or node.shared else constants[i]
+        for i, x in zip(node.numbers, node.inputs, strict=True)
+    ]
+
+
+def _needed(traced, constants, forced):
     needed = [np.zeros(len(x), bool) for x in constants]
-    for i in graph.outputs:
+    for i, flags in forced.items():
+        needed[i] |= flags
+    for i in traced.graph.outputs:
         needed[i][:] = True
-    for call, rule in reversed(list(zip(graph.calls, rules, strict=True))):
-        if isinstance(rule, Barrier):
-            for i in call.inputs:
+    for node in reversed(traced.nodes):
+        outputs, inputs = node.call.outputs, node.call.inputs
+        if isinstance(node.rule, Barrier):
+            for i in inputs:
                 needed[i][:] = True
             continue
-        if _mixes(call):
-            needed[call.outputs[0]][:] = True
-        given = [constants[i] for i in call.inputs]
-        reads = rule.needed(call, needed[call.outputs[0]], given)
-        for i, read in zip(call.inputs, reads, strict=True):
-            needed[i] = needed[i] | read
+        if mixes(node):
+            for i in outputs:
+                needed[i][:] = True
+        wanted = [needed[i] for i in outputs]
+        reads = node.rule.needed(node, wanted, _given(node, constants))
+        for i in set(inputs) - set(node.numbers):
+            needed[i][:] = True
+        for i, of, read in zip(node.numbers, node.inputs, reads, strict=True):
+            needed[i] = needed[i] | (read.any() if of.foreign else read)
     return needed
 
 
-def _kept(graph, rules, needed):
-    classes = Classes()
-    labels = {i: classes.fresh(len(needed[i])) for i in graph.inputs}
-    for i in graph.inputs:
-        classes.pin(labels[i])
-    for call, rule in zip(graph.calls, rules, strict=True):
-        if isinstance(rule, Barrier):
-            for i in call.outputs:
-                labels[i] = classes.fresh(len(needed[i]))
-            for i in (*call.inputs, *call.outputs):
-                classes.pin(labels[i])
+def _needed_by_layer(traced, node, needed):
+    """Flags of the outputs needed; of a shared layer, in any of its calls."""
+    calls = [x for x in traced.nodes if x.layer is node.layer] if node.shared else []
+    flags = [needed[i] for i in node.call.outputs]
+    for other in calls:
+        others = [needed[i] for i in other.call.outputs]
+        if [len(x) for x in others] == [len(x) for x in flags]:
+            flags = [x | y for x, y in zip(flags, others, strict=True)]
+    return flags
+
+
+def _stays(traced, needed):
+    """Flags by label. Every value and every weight keeps a channel: the first."""
+    values = [x for x in traced.values]
+    inside = [
+        pair for node in traced.nodes if node.members for pair in node.rule.inside(node)
+    ]
+    labels = [x.labels for x in values] + [x for x, _ in inside]
+    size = 1 + max((int(x.max()) for x in labels if len(x)), default=0)
+    stays = np.zeros(size, bool)
+    stays[list(traced.pins)] = True
+    for of, read in zip(values, needed, strict=True):
+        stays[of.labels[read]] = True
+    for of, read in inside:
+        stays[of[read]] = True
+    for of in labels:
+        if not stays[of].any():
+            stays[of[0]] = True
+    return stays
+
+
+def _counted(live):
+    """Channels that stay, and must be what they are since they are counted."""
+    missed = {}
+    for node in live.traced.nodes:
+        if not node.rule.counts_channels:
             continue
-        out = call.outputs[0]
-        labels[out] = rule.ties(call, [labels[i] for i in call.inputs], classes)
-        if _mixes(call):
-            classes.pin(labels[out])
-    return classes.kept([labels[i] for i in range(len(needed))], needed)
-
-
-def width(shape: tuple) -> int:
-    """The number of channels, 1 where there is no such axis or its size is unknown."""
-    return shape[-1] if _has_channels(shape) else 1
-
-
-def _has_channels(shape):
-    return len(shape) > 1 and isinstance(shape[-1], int) and shape[-1] > 0
-
-
-def _rule(call: Call, shared: bool) -> Rule:
-    """The rule of a call, a `Barrier` with its reason if none holds."""
-    operation = call.operation
-    rule = _RULES.get(type(operation))
-    if type(operation).__module__.startswith("keras.src.ops.numpy"):
-        rule = OPERATIONS.get(type(operation).__name__)
-    if rule is None:
-        return Barrier("is of a kind that compact does not know")
-    if not call.takes_only_tensors():
-        return Barrier("is called with other arguments than tensors")
-    if not all(map(_has_channels, (*call.in_shapes, *call.out_shapes))):
-        return Barrier("has no channel axis of known size")
-    if getattr(operation, "data_format", "channels_last") == "channels_first":
-        return Barrier("has its channels first")
-    if shared and (operation.weights or isinstance(operation, keras.layers.Reshape)):
-        return Barrier("is shared")
-    if reason := rule.refuses(call):
-        return Barrier(reason)
-    return rule
-
-
-def _mixes(call):
-    """Whether its activation, like softmax, takes all channels together."""
-    return not acts_by_element(getattr(call.operation, "activation", None))
+        for i, of in zip(node.numbers, node.inputs, strict=True):
+            flags = live.stays[of.labels] & ~live.needed[i]
+            if flags.any() and live.needed[node.call.outputs[0]].any():
+                missed[i] = flags
+    return missed

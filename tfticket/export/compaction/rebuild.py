@@ -2,10 +2,11 @@
 
 import keras
 
-from tfticket.export.compaction.channels import Barrier, Resized
 from tfticket.export.compaction.liveness import Liveness
+from tfticket.keras_models.channels.rule import Barrier, Resized
 from tfticket.keras_models.copies import copy_layer, copy_state
 from tfticket.keras_models.graph import FlatGraph, functional
+from tfticket.keras_models.names import weights_by_path
 
 
 def rebuild(
@@ -26,36 +27,44 @@ def rebuild(
         else Functional; and what each call of the graph calls in it.
     """
     names = _names(graph)
-    resized, copies = {}, {}
-    for call, rule in zip(graph.calls, live.rules, strict=True):
-        key = id(call.operation)
-        if key in copies:
-            continue
-        resized[key] = _resized(call, rule, live)
-        copies[key] = _copy(call.operation, names[key], resized[key].config)
-    ordered = [copies[id(call.operation)] for call in graph.calls]
+    resized = [_resized(node, live) for node in live.traced.nodes]
+    copies, ordered = {}, []
+    for call, changes in zip(graph.calls, resized, strict=True):
+        key = _key(call.operation, changes)
+        if key not in copies:
+            name = names[id(call.operation)]
+            if any(other[0] == key[0] for other in copies):
+                # Without weights, a layer that is shared can differ from call to call.
+                name = _unused(name, {x.name for x in copies.values()} | {*names})
+            copies[key] = _copy(call.operation, name, changes.config)
+        ordered.append(copies[key])
     inputs = [copy_layer(layer) for layer in graph.input_layers]
-    if _is_chain(graph):
+    emits = [x.emit for x in resized]
+    if _is_chain(graph) and not any(emits):
         model = keras.Sequential([*inputs, *ordered], name=graph.model.name)
     else:
-        model = _connect(graph, ordered, inputs)
-    for call in graph.calls:
-        key = id(call.operation)
-        _set_weights(call.operation, copies[key], resized[key].weights)
+        model = _connect(graph, ordered, inputs, emits)
+    for call, changes, copy in zip(graph.calls, resized, ordered, strict=True):
+        _set_weights(call.operation, copy, changes.weights)
     return model, ordered
 
 
-def _resized(call, rule, live):
-    if isinstance(rule, Barrier):
+def _resized(node, live):
+    if isinstance(node.rule, Barrier):
         return Resized()
-    out = call.outputs[0]
-    return rule.resized(
-        call,
-        [live.kept[i] for i in call.inputs],
-        live.kept[out],
-        live.needed[out],
-        [live.constants[i] for i in call.inputs],
-    )
+    return node.rule.resized(node, live.around(node))
+
+
+def _key(operation, changes):
+    own = () if getattr(operation, "weights", ()) else repr(changes.config)
+    return id(operation), own
+
+
+def _unused(name, taken):
+    number = 1
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
 
 
 def _copy(operation, name, changes):
@@ -107,11 +116,14 @@ def _is_chain(graph):
     )
 
 
-def _connect(graph, ordered, inputs):
+def _connect(graph, ordered, inputs, emits):
     values = {i: x.output for i, x in zip(graph.inputs, inputs, strict=True)}
-    for call, layer in zip(graph.calls, ordered, strict=True):
+    for call, layer, emit in zip(graph.calls, ordered, emits, strict=True):
         args, kwargs = call.with_values(values)
-        made = keras.tree.flatten(layer(*args, **kwargs))
+        if emit is None:
+            made = keras.tree.flatten(layer(*args, **kwargs))
+        else:
+            made = keras.tree.flatten(emit(layer, args, kwargs))
         values.update(zip(call.outputs, made, strict=True))
     outputs = [
         _named(values[i], name)
@@ -142,10 +154,13 @@ def _set_weights(source, target, changed):
     if not changed:
         copy_state(source, target)
         return
-    old = {weight.name: weight for weight in source.weights}
-    for weight in target.weights:
-        like = old.get(weight.name)
-        value = changed.get(weight.name, like)
-        weight.assign(value)
+    old = weights_by_path(source)
+    for name, weight in weights_by_path(target).items():
+        like = old.get(name)
+        weight.assign(changed.get(name, like))
         # A bias made for constants is trained if the layer is.
         weight.trainable = source.trainable if like is None else like.trainable
+    for part in target._flatten_layers():
+        if hasattr(part, "finalize_state"):
+            # Preprocessing layers work out more from their weights.
+            part.finalize_state()

@@ -1,0 +1,232 @@
+"""Rules of attention: the width, the heads, and what each head compares and passes on.
+
+A head is a unit of its own kind. Removing some of what heads compare changes the scale
+of their products, which the smaller layer takes from its size: the query makes up for
+it.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from tfticket.keras_models.channels.rule import (
+    Channels,
+    Kept,
+    Member,
+    Product,
+    Resized,
+    Rule,
+    cut,
+    numbers,
+)
+from tfticket.keras_models.names import weights_by_path
+
+layers = keras.layers
+
+_PARTS = ("query", "key", "value", "gate", "output")
+_NAMES = ("kernel", "bias")
+
+
+class MultiHeadAttention(Rule):
+    """Keras's own: q and k of each head, v, the output, heads, and a gate if any.
+
+    Args:
+        grouped: Whether several heads of queries share one of keys and values.
+    """
+
+    any_arguments = True
+
+    def __init__(self, grouped=False):
+        self._grouped = grouped
+
+    def refuses(self, node):
+        known = {f"{part}_dense/{name}" for part in _PARTS for name in _NAMES}
+        if others := set(weights_by_path(node.layer)) - known:
+            return f"has the weights {sorted(others)}"
+        weights = self._weights(node)
+        if len(weights["output_dense/kernel"].shape) != 3:
+            return "has outputs of several axes"
+        if len(node.inputs) not in (2, 3):
+            return "is called with other tensors than query, value and key"
+        return None
+
+    def _weights(self, node):
+        return weights_by_path(node.layer)
+
+    def outputs(self, node, labels):
+        weights, layer = self._weights(node), node.layer
+        name = layer.name
+        _, heads, dims = weights["key_dense/kernel"].shape
+        node.own["heads"] = labels.fresh(heads, name, "heads")
+        node.own["compared"] = node.own["passed"] = labels.fresh(dims, name, "key_dim")
+        if not self._grouped:
+            size = weights["value_dense/kernel"].shape[2]
+            node.own["passed"] = labels.fresh(size, name, "value_dim")
+        made = [Channels(labels.fresh(weights["output_dense/kernel"].shape[2], name))]
+        for shape in node.out_shapes[1:]:
+            size = shape[-1] if isinstance(shape[-1], int) else 1
+            made.append(Channels(labels.fresh(size)))
+            labels.pin(made[-1].labels, "positions")
+            labels.pin(node.own["heads"], f"'{name}' returns the scores of each")
+        return made
+
+    def members(self, node):
+        heads, compared, passed = (node.own[x] for x in ("heads", "compared", "passed"))
+        weights = self._weights(node)
+        repeats = weights["query_dense/kernel"].shape[1] // len(heads)
+        of_query = np.repeat(heads, repeats)
+        given = dict(zip(("query", "value", "key"), node.inputs, strict=False))
+        numbers_of = {"query": 0, "value": 1, "key": len(node.inputs) - 1, "gate": 0}
+        given.setdefault("key", given["value"])
+        given["gate"] = given["query"]
+        made = node.outputs[0].labels
+        sides = {
+            "query": (of_query, compared),
+            "key": (heads, compared),
+            "value": (heads, passed),
+            "gate": (of_query, passed),
+        }
+        members = []
+        for part, (rows, dims) in sides.items():
+            for name in _NAMES:
+                if (weight := weights.get(f"{part}_dense/{name}")) is None:
+                    continue
+                if name == "kernel":
+                    number = numbers_of[part]
+                    members.append(Member(weight, 0, given[part].labels, number))
+                first = len(weight.shape) - 2
+                members.append(Member(weight, first, rows))
+                members.append(Member(weight, first + 1, dims))
+        kernel = weights["output_dense/kernel"]
+        members += [
+            Member(kernel, 0, of_query),
+            Member(kernel, 1, passed),
+            Member(kernel, 2, made),
+        ]
+        if (bias := weights.get("output_dense/bias")) is not None:
+            members.append(Member(bias, 0, made))
+        return members
+
+    def products(self, node):
+        places = [
+            math.prod(x[1:-1]) if None not in x[1:-1] else 0
+            for x in (node.in_shapes[0], node.in_shapes[1])
+        ]
+        by = {(id(x.variable), x.axis): x.labels for x in node.members}
+        weights = self._weights(node)
+        query, value = weights["query_dense/kernel"], weights["value_dense/kernel"]
+        heads = by[id(query), 1]
+        return [
+            Product(2 * places[0] * places[1], (heads, by[id(query), 2])),
+            Product(2 * places[0] * places[1], (heads, by[id(value), 2])),
+        ]
+
+    def resized(self, node, kept: Kept):
+        weights = cut(node, kept)
+        if not weights:
+            return Resized()
+        shapes = {
+            name: np.shape(weights.get(name, weight))
+            for name, weight in self._weights(node).items()
+        }
+        _, heads, dims = shapes["query_dense/kernel"]
+        before = self._weights(node)["query_dense/kernel"].shape[2]
+        if dims != before:
+            # Scores are divided by the root of the size.
+            for name in ("query_dense/kernel", "query_dense/bias"):
+                if name in shapes:
+                    value = weights.get(name)
+                    if value is None:
+                        weight = self._weights(node)[name]
+                        value = keras.ops.convert_to_numpy(weight)
+                    factor = np.sqrt(dims / before)
+                    weights[name] = (value * factor).astype(value.dtype)
+        return Resized(self._config(node, heads, dims, shapes), weights)
+
+    def _config(self, node, heads, dims, shapes):
+        width = shapes["output_dense/kernel"][2]
+        if self._grouped:
+            own = shapes["key_dense/kernel"][1]
+            return {
+                "head_dim": dims,
+                "num_query_heads": heads,
+                "num_key_value_heads": own,
+            }
+        config = {
+            "num_heads": heads,
+            "key_dim": dims,
+            "value_dim": shapes["value_dense/kernel"][2],
+        }
+        if width != shapes["query_dense/kernel"][0] or node.layer.get_config().get(
+            "output_shape"
+        ):
+            config["output_shape"] = [width]
+        return config
+
+
+class GroupedQueryAttention(MultiHeadAttention):
+    """Groups of query heads, each with one head of keys and values: a group is a unit.
+
+    The output is as wide as the query.
+    """
+
+    def __init__(self):
+        super().__init__(grouped=True)
+
+    def outputs(self, node, labels):
+        made = super().outputs(node, labels)
+        # The layer has no size of its own for what it makes.
+        labels.tie(made[0].labels, node.inputs[0].labels)
+        return made
+
+
+class Attention(Rule):
+    """Attention without projections: what is compared goes together."""
+
+    any_arguments = True
+
+    def refuses(self, node):
+        if len(node.inputs) not in (2, 3):
+            return "is called with other tensors than query, value and key"
+        if {x.name for x in node.layer.weights} - {"scale", "concat_score_weight"}:
+            return "has other weights than its scale"
+        return None
+
+    def outputs(self, node, labels):
+        query, value, key = (*node.inputs, node.inputs[1])[:3]
+        labels.tie(query.labels, key.labels)
+        made = [Channels(value.labels)]
+        for shape in node.out_shapes[1:]:
+            size = shape[-1] if isinstance(shape[-1], int) else 1
+            made.append(Channels(labels.fresh(size)))
+            labels.pin(made[-1].labels, "positions")
+        return made
+
+    def members(self, node):
+        labels = node.inputs[0].labels
+        return [
+            Member(x, 0, labels)
+            for x in node.layer.weights
+            if len(x.shape) == 1 and x.name == "scale"
+        ]
+
+    def needed(self, node, needed, given):
+        compared = np.full(len(given[0]), any(x.any() for x in needed))
+        for weight in node.layer.weights:
+            if len(weight.shape) == 1:
+                compared = compared & (numbers(weight) != 0)
+        query, value, key = (*node.inputs, node.inputs[1])[:3]
+        del query
+        if len(node.inputs) == 3:
+            return [compared, needed[0], compared]
+        return [compared, needed[0] | (compared if key is value else False)]
+
+
+ATTENTION = {
+    layers.MultiHeadAttention: MultiHeadAttention(),
+    layers.Attention: Attention(),
+    layers.AdditiveAttention: Attention(),
+}
+if hasattr(layers, "GroupQueryAttention"):
+    ATTENTION[layers.GroupQueryAttention] = GroupedQueryAttention()

@@ -1,0 +1,296 @@
+"""Rules of operations between layers, `x + 1` or `keras.ops.relu(x)`."""
+
+import keras
+import numpy as np
+
+from tfticket.keras_models.channels.merging import (
+    Concatenate,
+    GetItem,
+    Split,
+    needed_by_element,
+    tie_by_element,
+)
+from tfticket.keras_models.channels.reshaping import Permute, Reshape, Squeeze
+from tfticket.keras_models.channels.rule import (
+    Channels,
+    Kept,
+    Resized,
+    Rule,
+    finite,
+)
+
+
+class ElementWise(Rule):
+    """A function of numbers, of one tensor or of several and of constants.
+
+    Args:
+        absorbs: Whether a zero in one input makes the output zero, as in a product.
+    """
+
+    any_axis = True
+    any_arguments = True
+
+    def __init__(self, absorbs=False):
+        self._absorbs = absorbs
+
+    def refuses(self, node):
+        for array in self._arrays(node):
+            if array.size > 1 and not _by_channel(array, node):
+                return "has an array by position among its arguments"
+        return None
+
+    def outputs(self, node, labels):
+        made = tie_by_element(node, labels)
+        zeros = [np.zeros(len(x)) for x in node.inputs]
+        with np.errstate(all="ignore"):
+            at_zero = self._computed(node, zeros, len(made))
+        if not np.all(np.isfinite(at_zero)):
+            labels.pin(made.labels, f"'{node.layer.name}' is not finite at zero")
+        return [made]
+
+    def constants(self, node, given):
+        with np.errstate(all="ignore"):
+            values = self._computed(node, given, len(node.outputs[0]))
+        size = len(values)
+        given = [x if len(x) in (1, size) else np.full(1, np.nan) for x in given]
+        for each in given:
+            values = np.where(np.isnan(each), np.nan, values)
+        if self._absorbs:
+            for each in given:
+                values = np.where(each == 0, 0.0, values)
+        return [finite(values)]
+
+    def needed(self, node, needed, given):
+        return needed_by_element(node, needed[0], given, self._absorbs)
+
+    def resized(self, node, kept: Kept):
+        if kept.outputs[0].all() or not any(x.size > 1 for x in self._arrays(node)):
+            return Resized()
+        axis = node.outputs[0].axis
+
+        def cut(x):
+            if isinstance(x, keras.KerasTensor) or np.size(x) <= 1:
+                return x
+            array = keras.ops.convert_to_numpy(x)
+            return np.compress(kept.outputs[0], array, axis)
+
+        def emit(operation, args, kwargs):
+            return operation(
+                *keras.tree.map_structure(cut, args),
+                **keras.tree.map_structure(cut, kwargs),
+            )
+
+        return Resized(emit=emit)
+
+    def _arrays(self, node):
+        arguments = node.call.arguments
+        leaves = keras.tree.flatten((arguments.args, arguments.kwargs))
+        return [
+            keras.ops.convert_to_numpy(x)
+            for x in leaves
+            if hasattr(x, "shape") and not isinstance(x, keras.KerasTensor)
+        ]
+
+    def _computed(self, node, given, size):
+        """What the operation makes of numbers, channel by channel."""
+        values = {}
+        for i, each in zip(node.numbers, given, strict=True):
+            # Of positions, which no channel is, nothing is known.
+            each = np.nan_to_num(each if len(each) == size else each[:1])
+            values[i] = each.astype(_dtype(node, i))
+        args, kwargs = node.call.with_values(values)
+
+        def flat(x):
+            if not hasattr(x, "shape") or np.size(x) <= 1:
+                return x
+            return np.ravel(keras.ops.convert_to_numpy(x))
+
+        args, kwargs = keras.tree.map_structure(flat, (args, kwargs))
+        result = keras.ops.convert_to_numpy(node.layer(*args, **kwargs))
+        return np.broadcast_to(np.ravel(result).astype(np.float64), size)
+
+
+def _dtype(node, number):
+    """The type of a value that a call takes."""
+    for i, tensor in zip(
+        node.call.inputs, node.call.arguments.keras_tensors, strict=True
+    ):
+        if i == number:
+            return "float32" if tensor.dtype == "bfloat16" else tensor.dtype
+    raise KeyError(number)
+
+
+def _by_channel(array, node):
+    """Whether an array has one number for each channel."""
+    axis = node.inputs[0].axis
+    size = node.out_shapes[0][axis]
+    return array.ndim >= -axis and array.shape[axis] == array.size == size
+
+
+class Reduce(Rule):
+    """A sum, mean or maximum over positions."""
+
+    any_axis = True
+
+    def refuses(self, node):
+        axes = self._axes(node)
+        if axes is None or node.inputs[0].axis % len(node.in_shapes[0]) in axes:
+            return "takes all channels together"
+        if 0 in axes:
+            return "takes samples together"
+        return None
+
+    def _axes(self, node):
+        axis = node.layer.axis
+        if axis is None:
+            return None
+        rank = len(node.in_shapes[0])
+        axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+        return {x % rank for x in axes}
+
+    def outputs(self, node, labels):
+        of, rank = node.inputs[0], len(node.in_shapes[0])
+        if getattr(node.layer, "keepdims", False):
+            return [of]
+        place = of.axis % rank
+        after = sum(i not in self._axes(node) for i in range(place, rank))
+        return [Channels(of.labels, -after)]
+
+    def constants(self, node, given):
+        keeps = type(node.layer).__name__ in ("Mean", "Max", "Min", "Amax", "Amin")
+        if keeps:
+            return [given[0]]
+        zero = type(node.layer).__name__ == "Sum"
+        return [np.where((given[0] == 0) & zero, 0.0, np.nan)]
+
+    def needed(self, node, needed, given):
+        return [needed[0]]
+
+
+class Padding(Rule):
+    """Numbers around the positions: no constant but one of that number."""
+
+    any_axis = True
+    any_arguments = True
+
+    def refuses(self, node):
+        width = node.layer.pad_width
+        if np.ndim(width) < 2 or len(width) == 1 or len(node.numbers) > 1:
+            return "pads every axis"
+        if any(width[node.inputs[0].axis]):
+            return "pads the channels' axis"
+        return None
+
+    def constants(self, node, given):
+        arguments = node.call.arguments
+        number = arguments.kwargs.get("constant_values", (*arguments.args, None)[1])
+        zeros = node.layer.mode == "constant" and not number
+        zero = (given[0] == 0) & zeros
+        return [np.where(zero, 0.0, np.nan)]
+
+    def needed(self, node, needed, given):
+        return [needed[0]]
+
+
+class Pooling(Rule):
+    """Pooling as an operation: each channel by itself."""
+
+    def needed(self, node, needed, given):
+        return [needed[0]]
+
+
+class SoftmaxOverPositions(Rule):
+    """A softmax over another axis than that of the channels."""
+
+    any_axis = True
+
+    def refuses(self, node):
+        rank = len(node.in_shapes[0])
+        axes = node.layer.axis
+        axes = axes if isinstance(axes, (list, tuple)) else (axes,)
+        if node.inputs[0].axis % rank in {x % rank for x in axes}:
+            return "takes all channels together"
+        return None
+
+    def needed(self, node, needed, given):
+        return [needed[0]]
+
+
+class Matmul(Rule):
+    """A product of two tensors: channels are summed over, or pass as rows or columns."""
+
+    any_axis = True
+
+    def refuses(self, node):
+        if len(node.inputs) != 2 or min(map(len, node.in_shapes)) < 2:
+            return "multiplies by a constant matrix"
+        return None
+
+    def outputs(self, node, labels):
+        one, other = node.inputs
+        name = f"'{node.layer.name}'"
+        if one.axis == -1 and other.axis == -2 and len(one) == len(other):
+            labels.tie(one.labels, other.labels)
+            made = labels.fresh(_size(node.out_shapes[0][-1]))
+            labels.pin(made, "positions")
+            return [Channels(made)]
+        if other.axis == -1:
+            labels.pin(one.labels, f"{name} sums over them as positions")
+            return [other]
+        labels.pin(other.labels, f"{name} sums over them as positions")
+        if one.axis != -1:
+            return [one]
+        labels.pin(one.labels, f"{name} sums over them as positions")
+        made = labels.fresh(_size(node.out_shapes[0][-1]))
+        labels.pin(made, "positions")
+        return [Channels(made)]
+
+    def constants(self, node, given):
+        return [np.full(len(node.outputs[0]), np.nan)]
+
+    def needed(self, node, needed, given):
+        reads = [np.full(len(x), needed[0].any()) for x in node.inputs]
+        one, other = node.inputs
+        if one.axis == -1 and other.axis == -2 and len(one) == len(other):
+            return [
+                reads[0] & ~((given[1] == 0) & (given[0] != 0)),
+                reads[1] & (given[0] != 0),
+            ]
+        for i, each in enumerate(node.inputs):
+            if each is node.outputs[0]:
+                reads[i] = needed[0]
+        return reads
+
+
+def _size(n):
+    return n if isinstance(n, int) and n > 0 else 1
+
+
+_ELEMENTWISE = (
+    *("Absolute", "Abs", "Add", "Arctan", "Arcsinh", "Cast", "Ceil", "Celu", "Clip"),
+    *("Copy", "Cos", "Cosh", "Divide", "DivideNoNan", "Elu", "Equal", "Erf", "Exp"),
+    *("Expm1", "Floor", "Gelu", "Greater", "GreaterEqual", "HardShrink"),
+    *("HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu", "Less", "LessEqual", "Log"),
+    *("Log1p", "LogSigmoid", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum"),
+    *("Minimum", "Mish", "Negative", "NotEqual", "Power", "Reciprocal", "Relu"),
+    *("Relu6", "Round", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "Sin", "Sinh"),
+    *("SoftShrink", "Softplus", "Softsign", "SparsePlus", "SparseSigmoid", "Sqrt"),
+    *("Square", "Squareplus", "StopGradient", "Subtract", "Tan", "Tanh", "TanhShrink"),
+    *("Threshold", "TrueDivide", "Where", "OnesLike", "ZerosLike"),
+)
+OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE, ElementWise()),
+    "Multiply": ElementWise(absorbs=True),
+    "Concatenate": Concatenate(),
+    "Split": Split(),
+    "GetItem": GetItem(),
+    "Reshape": Reshape(),
+    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), Permute()),
+    **dict.fromkeys(("Squeeze", "ExpandDims"), Squeeze()),
+    **dict.fromkeys(("Mean", "Sum", "Max", "Min", "Amax", "Amin"), Reduce()),
+    **dict.fromkeys(("Std", "Var", "Prod"), Reduce()),
+    "Pad": Padding(),
+    **dict.fromkeys(("MaxPool", "AveragePool"), Pooling()),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), SoftmaxOverPositions()),
+    "Matmul": Matmul(),
+}

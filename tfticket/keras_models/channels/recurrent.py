@@ -1,0 +1,263 @@
+"""Rules of recurrent layers, and of layers that run another one at each step."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from tfticket.keras_models.channels.rule import (
+    Channels,
+    Kept,
+    Member,
+    Node,
+    Resized,
+    Rule,
+    acts_by_element,
+)
+from tfticket.keras_models.names import weights_by_path
+
+layers = keras.layers
+
+
+class Recurrent(Rule):
+    """LSTM, GRU and SimpleRNN: a unit with its gates, its state and its readers.
+
+    Args:
+        gates: Blocks of columns in the kernels.
+        size: What the configuration calls the number of units.
+    """
+
+    any_arguments = True
+
+    def __init__(self, gates: int, size: str = "units"):
+        self._gates = gates
+        self._size = size
+
+    def refuses(self, node):
+        cell = node.layer.cell
+        known = {"kernel", "recurrent_kernel", "bias"}
+        if others := {x.name for x in cell.weights} - known:
+            return f"has the weights {sorted(others)}"
+        if node.layer.stateful:
+            return "is stateful"
+        for name in ("activation", "recurrent_activation"):
+            if not acts_by_element(getattr(cell, name, None)):
+                return "has an activation that takes all channels together"
+        return None
+
+    def outputs(self, node, labels):
+        made = labels.fresh(getattr(node.layer.cell, self._size), node.layer.name)
+        for state in node.inputs[1:]:
+            labels.tie(state.labels, made)
+        return [Channels(made)] * len(node.out_shapes)
+
+    def members(self, node):
+        return self.members_of(
+            node.layer.cell, node.inputs[0].labels, node.outputs[0].labels
+        )
+
+    def members_of(self, cell, given, made):
+        """Members of a cell for labels of its input and of its units."""
+        gates = np.tile(made, self._gates)
+        kernel, recurrent = cell.kernel, cell.recurrent_kernel
+        last = len(kernel.shape) - 1
+        members = [
+            Member(kernel, last - 1, given, reads=0),
+            Member(kernel, last, gates),
+            Member(recurrent, last - 1, made),
+            Member(recurrent, last, gates),
+        ]
+        if cell.use_bias:
+            members.append(Member(cell.bias, len(cell.bias.shape) - 1, gates))
+        return members
+
+    def needed(self, node, needed, given):
+        units = self.units_needed(node.layer.cell, np.any(needed, 0))
+        kernel = self._nonzero(node.layer.cell.kernel)
+        return [kernel[:, units].any(1), *(units for _ in given[1:])]
+
+    def units_needed(self, cell, needed):
+        """The units that those needed depend on, over all steps."""
+        recurrent = self._nonzero(cell.recurrent_kernel)
+        while True:
+            wider = needed | recurrent[:, needed].any(1)
+            if np.array_equal(wider, needed):
+                return needed
+            needed = wider
+
+    def _nonzero(self, kernel):
+        """Flags of (inputs, units): is a weight of any gate not zero?"""
+        values = keras.ops.convert_to_numpy(kernel) != 0
+        values = values.any(tuple(range(values.ndim - 2)))
+        return values.reshape(len(values), self._gates, -1).any(1)
+
+    def config(self, node, inputs, outputs):
+        return {self._size: outputs[0]}
+
+
+class Bidirectional(Rule):
+    """Two recurrent layers, whose units are side by side or added."""
+
+    any_arguments = True
+
+    def refuses(self, node):
+        layer = node.layer
+        rule = RECURRENT.get(type(layer.forward_layer))
+        if rule is None or type(layer.backward_layer) is not type(layer.forward_layer):
+            return "runs layers without a channel rule"
+        if len(node.inputs) > 1:
+            return "is given states"
+        for part in (layer.forward_layer, layer.backward_layer):
+            if reason := rule.refuses(dataclasses.replace(node, layer=part)):
+                return reason
+        return None
+
+    def _rule(self, node):
+        return RECURRENT[type(node.layer.forward_layer)]
+
+    def outputs(self, node, labels):
+        layer, rule = node.layer, self._rule(node)
+        size = getattr(layer.forward_layer.cell, rule._size)
+        forward = labels.fresh(size, f"{layer.name}/forward")
+        backward = labels.fresh(size, f"{layer.name}/backward")
+        sides = [Channels(forward), Channels(backward)]
+        if layer.merge_mode is None:
+            made = sides
+        elif layer.merge_mode == "concat":
+            made = [Channels(np.concatenate([forward, backward]))]
+        else:
+            labels.tie(forward, backward)
+            made = [sides[0]]
+        states = len(node.out_shapes) - len(made)
+        return [*made, *(side for side in sides for _ in range(states // 2))]
+
+    def _sides(self, node):
+        """Labels of the forward and of the backward units."""
+        made = node.outputs
+        if node.layer.merge_mode is None:
+            return made[0].labels, made[1].labels
+        if node.layer.merge_mode == "concat":
+            return np.split(made[0].labels, 2)
+        return made[0].labels, made[0].labels
+
+    def members(self, node):
+        rule, given = self._rule(node), node.inputs[0].labels
+        cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
+        return [
+            member
+            for cell, made in zip(cells, self._sides(node), strict=True)
+            for member in rule.members_of(cell, given, made)
+        ]
+
+    def needed(self, node, needed, given):
+        rule = self._rule(node)
+        made = np.concatenate([x.labels for x in node.outputs])
+        wanted = made[np.concatenate(needed)]
+        read = np.zeros(len(given[0]), bool)
+        cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
+        for cell, labels in zip(cells, self._sides(node), strict=True):
+            units = rule.units_needed(cell, np.isin(labels, wanted))
+            read |= rule._nonzero(cell.kernel)[:, units].any(1)
+        return [read]
+
+    def resized(self, node, kept: Kept):
+        resized = super().resized(node, kept)
+        if not resized.weights:
+            return Resized()
+        rule, layer = self._rule(node), node.layer
+        sizes = [
+            resized.weights.get(f"{part}_layer/cell/recurrent_kernel")
+            for part in ("forward", "backward")
+        ]
+        parts = layer.forward_layer, layer.backward_layer
+        made = {}
+        for name, part, kernel in zip(
+            ("layer", "backward_layer"), parts, sizes, strict=True
+        ):
+            serialized = keras.saving.serialize_keras_object(part)
+            if kernel is not None:
+                serialized["config"][rule._size] = kernel.shape[-2]
+            made[name] = serialized
+        return Resized(made, resized.weights)
+
+
+class TimeDistributed(Rule):
+    """Another layer at each step, under that layer's rule."""
+
+    def of(self, layer):
+        from tfticket.keras_models.channels.registry import rule_of
+
+        return _Stepwise(rule_of(layer.layer))
+
+
+class _Stepwise(Rule):
+    def __init__(self, rule):
+        self._rule = rule
+
+    def _step(self, node) -> Node:
+        """The call of one step."""
+
+        def without(shapes):
+            return tuple((x[0], *x[2:]) for x in shapes)
+
+        call = dataclasses.replace(
+            node.call,
+            operation=node.layer.layer,
+            in_shapes=without(node.call.in_shapes),
+            out_shapes=without(node.call.out_shapes),
+        )
+        shapes = without(node.in_shapes)
+        return dataclasses.replace(
+            node, call=call, layer=node.layer.layer, in_shapes=shapes, rule=self._rule
+        )
+
+    def refuses(self, node):
+        inner = self._rule
+        if not hasattr(inner, "_step") and hasattr(inner, "reason"):
+            return f"runs a layer that {inner.reason}"
+        if min(map(len, (*node.in_shapes, *node.out_shapes))) < 3:
+            return "runs a layer on single numbers"
+        if not acts_by_element(getattr(node.layer.layer, "activation", None)):
+            return "has an activation that takes all channels together"
+        return inner.refuses(self._step(node))
+
+    def outputs(self, node, labels):
+        return self._rule.outputs(self._step(node), labels)
+
+    def members(self, node):
+        return self._rule.members(self._step(node))
+
+    def constants(self, node, given):
+        return self._rule.constants(self._step(node), given)
+
+    def needed(self, node, needed, given):
+        return self._rule.needed(self._step(node), needed, given)
+
+    def inside(self, node):
+        return self._rule.inside(self._step(node))
+
+    def resized(self, node, kept: Kept):
+        resized = self._rule.resized(self._step(node), kept)
+        if not resized.config and not resized.weights:
+            return Resized()
+        inner = keras.saving.serialize_keras_object(node.layer.layer)
+        inner["config"].update(resized.config)
+        names = {x: f"layer/{x}" for x in weights_by_path(node.layer.layer)}
+        names.setdefault("bias", "layer/bias")
+        weights = {names[name]: x for name, x in resized.weights.items()}
+        return Resized({"layer": inner}, weights)
+
+
+RECURRENT = {
+    layers.LSTM: Recurrent(4),
+    layers.GRU: Recurrent(3),
+    layers.SimpleRNN: Recurrent(1),
+    **{
+        getattr(layers, f"ConvLSTM{rank}D"): Recurrent(4, "filters")
+        for rank in (1, 2, 3)
+    },
+}
+STEPWISE = {
+    layers.Bidirectional: Bidirectional(),
+    layers.TimeDistributed: TimeDistributed(),
+}

@@ -1,0 +1,91 @@
+"""Which rule a layer has, also one of your own."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tfticket.keras_models.channels.attention import ATTENTION
+from tfticket.keras_models.channels.lookup import LOOKUP
+from tfticket.keras_models.channels.merging import MERGING
+from tfticket.keras_models.channels.normalization import NORMALIZATION
+from tfticket.keras_models.channels.operations import OPERATIONS
+from tfticket.keras_models.channels.passing import BY_NAME, PASSING
+from tfticket.keras_models.channels.recurrent import RECURRENT, STEPWISE
+from tfticket.keras_models.channels.reshaping import RESHAPING
+from tfticket.keras_models.channels.rule import Barrier, Rule
+from tfticket.keras_models.channels.weighted import WEIGHTED
+
+_RULES: dict[type, Rule] = {
+    **PASSING,
+    **MERGING,
+    **RESHAPING,
+    **NORMALIZATION,
+    **WEIGHTED,
+    **LOOKUP,
+    **ATTENTION,
+    **RECURRENT,
+    **STEPWISE,
+}
+
+
+def rule_of(layer: Any) -> Rule:
+    """The rule of a layer or an operation, a `Barrier` if there is none."""
+    kind = type(layer)
+    rule = _RULES.get(kind)
+    if rule is None and kind.__module__.startswith("keras."):
+        known = OPERATIONS if ".ops." in kind.__module__ else BY_NAME
+        rule = known.get(kind.__name__)
+    if rule is None:
+        return Barrier("is of a kind without a channel rule")
+    return rule.of(layer)
+
+
+def channel_rule(*kinds: type) -> Callable[[Any], Any]:
+    """A decorator: the class below it is the channel rule of these layers.
+
+    A rule says which channels go into the layer's weights and come out of it, so that
+    `channel_groups`, pruning by group and `export.compact` pass through the layer. A
+    unit whose weights are all zero must contribute nothing.
+
+    Args:
+        *kinds: Classes of layers. A rule holds for the class itself, not for its
+            subclasses, which may compute something else.
+
+    Raises:
+        TypeError: If one is not a class, or what is decorated is not a `ChannelRule`.
+
+    Example:
+
+    >>> class Scaled(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+    ...     def call(self, x):
+    ...         return x * self.scale
+    >>> @tfticket.channel_rule(Scaled)
+    ... class ScaledRule(tfticket.ChannelRule):
+    ...     def members(self, node):
+    ...         return [tfticket.Member(node.layer.scale, 0, node.inputs[0].labels)]
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, name="a"),
+    ...     Scaled(name="b"), keras.layers.Dense(2, name="c")])
+    >>> [(x.name, x.size) for x in tfticket.channel_groups(model) if not x.pinned]
+    [('a', 6)]
+    """
+    for kind in kinds:
+        if not isinstance(kind, type):
+            raise TypeError(
+                f"channel_rule takes classes of layers. Received: {kind!r}. Write "
+                "@channel_rule(MyLayer) above the rule."
+            )
+    if not kinds:
+        raise TypeError("channel_rule takes at least one class of layers.")
+
+    def register(rule):
+        made = rule() if isinstance(rule, type) else rule
+        if not isinstance(made, Rule):
+            raise TypeError(
+                "A channel rule must be a subclass of tfticket.ChannelRule. "
+                f"Received: {rule!r}"
+            )
+        _RULES.update(dict.fromkeys(kinds, made))
+        return rule
+
+    return register
