@@ -17,6 +17,14 @@ from tfticket.edge_popup.model import PopupModel
 from tfticket.edge_popup.twin import DensityScheduler, popup, set_density
 from tfticket.inspection.summary import SummaryRow, summary, summary_rows
 from tfticket.inspection.tensorboard import PruningSummaries
+from tfticket.keras_models.channels.groups import (
+    ChannelGroup,
+    ChannelGroups,
+    channel_groups,
+)
+from tfticket.keras_models.channels.registry import channel_rule
+from tfticket.keras_models.channels.rule import Channels, Member
+from tfticket.keras_models.channels.rule import Rule as ChannelRule
 from tfticket.pruning import thresholds as sensitivity
 from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
@@ -49,9 +57,14 @@ del _name
 _ON_DEMAND = ("compat", "data", "devices", "export", "lottery", "models")
 
 __all__ = [
+    "ChannelGroup",
+    "ChannelGroups",
+    "ChannelRule",
+    "Channels",
     "DensityScheduler",
     "GradualPruning",
     "IterativeMagnitudePruning",
+    "Member",
     "PopupConv1D",
     "PopupConv2D",
     "PopupConv3D",
@@ -66,6 +79,8 @@ __all__ = [
     "Ticket",
     "UpdatePruningStep",
     "__version__",
+    "channel_groups",
+    "channel_rule",
     "criteria",
     "get_masks",
     "popup",

@@ -109,17 +109,15 @@ class MultiHeadAttention(Rule):
         return members
 
     def products(self, node):
-        places = [
-            math.prod(x[1:-1]) if None not in x[1:-1] else 0
-            for x in (node.in_shapes[0], node.in_shapes[1])
-        ]
+        places = [x for shape in node.in_shapes[:2] for x in shape[1:-1]]
+        count = None if None in places else math.prod(places)
         by = {(id(x.variable), x.axis): x.labels for x in node.members}
         weights = self._weights(node)
         query, value = weights["query_dense/kernel"], weights["value_dense/kernel"]
         heads = by[id(query), 1]
         return [
-            Product(2 * places[0] * places[1], (heads, by[id(query), 2])),
-            Product(2 * places[0] * places[1], (heads, by[id(value), 2])),
+            Product(count, (heads, by[id(query), 2])),
+            Product(count, (heads, by[id(value), 2])),
         ]
 
     def resized(self, node, kept: Kept):

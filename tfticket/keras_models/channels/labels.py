@@ -1,5 +1,7 @@
 """Labels of channels, and which of them are tied or pinned."""
 
+import bisect
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -68,5 +70,5 @@ class Labels:
 
     def origin(self, label: int) -> tuple[str, str]:
         """Name and kind that a label was made with."""
-        starts = [start for start, _, _ in self._origins]
-        return self._origins[int(np.searchsorted(starts, label, "right")) - 1][1:]
+        place = bisect.bisect_right(self._origins, label, key=lambda x: x[0]) - 1
+        return self._origins[place][1:]

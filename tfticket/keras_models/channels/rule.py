@@ -64,11 +64,11 @@ class Product:
     """Multiplications and additions that use no weight, as those inside attention.
 
     Args:
-        count: Two for each position where channels are multiplied.
+        count: Positions where channels are multiplied; `None` if it is not known.
         axes: Labels of the axes whose living channels multiply the count.
     """
 
-    count: int
+    count: int | None
     axes: tuple[np.ndarray, ...]
 
 

@@ -1,0 +1,83 @@
+"""Operations and parameters of a model for any number of units in each group."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A weight, or a product of tensors, and how its axes depend on groups.
+
+    Args:
+        shape: Its shape with all units there.
+        axes: Axis to how often each unit of a group is on it, by the group's name.
+        uses: How often a sample uses each value; `None` if that is not known.
+        parameters: Whether its values are weights of the model.
+    """
+
+    shape: tuple[int, ...]
+    axes: Mapping[int, Mapping[str, int]]
+    uses: int | None
+    parameters: bool = True
+
+
+class Costs:
+    """Counts what is left, weight by weight, from numbers of units alone.
+
+    Args:
+        weights: Weights of the model, and products inside attention.
+        sizes: Units of each group.
+    """
+
+    def __init__(self, weights: list[Weight], sizes: Mapping[str, int]):
+        self._sizes = dict(sizes)
+        self._weights = weights
+        self._of_group: dict[str, list[int]] = {name: [] for name in sizes}
+        for i, weight in enumerate(weights):
+            for name in {x for axis in weight.axes.values() for x in axis}:
+                self._of_group[name].append(i)
+        self._full = [math.prod(x.shape) for x in weights]
+        self._all_parameters = sum(
+            n for n, x in zip(self._full, weights, strict=True) if x.parameters
+        )
+        self._all_operations = sum(
+            2 * (x.uses or 0) * n for n, x in zip(self._full, weights, strict=True)
+        )
+        self._known = all(x.uses is not None for x in weights)
+
+    def operations(self, left: Mapping[str, int]) -> int | None:
+        """Operations with so many units left in the groups named."""
+        if not self._known:
+            return None
+        return self._all_operations - self._gone(left, operations=True)
+
+    def parameters(self, left: Mapping[str, int]) -> int:
+        """Parameters with so many units left in the groups named."""
+        return self._all_parameters - self._gone(left, operations=False)
+
+    def saved(self, group: str) -> int | None:
+        """Operations that removing one unit of a group saves; `None` if not known."""
+        if any(self._weights[i].uses is None for i in self._of_group[group]):
+            return None
+        return self._gone({group: self._sizes[group] - 1}, operations=True)
+
+    def _gone(self, left, operations):
+        for name in left:
+            if name not in self._sizes:
+                raise KeyError(f"No group is named '{name}': {list(self._sizes)}")
+        gone = {name: self._sizes[name] - n for name, n in left.items()}
+        touched = {i for name in left for i in self._of_group[name]}
+        total = 0
+        for i in touched:
+            weight = self._weights[i]
+            factor = 2 * (weight.uses or 0) if operations else int(weight.parameters)
+            if factor:
+                total += factor * (self._full[i] - self._living(weight, gone))
+        return total
+
+    def _living(self, weight, gone):
+        sizes = list(weight.shape)
+        for axis, groups in weight.axes.items():
+            sizes[axis] -= sum(n * gone.get(name, 0) for name, n in groups.items())
+        return math.prod(sizes)

@@ -1,0 +1,376 @@
+"""`channel_groups`: the channels of a model that live or die together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.keras_models.calls import layer_calls
+from tfticket.keras_models.channels.costs import Costs, Weight
+from tfticket.keras_models.channels.rule import Barrier, Member
+from tfticket.keras_models.channels.trace import Traced, trace
+from tfticket.keras_models.copies import require_built, require_keras_3
+from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.names import every_layer, is_graph, weights_by_path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupMember:
+    """An axis of a weight that a group's units index.
+
+    Args:
+        path: Name of the weight, as in `get_masks`: "layer/kernel".
+        variable: The weight itself.
+        axis: The axis.
+        indices: Integers (units, times): where on the axis each unit is. A unit is
+            there several times after a Flatten, or in the gates of an LSTM.
+        reads: Whether the layer reads the units here, and does not make them.
+        zeroed: Whether a pruned unit's values are zero. A moving variance stays.
+    """
+
+    path: str
+    variable: keras.Variable
+    axis: int
+    indices: np.ndarray
+    reads: bool
+    zeroed: bool
+
+    def __repr__(self) -> str:
+        times = self.indices.shape[1]
+        return f"{self.path}[{self.axis}]" + (f" x{times}" if times > 1 else "")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Units that are in the same weights on the same axes, each cut whole.
+
+    Args:
+        name: Of the first layer that makes them.
+        kind: "channels", "heads" of an attention layer, or its "key_dim", what heads
+            compare, or "value_dim", what they pass on.
+        size: Number of units.
+        members: Where they are.
+        pinned: Why none can go; empty if they can.
+        parameters: What removing one unit saves, while all others are there.
+        operations: Multiplications and additions of one sample that it saves; `None`
+            if they are not known.
+    """
+
+    name: str
+    kind: str
+    size: int
+    members: tuple[GroupMember, ...]
+    pinned: str
+    parameters: int
+    operations: int | None
+
+
+class ChannelGroups(Mapping):
+    """The groups of a model by name. `print` shows a table.
+
+    Args:
+        groups: The groups, in the order of their first layers.
+        without_rule: Layer with weights to the reason why nothing of it can go.
+        costs: How operations and parameters depend on the number of units.
+    """
+
+    def __init__(
+        self,
+        groups: list[ChannelGroup],
+        without_rule: dict[str, str],
+        costs: Costs,
+    ):
+        self._groups = {group.name: group for group in groups}
+        self.without_rule = without_rule
+        self._costs = costs
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def free(self) -> dict[str, ChannelGroup]:
+        """The groups whose units can be removed."""
+        return {name: x for name, x in self._groups.items() if not x.pinned}
+
+    def operations(self, left: Mapping[str, int] | None = None) -> int | None:
+        """Multiplications and additions of one sample, of kernels and of attention.
+
+        Nothing is built: this takes microseconds, to be called for many widths.
+
+        Args:
+            left: Name of a group to the number of its units that are left; all of
+                those of groups that are not named.
+
+        Returns:
+            The count; `None` if it is not known how often a kernel is used.
+        """
+        return self._costs.operations(left or {})
+
+    def parameters(self, left: Mapping[str, int] | None = None) -> int:
+        """Number of all weights of the model with so many units left."""
+        return self._costs.parameters(left or {})
+
+    def masks(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Masks of all weights that lose something.
+
+        Args:
+            kept: Name of a group to a boolean array with a flag for each unit.
+
+        Returns:
+            Name of the weight to a boolean array in its shape, False where a unit that
+            is not kept has a value that must be zero.
+
+        Raises:
+            KeyError: If there is no such group.
+            ValueError: If an array has another length, or the group is pinned.
+        """
+        masks: dict[str, np.ndarray] = {}
+        for name, flags in kept.items():
+            group, flags = self[name], np.asarray(flags, bool)
+            if flags.shape != (group.size,):
+                raise ValueError(
+                    f"Group '{name}' has {group.size} units. Received: an array of "
+                    f"shape {flags.shape}"
+                )
+            if group.pinned and not flags.all():
+                raise ValueError(f"Group '{name}' can't lose units: {group.pinned}.")
+            for member in group.members:
+                if not member.zeroed or flags.all():
+                    continue
+                mask = masks.setdefault(
+                    member.path, np.ones(tuple(member.variable.shape), bool)
+                )
+                mask.swapaxes(0, member.axis)[member.indices[~flags].ravel()] = False
+        return masks
+
+    def __str__(self) -> str:
+        rows = [("group", "kind", "units", "parameters", "operations", "weights")]
+        notes: list[str] = []
+        for group in self._groups.values():
+            where = [repr(x) for x in group.members]
+            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+            cost = "-" if group.operations is None else f"{group.operations:,}"
+            rows.append(
+                (
+                    group.name,
+                    group.kind,
+                    f"{group.size:,}",
+                    f"{group.parameters:,}",
+                    cost,
+                    ", ".join(where[:3]) + more,
+                )
+            )
+            if group.pinned:
+                notes.append(f"'{group.name}' stays: {group.pinned}")
+        notes += [f"'{name}' stays: {why}" for name, why in self.without_rule.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(n) if i in (2, 3, 4) else cell.ljust(n)
+                for i, (cell, n) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        total = self.operations()
+        count = f"{total:,}" if total is not None else "not known"
+        lines.append(f"parameters: {self.parameters():,}; operations: {count}")
+        return "\n".join([*lines, *notes])
+
+
+def channel_groups(model: keras.Model) -> ChannelGroups:
+    """Finds the channels that go together, and what each costs.
+
+    Ties come from the model's graph: what is added must be there on both sides; what
+    a normalization or a depthwise convolution takes, it makes; what a layer reads has
+    rows in its kernel. Operations and parameters of a group are those of one unit.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped by `prune` or not.
+
+    Returns:
+        `ChannelGroups`, a mapping of names to groups.
+
+    Raises:
+        TypeError: If the model is subclassed, so that its graph is not known.
+        ValueError: If it is not built.
+
+    Example:
+
+    >>> x = keras.Input((8, 8, 3))
+    >>> y = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)
+    >>> z = keras.layers.Conv2D(4, 3, padding="same", name="b")(y)
+    >>> y = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([y, z]))
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="c")(y))
+    >>> group = tfticket.channel_groups(model)["a"]
+    >>> group.size, [str(x) for x in group.members][:3]
+    (4, ['a/kernel[3]', 'a/bias[0]', 'b/kernel[2]'])
+
+    Source: the idea of dependency groups, Fang et al. 2023 (arXiv 2301.12900).
+    """
+    if not isinstance(model, keras.Model):
+        require_keras_3(model)
+    if not is_graph(model):
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its graph is "
+            "not known, so that nobody can tell which channels go together. Rebuild it "
+            "as a Functional model."
+        )
+    require_built(model)
+    traced = trace(FlatGraph(model))
+    members = _members(traced)
+    paths = weight_paths(model)
+    found = _grouped(traced, members, paths)
+    costs = _costs(model, traced, found)
+    groups = [
+        dataclasses.replace(
+            group,
+            parameters=costs.parameters({}) - costs.parameters({group.name: rest}),
+            operations=costs.saved(group.name),
+        )
+        for group, _ in found
+        for rest in (group.size - 1,)
+    ]
+    return ChannelGroups(groups, _without_rule(traced), costs)
+
+
+def weight_paths(model: keras.Model) -> dict[int, str]:
+    """Names of the weights by the `id` of their variables, as in `get_masks`."""
+    prefixes = [
+        path for path, layer in every_layer(model) if type(layer).__name__ == "Prune"
+    ]
+    names = {}
+    for name, variable in weights_by_path(model).items():
+        for path in prefixes:
+            if name.startswith(f"{path}/layer/"):
+                name = f"{path}/{name.removeprefix(f'{path}/layer/')}"
+        names[id(variable)] = name
+    return names
+
+
+def _members(traced: Traced) -> list[Member]:
+    """Every axis of every weight once, though it is used in several calls."""
+    found: dict[tuple, Member] = {}
+    for node in traced.nodes:
+        for member in node.members:
+            found.setdefault((id(member.variable), member.axis), member)
+    return list(found.values())
+
+
+def _grouped(
+    traced: Traced, members: list[Member], paths: dict[int, str]
+) -> list[tuple[ChannelGroup, np.ndarray]]:
+    """The groups, without costs yet, and the labels of their units."""
+    if not members:
+        return []
+    labels = np.concatenate([x.labels for x in members])
+    which = np.repeat(np.arange(len(members)), [len(x.labels) for x in members])
+    units, unit = np.unique(labels, return_inverse=True)
+    # Units that are in the same members, equally often, have the same signature.
+    random = np.random.default_rng(0)
+    codes = random.integers(1, 2**63, len(members), dtype=np.uint64)
+    signatures = np.zeros(len(units), np.uint64)
+    np.add.at(signatures, unit, codes[which])
+    reasons = sorted({traced.pins.get(x, "") for x in units.tolist()})
+    pins = random.integers(1, 2**63, len(reasons), dtype=np.uint64)
+    place = [reasons.index(traced.pins.get(x, "")) for x in units.tolist()]
+    signatures += pins[place]
+    _, first, group_of = np.unique(signatures, return_index=True, return_inverse=True)
+    present: dict[int, list[int]] = {}
+    pairs = np.unique(group_of[unit] * len(members) + which)
+    for pair in pairs.tolist():
+        present.setdefault(pair // len(members), []).append(pair % len(members))
+    orders = [np.argsort(x.labels, kind="stable") for x in members]
+    result, taken = [], {}
+    for number in np.argsort(first).tolist():
+        of = units[group_of == number]
+        name, kind = traced.labels.origin(int(of[0]))
+        name = name if kind == "channels" else f"{name}/{kind}"
+        taken[name] = taken.get(name, -1) + 1
+        group = ChannelGroup(
+            name=f"{name}:{taken[name]}" if taken[name] else name,
+            kind=kind,
+            size=len(of),
+            members=tuple(
+                _placed(members[m], orders[m], of, paths) for m in present[number]
+            ),
+            pinned=traced.pins.get(int(of[0]), ""),
+            parameters=0,
+            operations=None,
+        )
+        result.append((group, of))
+    return result
+
+
+def _placed(member, order, units, paths):
+    """Where on the axis of a member each unit is."""
+    ordered = member.labels[order]
+    start = np.searchsorted(ordered, units)
+    times = np.searchsorted(ordered, units[0], "right") - start[0]
+    return GroupMember(
+        paths.get(id(member.variable), member.variable.path),
+        member.variable,
+        member.axis,
+        order[start[:, np.newaxis] + np.arange(times)],
+        member.reads is not None,
+        member.zeroed,
+    )
+
+
+def _costs(model, traced, found) -> Costs:
+    """What each weight and each product of tensors costs, by numbers of units."""
+    calls = layer_calls(model)
+    times: dict[tuple, dict[str, int]] = {}
+    for group, _ in found:
+        for member in group.members:
+            key = id(member.variable), member.axis
+            times.setdefault(key, {})[group.name] = member.indices.shape[1]
+    weights = []
+    for variable in model.weights:
+        axes = {
+            axis: times[id(variable), axis]
+            for axis in range(len(variable.shape))
+            if (id(variable), axis) in times
+        }
+        uses = calls.uses.get(id(variable), 0)
+        if calls.failure:
+            uses = None
+        known = uses if isinstance(uses, int) else None
+        weights.append(Weight(tuple(variable.shape), axes, known))
+    group_of = {
+        label: group.name for group, units in found for label in units.tolist()
+    }
+    for node in traced.nodes:
+        for product in [] if isinstance(node.rule, Barrier) else _products(node):
+            axes = {}
+            for axis, labels in enumerate(product.axes):
+                names = [group_of.get(x) for x in labels.tolist()]
+                axes[axis] = {
+                    name: names.count(name) // len(set(labels[[x == name for x in names]]))
+                    for name in set(names) - {None}
+                }
+            shape = tuple(map(len, product.axes))
+            weights.append(Weight(shape, axes, product.count, parameters=False))
+    return Costs(weights, {group.name: group.size for group, _ in found})
+
+
+def _products(node):
+    return node.rule.products(node)
+
+
+def _without_rule(traced):
+    return {
+        node.layer.name: node.rule.reason
+        for node in traced.nodes
+        if isinstance(node.rule, Barrier) and getattr(node.layer, "weights", ())
+    }
