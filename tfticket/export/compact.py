@@ -1,13 +1,14 @@
 """`compact`: a smaller dense model that computes the same."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
 
 from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.rebuild import rebuild
-from tfticket.keras_models.calls import dense_flops
+from tfticket.keras_models.calls import layer_calls
 from tfticket.keras_models.channels.rule import Barrier
 from tfticket.keras_models.channels.trace import trace
 from tfticket.keras_models.copies import require_graph, require_keras_3
@@ -64,7 +65,8 @@ class Compacted:
         layers: The layers with weights, and those that compact does not know.
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
-        flops_before: Operations of a sample, counted by `dense_flops`; `None` if
+        flops_before: Operations of a sample, two for each weight and place of a
+            kernel; `None` if
             positions are not known.
         flops_after: The same of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
@@ -161,14 +163,15 @@ def compact(model: keras.Model) -> Compacted:
     graph = FlatGraph(plain)
     live = liveness(trace(graph))
     smaller, layers = rebuild(graph, live)
-    rows, flops = _compare(graph, live, layers)
+    rows = _compare(live, layers)
     return Compacted(
         smaller,
         tuple(_removed(rows)),
         tuple(rows),
         plain.count_params(),
         smaller.count_params(),
-        *flops,  # type: ignore[call-arg]
+        _flops(plain),
+        _flops(smaller),
         _unread(graph, live),
     )
 
@@ -183,29 +186,32 @@ def _require_finite(model):
             )
 
 
-def _compare(graph, live, layers):
-    """Rows of the table, and FLOPs before and after."""
-    rows, flops = {}, []
+def _flops(model):
+    """Operations of a sample; None if it is not known how often a kernel is used."""
+    calls = layer_calls(model)
+    counts = [
+        2 * uses * math.prod(weight.shape) if isinstance(uses, int) else None
+        for weight in model.weights
+        if (uses := calls.uses.get(id(weight))) is not None
+    ]
+    return None if calls.failure or None in counts else sum(counts)
+
+
+def _compare(live, layers):
+    """Rows of the table."""
+    rows = {}
     for node, layer in zip(live.traced.nodes, layers, strict=True):
-        call = node.call
         kept = [_sizes(live, x) for x in ((*node.inputs, None)[0], node.outputs[0])]
         parameters = (0, 0)
         if isinstance(layer, keras.layers.Layer):
-            before = call.operation
-            parameters = (before.count_params(), layer.count_params())
-            # Positions stay, whatever becomes of the channels.
-            positions = call.in_shapes[0], call.out_shapes[0]
-            flops.append([dense_flops(x, *positions) for x in (before, layer)])
+            parameters = (node.call.operation.count_params(), layer.count_params())
         left = _left(node, live)
         if parameters[0] or left:
             rows.setdefault(
                 layer.name,
                 CompactLayer(layer.name, type(layer).__name__, *kept, parameters, left),
             )
-    before, after = zip(*flops, strict=True) if flops else ((), ())
-    return list(rows.values()), [
-        None if None in counts else sum(counts) for counts in (before, after)
-    ]
+    return list(rows.values())
 
 
 def _sizes(live, channels):

@@ -108,6 +108,13 @@ class MultiHeadAttention(Rule):
             members.append(Member(bias, 0, made))
         return members
 
+    def constants(self, node, given):
+        weights = self._weights(node)
+        nonzero = (numbers(weights["output_dense/kernel"]) != 0).any((0, 1))
+        bias = weights.get("output_dense/bias")
+        made = np.where(nonzero, np.nan, 0.0 if bias is None else numbers(bias))
+        return [made, *(np.full(len(x), np.nan) for x in node.outputs[1:])]
+
     def products(self, node):
         places = [x for shape in node.in_shapes[:2] for x in shape[1:-1]]
         count = None if None in places else math.prod(places)
@@ -208,6 +215,10 @@ class Attention(Rule):
             for x in node.layer.weights
             if len(x.shape) == 1 and x.name == "scale"
         ]
+
+    def constants(self, node, given):
+        # Weights that sum to one.
+        return [given[1], *(np.full(len(x), np.nan) for x in node.outputs[1:])]
 
     def needed(self, node, needed, given):
         compared = np.full(len(given[0]), any(x.any() for x in needed))

@@ -42,9 +42,15 @@ class Labels:
             )
         self._ties.append((some, others))
 
-    def pin(self, labels: np.ndarray, reason: str) -> None:
-        """Notes channels that stay whatever their weights are, and why."""
-        self._pins.append((labels, reason))
+    def pin(self, labels: np.ndarray, reason: str, first: bool = False) -> None:
+        """Notes channels that stay whatever their weights are, and why.
+
+        Args:
+            labels: The channels.
+            reason: Why they stay.
+            first: Whether this reason counts before those noted already.
+        """
+        self._pins.insert(0 if first else len(self._pins), (labels, reason))
 
     def roots(self) -> np.ndarray:
         """The lowest label that each label is tied to, by the label."""

@@ -246,7 +246,11 @@ class Matmul(Rule):
         return [Channels(made)]
 
     def constants(self, node, given):
-        return [np.full(len(node.outputs[0]), np.nan)]
+        made = np.full(len(node.outputs[0]), np.nan)
+        for each, constants in zip(node.inputs, given, strict=True):
+            if each is node.outputs[0]:
+                made = np.where(constants == 0, 0.0, made)
+        return [made]
 
     def needed(self, node, needed, given):
         reads = [np.full(len(x), needed[0].any()) for x in node.inputs]

@@ -71,6 +71,22 @@ class Recurrent(Rule):
             members.append(Member(cell.bias, len(cell.bias.shape) - 1, gates))
         return members
 
+    def constants(self, node, given):
+        made = self.constants_of(node.layer.cell)
+        for state in given[1:]:
+            made = np.where(state == 0, made, np.nan)
+        return [made] * len(node.outputs)
+
+    def constants_of(self, cell):
+        """Zero for the units of a cell that have no weight."""
+        at_zero = keras.ops.convert_to_numpy(cell.activation(np.zeros((1, 1))))
+        silent = ~self._nonzero(cell.kernel).any(0)
+        silent &= ~self._nonzero(cell.recurrent_kernel).any(0)
+        if cell.use_bias:
+            bias = keras.ops.convert_to_numpy(cell.bias) != 0
+            silent &= ~bias.reshape(-1, self._gates, len(silent)).any((0, 1))
+        return np.where(silent & (at_zero.item() == 0), 0.0, np.nan)
+
     def needed(self, node, needed, given):
         units = self.units_needed(node.layer.cell, np.any(needed, 0))
         kernel = self._nonzero(node.layer.cell.kernel)
@@ -148,6 +164,15 @@ class Bidirectional(Rule):
             for cell, made in zip(cells, self._sides(node), strict=True)
             for member in rule.members_of(cell, given, made)
         ]
+
+    def constants(self, node, given):
+        rule = self._rule(node)
+        cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
+        alive = np.concatenate(
+            [x.labels[np.isnan(rule.constants_of(c))]
+            for x, c in zip(map(Channels, self._sides(node)), cells, strict=True)]
+        )
+        return [np.where(np.isin(x.labels, alive), np.nan, 0.0) for x in node.outputs]
 
     def needed(self, node, needed, given):
         rule = self._rule(node)

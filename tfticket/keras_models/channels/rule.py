@@ -160,6 +160,9 @@ class Rule:
     any_mask = True
     # Whether its inputs may be of unknown size, as token numbers are.
     any_width = False
+    # Whether a channel that is zero in every input, and whose weights are zero, is zero
+    # in every output.
+    keeps_zero = False
     # Whether channels that are there count, were they not read: those of statistics.
     counts_channels = False
 
@@ -190,8 +193,20 @@ class Rule:
         return {}
 
     def constants(self, node: Node, given: list[np.ndarray]) -> list[np.ndarray]:
-        """Constants of the outputs, from those of the inputs. Here: none is known."""
-        return [np.full(len(x), np.nan) for x in node.outputs]
+        """Constants of the outputs, from those of the inputs.
+
+        Here: what is zero by `keeps_zero`.
+        """
+        if not self.keeps_zero:
+            return [np.full(len(x), np.nan) for x in node.outputs]
+        alive = [x.labels[c != 0] for x, c in zip(node.inputs, given, strict=True)]
+        for member in node.members:
+            if member.reads is None:
+                others = set(range(len(member.variable.shape))) - {member.axis}
+                values = numbers(member.variable)
+                alive.append(member.labels[(values != 0).any(tuple(others))])
+        alive = np.concatenate(alive)
+        return [np.where(np.isin(x.labels, alive), np.nan, 0.0) for x in node.outputs]
 
     def needed(
         self, node: Node, needed: list[np.ndarray], given: list[np.ndarray]

@@ -55,7 +55,7 @@ def trace(graph: FlatGraph) -> Traced:
         nodes.append(node)
         values.update(zip(call.outputs, node.outputs, strict=True))
     for i in graph.outputs:
-        labels.pin(values[i].labels, "an output of the model")
+        labels.pin(values[i].labels, "an output of the model", first=True)
     _tie_shared(nodes, labels)
     roots = labels.roots()
     resolved: dict[int, Channels] = {}
