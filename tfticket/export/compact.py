@@ -206,12 +206,18 @@ def _compare(live, layers):
         if isinstance(layer, keras.layers.Layer):
             parameters = (node.call.operation.count_params(), layer.count_params())
         left = _left(node, live)
-        if parameters[0] or left:
+        if parameters[0] or (left and not _takes_inputs_only(node, live)):
             rows.setdefault(
                 layer.name,
                 CompactLayer(layer.name, type(layer).__name__, *kept, parameters, left),
             )
     return list(rows.values())
+
+
+def _takes_inputs_only(node, live):
+    """Whether all it takes are inputs of the model, which stay anyway."""
+    taken = {i for i in node.call.inputs}
+    return taken <= set(live.traced.graph.inputs)
 
 
 def _sizes(live, channels):

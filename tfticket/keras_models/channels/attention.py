@@ -190,6 +190,8 @@ class Attention(Rule):
     """Attention without projections: what is compared goes together."""
 
     any_arguments = True
+    # What is compared and zero must be so, or go on both sides.
+    counts_channels = True
 
     def refuses(self, node):
         if len(node.inputs) not in (2, 3):
@@ -221,15 +223,17 @@ class Attention(Rule):
         return [given[1], *(np.full(len(x), np.nan) for x in node.outputs[1:])]
 
     def needed(self, node, needed, given):
-        compared = np.full(len(given[0]), any(x.any() for x in needed))
-        for weight in node.layer.weights:
-            if len(weight.shape) == 1:
-                compared = compared & (numbers(weight) != 0)
-        query, value, key = (*node.inputs, node.inputs[1])[:3]
-        del query
-        if len(node.inputs) == 3:
+        query, key = given[0], given[len(given) - 1]
+        if getattr(node.layer, "score_mode", "") == "dot" and not node.members:
+            compared = (query != 0) & (key != 0)
+        else:
+            compared = (query != 0) | (key != 0)
+        for member in node.members:
+            compared &= numbers(member.variable) != 0
+        compared &= any(x.any() for x in needed)
+        if len(given) == 3:
             return [compared, needed[0], compared]
-        return [compared, needed[0] | (compared if key is value else False)]
+        return [compared, needed[0] | compared]
 
 
 ATTENTION = {

@@ -295,6 +295,8 @@ def _grouped(
     for number in np.argsort(first).tolist():
         of = units[group_of == number]
         name, kind = traced.labels.origin(int(of[0]))
+        if kind == "padding":
+            continue
         name = name if kind == "channels" else f"{name}/{kind}"
         taken[name] = taken.get(name, -1) + 1
         group = ChannelGroup(

@@ -42,7 +42,12 @@ class Merge(Rule):
 
     def constants(self, node, given):
         size = len(node.outputs[0])
-        values = np.stack([np.broadcast_to(x, size) for x in given])
+        values = np.stack(
+            [
+                np.broadcast_to(x if len(x) in (1, size) else np.nan, size)
+                for x in given
+            ]
+        )
         result = self.function(values)
         if self.absorbs:
             result = np.where((values == 0).any(0), 0.0, result)
@@ -256,6 +261,57 @@ class GetItem(Rule):
             return rows if all(x == slice(None) for x in keys) else rows[tuple(keys)]
 
         return Resized(emit=emit)
+
+
+class Take(Rule):
+    """`keras.ops.take` with fixed numbers of channels, or any numbers of positions."""
+
+    any_axis = True
+    any_arguments = True
+
+    def refuses(self, node):
+        if len(node.numbers) != 1 or node.layer.axis is None:
+            return "takes by numbers that are computed"
+        if self._takes_channels(node):
+            return None if self._numbers(node).ndim == 1 else "takes an array of channels"
+        rank = len(node.in_shapes[0])
+        if node.layer.axis % rank == 0 or self._numbers(node).ndim != 1:
+            return "moves the channels' axis"
+        return None
+
+    def _takes_channels(self, node):
+        rank = len(node.in_shapes[0])
+        return node.layer.axis % rank == node.inputs[0].axis % rank
+
+    def _numbers(self, node):
+        args, kwargs = node.call.arguments.args, node.call.arguments.kwargs
+        return np.asarray(kwargs["indices"] if "indices" in kwargs else args[1])
+
+    def outputs(self, node, labels):
+        of = node.inputs[0]
+        if not self._takes_channels(node):
+            return [of]
+        return [Channels(of.labels[self._numbers(node)], of.axis)]
+
+    def constants(self, node, given):
+        if not self._takes_channels(node):
+            return [given[0]]
+        return [given[0][self._numbers(node)]]
+
+    def needed(self, node, needed, given):
+        if not self._takes_channels(node):
+            return [needed[0]]
+        result = np.zeros(len(given[0]), bool)
+        np.logical_or.at(result, self._numbers(node), needed[0])
+        return [result]
+
+    def resized(self, node, kept: Kept):
+        if kept.inputs[0].all() or not self._takes_channels(node):
+            return Resized()
+        now = np.cumsum(kept.inputs[0]) - 1
+        picked = now[self._numbers(node)[kept.outputs[0]]].tolist()
+        axis = node.inputs[0].axis
+        return Resized(emit=lambda _, args, __: keras.ops.take(args[0], picked, axis))
 
 
 MERGING = {

@@ -7,6 +7,7 @@ from tfticket.keras_models.channels.merging import (
     Concatenate,
     GetItem,
     Split,
+    Take,
     needed_by_element,
     tie_by_element,
 )
@@ -168,7 +169,11 @@ class Reduce(Rule):
 
 
 class Padding(Rule):
-    """Numbers around the positions: no constant but one of that number."""
+    """Numbers around positions, or zeros beside the channels.
+
+    Channels of zeros are what a smaller LayerNormalization counts; where nothing needs
+    them they go.
+    """
 
     any_axis = True
     any_arguments = True
@@ -177,19 +182,46 @@ class Padding(Rule):
         width = node.layer.pad_width
         if np.ndim(width) < 2 or len(width) == 1 or len(node.numbers) > 1:
             return "pads every axis"
-        if any(width[node.inputs[0].axis]):
-            return "pads the channels' axis"
+        if any(self._width(node)) and not self._with_zeros(node):
+            return "pads the channels' axis with other numbers than zeros"
         return None
 
-    def constants(self, node, given):
+    def _width(self, node):
+        return node.layer.pad_width[node.inputs[0].axis]
+
+    def _with_zeros(self, node):
         arguments = node.call.arguments
         number = arguments.kwargs.get("constant_values", (*arguments.args, None)[1])
-        zeros = node.layer.mode == "constant" and not number
-        zero = (given[0] == 0) & zeros
-        return [np.where(zero, 0.0, np.nan)]
+        return node.layer.mode == "constant" and not number
+
+    def outputs(self, node, labels):
+        of = node.inputs[0]
+        if not any(self._width(node)):
+            return [of]
+        before, after = (
+            labels.fresh(n, node.layer.name, "padding") for n in self._width(node)
+        )
+        return [Channels(np.concatenate([before, of.labels, after]), of.axis)]
+
+    def constants(self, node, given):
+        zero = np.where((given[0] == 0) & self._with_zeros(node), 0.0, np.nan)
+        return [np.pad(zero, self._width(node))]
 
     def needed(self, node, needed, given):
-        return [needed[0]]
+        before, after = self._width(node)
+        return [needed[0][before : len(needed[0]) - after]]
+
+    def resized(self, node, kept: Kept):
+        if kept.outputs[0].all() or not any(self._width(node)):
+            return Resized()
+        before, after = self._width(node)
+        flags = kept.outputs[0]
+        width = list(node.layer.pad_width)
+        ends = flags[:before].sum(), flags[len(flags) - after :].sum()
+        width[node.inputs[0].axis] = tuple(map(int, ends))
+        if not np.any(width):
+            return Resized(emit=lambda _, args, __: args[0])
+        return Resized(emit=lambda _, args, __: keras.ops.pad(args[0], width))
 
 
 class Pooling(Rule):
@@ -220,6 +252,8 @@ class Matmul(Rule):
     """A product of two tensors: channels are summed over, or pass as rows or columns."""
 
     any_axis = True
+    # Of two channels that are multiplied, one that is zero must be so, or both go.
+    counts_channels = True
 
     def refuses(self, node):
         if len(node.inputs) != 2 or min(map(len, node.in_shapes)) < 2:
@@ -256,10 +290,7 @@ class Matmul(Rule):
         reads = [np.full(len(x), needed[0].any()) for x in node.inputs]
         one, other = node.inputs
         if one.axis == -1 and other.axis == -2 and len(one) == len(other):
-            return [
-                reads[0] & ~((given[1] == 0) & (given[0] != 0)),
-                reads[1] & (given[0] != 0),
-            ]
+            return [x & (given[0] != 0) & (given[1] != 0) for x in reads]
         for i, each in enumerate(node.inputs):
             if each is node.outputs[0]:
                 reads[i] = needed[0]
@@ -288,6 +319,7 @@ OPERATIONS: dict[str, Rule] = {
     "Concatenate": Concatenate(),
     "Split": Split(),
     "GetItem": GetItem(),
+    "Take": Take(),
     "Reshape": Reshape(),
     **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), Permute()),
     **dict.fromkeys(("Squeeze", "ExpandDims"), Squeeze()),

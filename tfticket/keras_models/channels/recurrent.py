@@ -199,10 +199,8 @@ class Bidirectional(Rule):
         for name, part, kernel in zip(
             ("layer", "backward_layer"), parts, sizes, strict=True
         ):
-            serialized = keras.saving.serialize_keras_object(part)
-            if kernel is not None:
-                serialized["config"][rule._size] = kernel.shape[-2]
-            made[name] = serialized
+            size = {} if kernel is None else {rule._size: kernel.shape[-2]}
+            made[name] = _serialized(part, size)
         return Resized(made, resized.weights)
 
 
@@ -265,12 +263,20 @@ class _Stepwise(Rule):
         resized = self._rule.resized(self._step(node), kept)
         if not resized.config and not resized.weights:
             return Resized()
-        inner = keras.saving.serialize_keras_object(node.layer.layer)
-        inner["config"].update(resized.config)
+        inner = _serialized(node.layer.layer, resized.config)
         names = {x: f"layer/{x}" for x in weights_by_path(node.layer.layer)}
         names.setdefault("bias", "layer/bias")
         weights = {names[name]: x for name, x in resized.weights.items()}
         return Resized({"layer": inner}, weights)
+
+
+def _serialized(layer, changes):
+    """The configuration of a layer inside another one, with some entries changed."""
+    serialized = keras.saving.serialize_keras_object(layer)
+    serialized["config"].update(changes)
+    # Built for the old sizes.
+    serialized.pop("build_config", None)
+    return serialized
 
 
 RECURRENT = {

@@ -275,6 +275,8 @@ class Rule:
 
 def cut(node: Node, kept: Kept) -> dict[str, np.ndarray]:
     """The weights of a layer that lose something, by name, for the indices kept."""
+    if not node.members:
+        return {}
     names = {id(x): name for name, x in weights_by_path(node.layer).items()}
     weights: dict[str, np.ndarray] = {}
     for member, flags in zip(node.members, kept.members, strict=True):
