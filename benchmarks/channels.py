@@ -146,8 +146,10 @@ def measure(name: str) -> dict:
 
 
 def main(_):
-    print("| model | groups | left | foretold | Torch-Pruning | over it | groups s "
-          "| compact s | difference |")
+    print(
+        "| model | groups | left | foretold | Torch-Pruning | over it | groups s "
+        "| compact s | difference |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in _MODELS.value:
         row = measure(name)

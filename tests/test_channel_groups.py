@@ -222,9 +222,7 @@ def test_table():
     lines = text.splitlines()
     assert lines[0].split()[:3] == ["group", "kind", "units"]
     assert lines[3].split()[:5] == ["a", "channels", "6", "5", "8"]
-    assert (
-        "'a' stays: 'odd' (Lambda) is of a kind without a channel rule" in text
-    )
+    assert "'a' stays: 'odd' (Lambda) is of a kind without a channel rule" in text
     assert "'b' stays: an output of the model" in text
 
 
@@ -744,7 +742,9 @@ def random_step(draw, tensors):
         size = draw(st.integers(1, 3))
         return conv(draw(st.integers(2, 5)), size, use_bias=draw(st.booleans()))(x)
     if kind == 3:
-        groups = draw(st.sampled_from([n for n in range(1, width + 1) if width % n == 0]))
+        groups = draw(
+            st.sampled_from([n for n in range(1, width + 1) if width % n == 0])
+        )
         return conv(groups * draw(st.integers(1, 2)), 3, groups=groups)(x)
     if kind == 4:
         return layers.DepthwiseConv2D(
@@ -818,6 +818,40 @@ def test_random_graphs(data):
 @given(data=st.data())
 def test_many_random_graphs(data):
     check_random_groups(data)
+
+
+def mask_at_random(model, seed):
+    """Zeros of no group's: single weights, rows, columns, scales and statistics."""
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        value = np.array(weight)
+        if "variance" in weight.name:
+            continue
+        value *= random.random(value.shape) < random.choice([0.4, 0.9, 1.0])
+        for axis in range(value.ndim):
+            flags = random.random(value.shape[axis]) < random.choice([0.5, 1.0])
+            value = (value.swapaxes(axis, -1) * flags).swapaxes(axis, -1)
+        weight.assign(value)
+
+
+def check_random_masks(data):
+    model = fill(random_model(data.draw))
+    mask_at_random(model, data.draw(st.integers(0, 2**20)))
+    result = compact(model)
+    assert_same(model, result.model, tolerance=1e-5)
+
+
+@examples(15)
+@given(data=st.data())
+def test_random_masks(data):
+    check_random_masks(data)
+
+
+@pytest.mark.slow
+@examples(300)
+@given(data=st.data())
+def test_many_random_masks(data):
+    check_random_masks(data)
 
 
 # Bad input.

@@ -6,14 +6,18 @@ import math
 import keras
 import numpy as np
 
+from tfticket.edge_popup.layers import Popup
+from tfticket.edge_popup.model import PopupModel
 from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.rebuild import rebuild
-from tfticket.keras_models.calls import layer_calls
+from tfticket.keras_models.channels.costs import uses
 from tfticket.keras_models.channels.rule import Barrier
 from tfticket.keras_models.channels.trace import trace
 from tfticket.keras_models.copies import require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.names import every_layer
 from tfticket.pruning.prune_strip import strip
+from tfticket.pruning.wrapper import Prune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +162,7 @@ def compact(model: keras.Model) -> Compacted:
             )
         require_keras_3(model)
     require_graph(model)
-    plain = strip(model)
+    plain = strip(model) if _has_masks(model) else model
     _require_finite(plain)
     graph = FlatGraph(plain)
     live = liveness(trace(graph))
@@ -170,9 +174,15 @@ def compact(model: keras.Model) -> Compacted:
         tuple(rows),
         plain.count_params(),
         smaller.count_params(),
-        _flops(plain),
-        _flops(smaller),
+        _flops(graph),
+        _flops(FlatGraph(smaller)),
         _unread(graph, live),
+    )
+
+
+def _has_masks(model):
+    return isinstance(model, PopupModel) or any(
+        isinstance(layer, (Prune, Popup)) for _, layer in every_layer(model)
     )
 
 
@@ -186,15 +196,15 @@ def _require_finite(model):
             )
 
 
-def _flops(model):
+def _flops(graph):
     """Operations of a sample; None if it is not known how often a kernel is used."""
-    calls = layer_calls(model)
+    used = uses(graph)
     counts = [
-        2 * uses * math.prod(weight.shape) if isinstance(uses, int) else None
-        for weight in model.weights
-        if (uses := calls.uses.get(id(weight))) is not None
+        None if count is None else 2 * count * math.prod(weight.shape)
+        for weight in graph.model.weights
+        for count in [used.get(id(weight), 0)]
     ]
-    return None if calls.failure or None in counts else sum(counts)
+    return None if None in counts else sum(counts)
 
 
 def _compare(live, layers):

@@ -4,6 +4,52 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import keras
+
+from tfticket.keras_models.calls import kernels, layer_calls, positions
+from tfticket.keras_models.channels.trace import inner
+from tfticket.keras_models.graph import FlatGraph
+
+
+def uses(graph: FlatGraph) -> dict[int, int | None]:
+    """How often a sample uses each value of the kernels, by the `id` of the variable.
+
+    Shapes in the graph say it for layers of one kernel. A pass through the whole model,
+    which takes longer, is made only if it holds others: attention, recurrent layers.
+
+    Args:
+        graph: The model, flat.
+
+    Returns:
+        The counts, `None` where that is not known. Weights not in it are not kernels.
+    """
+    found: dict[int, int | None] = {}
+    for call in graph.calls:
+        layer = inner(call.operation)
+        if not getattr(layer, "weights", ()) or _without_products(layer):
+            continue
+        count = positions(layer, call.in_shapes[0], call.out_shapes[0])
+        if count is None or not isinstance(count, int):
+            calls = layer_calls(graph.model)
+            return {
+                id(weight): known if isinstance(known, int) else None
+                for weight in graph.model.weights
+                for known in [calls.uses.get(id(weight), None if calls.failure else 0)]
+            }
+        for kernel in kernels(layer):
+            before = found.get(id(kernel), 0)
+            found[id(kernel)] = None if before is None else before + count
+    return found
+
+
+def _without_products(layer):
+    return isinstance(layer, _NO_PRODUCTS) or all(
+        len(x.shape) < 2 for x in layer.weights
+    )
+
+
+_NO_PRODUCTS = (keras.layers.Embedding, keras.layers.PReLU, keras.layers.Normalization)
+
 
 @dataclasses.dataclass(frozen=True)
 class Weight:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
-from tfticket.keras_models.calls import layer_calls
-from tfticket.keras_models.channels.costs import Costs, Weight
+from tfticket.keras_models.channels.costs import Costs, Weight, uses
 from tfticket.keras_models.channels.rule import Barrier, Member
 from tfticket.keras_models.channels.trace import Traced, trace
 from tfticket.keras_models.copies import require_built, require_keras_3
@@ -331,7 +329,7 @@ def _placed(member, order, units, paths):
 
 def _costs(model, traced, found) -> Costs:
     """What each weight and each product of tensors costs, by numbers of units."""
-    calls = layer_calls(model)
+    used = uses(traced.graph)
     times: dict[tuple, dict[str, int]] = {}
     for group, _ in found:
         for member in group.members:
@@ -344,21 +342,16 @@ def _costs(model, traced, found) -> Costs:
             for axis in range(len(variable.shape))
             if (id(variable), axis) in times
         }
-        uses = calls.uses.get(id(variable), 0)
-        if calls.failure:
-            uses = None
-        known = uses if isinstance(uses, int) else None
-        weights.append(Weight(tuple(variable.shape), axes, known))
-    group_of = {
-        label: group.name for group, units in found for label in units.tolist()
-    }
+        weights.append(Weight(tuple(variable.shape), axes, used.get(id(variable), 0)))
+    group_of = {label: group.name for group, units in found for label in units.tolist()}
     for node in traced.nodes:
         for product in [] if isinstance(node.rule, Barrier) else _products(node):
             axes = {}
             for axis, labels in enumerate(product.axes):
                 names = [group_of.get(x) for x in labels.tolist()]
                 axes[axis] = {
-                    name: names.count(name) // len(set(labels[[x == name for x in names]]))
+                    name: names.count(name)
+                    // len(set(labels[[x == name for x in names]]))
                     for name in set(names) - {None}
                 }
             shape = tuple(map(len, product.axes))

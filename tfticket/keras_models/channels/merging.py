@@ -43,10 +43,7 @@ class Merge(Rule):
     def constants(self, node, given):
         size = len(node.outputs[0])
         values = np.stack(
-            [
-                np.broadcast_to(x if len(x) in (1, size) else np.nan, size)
-                for x in given
-            ]
+            [np.broadcast_to(x if len(x) in (1, size) else np.nan, size) for x in given]
         )
         result = self.function(values)
         if self.absorbs:
@@ -273,7 +270,9 @@ class Take(Rule):
         if len(node.numbers) != 1 or node.layer.axis is None:
             return "takes by numbers that are computed"
         if self._takes_channels(node):
-            return None if self._numbers(node).ndim == 1 else "takes an array of channels"
+            return (
+                None if self._numbers(node).ndim == 1 else "takes an array of channels"
+            )
         rank = len(node.in_shapes[0])
         if node.layer.axis % rank == 0 or self._numbers(node).ndim != 1:
             return "moves the channels' axis"

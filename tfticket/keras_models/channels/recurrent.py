@@ -169,8 +169,10 @@ class Bidirectional(Rule):
         rule = self._rule(node)
         cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
         alive = np.concatenate(
-            [x.labels[np.isnan(rule.constants_of(c))]
-            for x, c in zip(map(Channels, self._sides(node)), cells, strict=True)]
+            [
+                x.labels[np.isnan(rule.constants_of(c))]
+                for x, c in zip(map(Channels, self._sides(node)), cells, strict=True)
+            ]
         )
         return [np.where(np.isin(x.labels, alive), np.nan, 0.0) for x in node.outputs]
 
