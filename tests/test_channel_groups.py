@@ -1,4 +1,4 @@
-"""`channel_groups`: by hand, then over many topologies: what is cut whole goes whole."""
+"""`channel_groups`: by hand, then over many topologies: what is cut goes whole."""
 
 import keras
 import numpy as np
@@ -173,9 +173,10 @@ def test_heads_and_what_they_compare_and_pass_are_units_of_their_own():
         "mha/key_dim": (6, "key_dim"),
         "mha/value_dim": (2, "value_dim"),
     }
-    # Keras computes scores in float32. A head: its columns in q, k and v, its rows in the output, 5 x 5 products twice.
+    # A head: its columns in q, k and v, its rows in the output, 5 x 5 products twice.
     columns = 12 * (6 + 6 + 2) + 2 * 12
     assert groups["mha/heads"].operations == 2 * (5 * columns + 25 * (6 + 2))
+    # Keras computes the scores in float32.
     check(model, tolerance=1e-6)
 
 
@@ -542,6 +543,24 @@ def test_sequences(network):
     groups, _ = check(keras.Model(x, network(x)), tolerance=1e-6)
     assert not groups.without_rule
     assert len(groups.free) > 0
+
+
+def test_a_unit_that_another_one_remembers_stays():
+    x = keras.Input((5, 3), name="x")
+    y = layers.LSTM(3, name="lstm")(x)
+    model = fill(keras.Model(x, layers.Dense(2, name="out")(y)))
+    kernel, recurrent, bias = model.get_layer("lstm").get_weights()
+    # Unit 0 is read by nothing, unit 1 by unit 2 only, in one of its gates.
+    recurrent[:] = 0
+    recurrent[1, 5] = 1.0
+    recurrent[2, [2, 5, 8, 11]] = 0.5
+    model.get_layer("lstm").set_weights([kernel, recurrent, bias])
+    weights = model.get_layer("out").get_weights()
+    weights[0][:2] = 0
+    model.get_layer("out").set_weights(weights)
+    result = compact(model)
+    assert result.model.get_layer("lstm").units == 2
+    assert_same(model, result.model, 1e-10)
 
 
 def test_mixed_tokens_pin_the_width_and_nothing_else():

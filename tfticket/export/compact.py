@@ -6,8 +6,6 @@ import math
 import keras
 import numpy as np
 
-from tfticket.edge_popup.layers import Popup
-from tfticket.edge_popup.model import PopupModel
 from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.channels.costs import uses
@@ -15,9 +13,9 @@ from tfticket.keras_models.channels.rule import Barrier
 from tfticket.keras_models.channels.trace import trace
 from tfticket.keras_models.copies import require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
 from tfticket.keras_models.names import every_layer
 from tfticket.pruning.prune_strip import strip
-from tfticket.pruning.wrapper import Prune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +64,11 @@ class Compacted:
     Args:
         model: The smaller model.
         removed: What each layer lost; nothing of layers that are as they were.
-        layers: The layers with weights, and those that compact does not know.
+        layers: The layers with weights, and those without a channel rule.
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
-        flops_before: Operations of a sample, two for each weight and place of a
-            kernel; `None` if
-            positions are not known.
+        flops_before: Operations of a sample, two for each weight of a kernel and place
+            where it is used; `None` if places are not known.
         flops_after: The same of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
             reads. They stay, since the model's inputs do.
@@ -120,13 +117,21 @@ def compact(model: keras.Model) -> Compacted:
     """Removes units and channels that provably do nothing; outputs stay the same.
 
     Removed are units with no way in, which are constant (the constant goes into the
-    next bias; a layer without one gets it), and units with no way out, through Dense,
-    convolutions, BatchNormalization, element-wise activations, pooling, padding,
-    Flatten, Reshape, Concatenate, Add and their like. A constant that zeros of a
-    padded border would break into stays, and so do channels that a sum needs in one
-    of its branches. A layer all of whose units are dead keeps one. Grouped
-    convolutions, shared layers, channels first, softmax and every layer not known are
-    left alone, with the sizes of what they take and make.
+    next bias; a layer without one gets it), and units with no way out, as far as the
+    rules of `tfticket.keras_models.channels` reach: convolutions, also depthwise and
+    grouped ones, Dense and EinsumDense, normalizations, attention and its heads,
+    recurrent layers, embeddings, element-wise layers and operations, pooling, padding,
+    reshaping, slicing, sums, products and concatenations. Units that are tied, by a sum
+    or by two calls of a shared layer, go if none is needed. What `channel_groups` names
+    as one unit and is zero in all weights goes.
+
+    A constant that zeros of a padded border would break into stays. A layer all of
+    whose units are dead keeps one. Layers without a rule are left alone, with the sizes
+    of what they take and make; the result names them and says why.
+
+    LayerNormalization counts channels that are zero. So that its mean and variance stay
+    what they are, the smaller layer gets as many zeros as channels were removed, by a
+    padding before it that a slice after it takes away.
 
     Inputs keep their shape. Where nothing reads a feature, the first kernel keeps the
     row of zeros: a gather before it would cost a pass of its own.
@@ -181,8 +186,8 @@ def compact(model: keras.Model) -> Compacted:
 
 
 def _has_masks(model):
-    return isinstance(model, PopupModel) or any(
-        isinstance(layer, (Prune, Popup)) for _, layer in every_layer(model)
+    return isinstance(model, MaskedModel) or any(
+        isinstance(layer, MaskedLayer) for _, layer in every_layer(model)
     )
 
 
@@ -226,8 +231,7 @@ def _compare(live, layers):
 
 def _takes_inputs_only(node, live):
     """Whether all it takes are inputs of the model, which stay anyway."""
-    taken = {i for i in node.call.inputs}
-    return taken <= set(live.traced.graph.inputs)
+    return set(node.call.inputs) <= set(live.traced.graph.inputs)
 
 
 def _sizes(live, channels):

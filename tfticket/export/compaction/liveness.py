@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfticket.keras_models.channels.rule import Barrier, Kept
+from tfticket.keras_models.channels.rule import Barrier, Kept, Node
 from tfticket.keras_models.channels.trace import Traced, mixes
 
 
@@ -31,7 +31,7 @@ class Liveness:
         """Flags of a value's channels: do they stay?"""
         return self.stays[self.traced.values[number].labels]
 
-    def around(self, node) -> Kept:
+    def around(self, node: Node) -> Kept:
         """What stays around one call."""
         return Kept(
             [self.stays[x.labels] for x in node.inputs],
@@ -119,10 +119,12 @@ def _needed_by_layer(traced, node, needed):
 
 def _stays(traced, needed):
     """Flags by label. Every value and every weight keeps a channel: the first."""
-    values = [x for x in traced.values]
-    inside = [
-        pair for node in traced.nodes if node.members for pair in node.rule.inside(node)
-    ]
+    values = traced.values
+    inside = []
+    for node in traced.nodes:
+        if node.members:
+            flags = [needed[i] for i in node.call.outputs]
+            inside += node.rule.inside(node, flags)
     labels = [x.labels for x in values] + [x for x, _ in inside]
     size = 1 + max((int(x.max()) for x in labels if len(x)), default=0)
     stays = np.zeros(size, bool)

@@ -1,5 +1,7 @@
 """The smaller model: the same calls, of layers that have only the channels kept."""
 
+from typing import Any
+
 import keras
 
 from tfticket.export.compaction.liveness import Liveness
@@ -28,7 +30,8 @@ def rebuild(
     """
     names = _names(graph)
     resized = [_resized(node, live) for node in live.traced.nodes]
-    copies, ordered = {}, []
+    copies: dict[tuple, Any] = {}
+    ordered = []
     for call, changes in zip(graph.calls, resized, strict=True):
         key = _key(call.operation, changes)
         if key not in copies:

@@ -12,7 +12,6 @@ import numpy as np
 
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
     Member,
     Product,
     Resized,
@@ -127,7 +126,7 @@ class MultiHeadAttention(Rule):
             Product(count, (heads, by[id(value), 2])),
         ]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         weights = cut(node, kept)
         if not weights:
             return Resized()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import keras
 
 from tfticket.keras_models.calls import kernels, layer_calls, positions
-from tfticket.keras_models.channels.trace import inner
 from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.masked_layer import inner_layer
 
 
 def uses(graph: FlatGraph) -> dict[int, int | None]:
@@ -25,7 +25,7 @@ def uses(graph: FlatGraph) -> dict[int, int | None]:
     """
     found: dict[int, int | None] = {}
     for call in graph.calls:
-        layer = inner(call.operation)
+        layer = inner_layer(call.operation)
         if not getattr(layer, "weights", ()) or _without_products(layer):
             continue
         count = positions(layer, call.in_shapes[0], call.out_shapes[0])

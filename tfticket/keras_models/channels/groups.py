@@ -13,7 +13,7 @@ from tfticket.keras_models.channels.rule import Barrier, Member
 from tfticket.keras_models.channels.trace import Traced, trace
 from tfticket.keras_models.copies import require_built, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
-from tfticket.keras_models.names import every_layer, is_graph, weights_by_path
+from tfticket.keras_models.names import is_graph, named_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,16 +220,17 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
         require_keras_3(model)
     if not is_graph(model):
         raise TypeError(
-            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its graph is "
-            "not known, so that nobody can tell which channels go together. Rebuild it "
-            "as a Functional model."
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed: its graph, "
+            "which says what channels go together, is not known. Rebuild it as a "
+            "Functional model."
         )
     require_built(model)
     traced = trace(FlatGraph(model))
     members = _members(traced)
-    paths = weight_paths(model)
+    weights = named_weights(model)
+    paths = {id(x): name for name, x in weights.items()}
     found = _grouped(traced, members, paths)
-    costs = _costs(model, traced, found)
+    costs = _costs(traced, found, weights.values())
     groups = [
         dataclasses.replace(
             group,
@@ -240,20 +241,6 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
         for rest in (group.size - 1,)
     ]
     return ChannelGroups(groups, _without_rule(traced), costs)
-
-
-def weight_paths(model: keras.Model) -> dict[int, str]:
-    """Names of the weights by the `id` of their variables, as in `get_masks`."""
-    prefixes = [
-        path for path, layer in every_layer(model) if type(layer).__name__ == "Prune"
-    ]
-    names = {}
-    for name, variable in weights_by_path(model).items():
-        for path in prefixes:
-            if name.startswith(f"{path}/layer/"):
-                name = f"{path}/{name.removeprefix(f'{path}/layer/')}"
-        names[id(variable)] = name
-    return names
 
 
 def _members(traced: Traced) -> list[Member]:
@@ -289,7 +276,8 @@ def _grouped(
     for pair in pairs.tolist():
         present.setdefault(pair // len(members), []).append(pair % len(members))
     orders = [np.argsort(x.labels, kind="stable") for x in members]
-    result, taken = [], {}
+    result = []
+    taken: dict[str, int] = {}
     for number in np.argsort(first).tolist():
         of = units[group_of == number]
         name, kind = traced.labels.origin(int(of[0]))
@@ -327,7 +315,7 @@ def _placed(member, order, units, paths):
     )
 
 
-def _costs(model, traced, found) -> Costs:
+def _costs(traced, found, variables):
     """What each weight and each product of tensors costs, by numbers of units."""
     used = uses(traced.graph)
     times: dict[tuple, dict[str, int]] = {}
@@ -336,7 +324,7 @@ def _costs(model, traced, found) -> Costs:
             key = id(member.variable), member.axis
             times.setdefault(key, {})[group.name] = member.indices.shape[1]
     weights = []
-    for variable in model.weights:
+    for variable in variables:
         axes = {
             axis: times[id(variable), axis]
             for axis in range(len(variable.shape))

@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 
+from tfticket.keras_models.channels.labels import Labels
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
+    Node,
     Resized,
     Rule,
     finite,
@@ -54,7 +55,7 @@ class Merge(Rule):
         return needed_by_element(node, needed[0], given, self.absorbs)
 
 
-def tie_by_element(node, labels) -> Channels:
+def tie_by_element(node: Node, labels: Labels) -> Channels:
     """Channels of the output of a function that acts on numbers one by one.
 
     Inputs that have channels on another axis than the first wide one are pinned.
@@ -184,7 +185,7 @@ class Split(Rule):
             return [np.any(needed, 0)]
         return [np.concatenate(needed)]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.inputs[0].all() or not self._splits_channels(node):
             return Resized()
         ends = np.cumsum([int(x.sum()) for x in kept.outputs])[:-1].tolist()
@@ -240,7 +241,7 @@ class GetItem(Rule):
         result[keys[place]] = needed[0]
         return [result]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         place, keys, _ = self._key(node)
         if kept.inputs[0].all() or keys[place] == slice(None):
             return Resized()
@@ -304,7 +305,7 @@ class Take(Rule):
         np.logical_or.at(result, self._numbers(node), needed[0])
         return [result]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.inputs[0].all() or not self._takes_channels(node):
             return Resized()
         now = np.cumsum(kept.inputs[0]) - 1

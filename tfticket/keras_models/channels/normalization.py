@@ -6,7 +6,6 @@ import numpy as np
 from tfticket.keras_models.channels.passing import Passing
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
     Member,
     Resized,
     Rule,
@@ -94,7 +93,7 @@ class LayerNormalization(OverChannels):
     no smaller width has the same mean and variance for all inputs.
     """
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         flags = kept.inputs[0]
         if flags.all():
             return Resized()
@@ -116,9 +115,9 @@ class LayerNormalization(OverChannels):
 
 
 class RMSNormalization(OverChannels):
-    """The mean of squares over channels, which a factor makes that of the full width."""
+    """The mean of squares over channels, made that of the full width by a factor."""
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         flags = kept.inputs[0]
         if flags.all():
             return Resized()

@@ -14,7 +14,6 @@ from tfticket.keras_models.channels.merging import (
 from tfticket.keras_models.channels.reshaping import Permute, Reshape, Squeeze
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
     Resized,
     Rule,
     finite,
@@ -64,7 +63,7 @@ class ElementWise(Rule):
     def needed(self, node, needed, given):
         return needed_by_element(node, needed[0], given, self._absorbs)
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.outputs[0].all() or not any(x.size > 1 for x in self._arrays(node)):
             return Resized()
         axis = node.outputs[0].axis
@@ -211,7 +210,7 @@ class Padding(Rule):
         before, after = self._width(node)
         return [needed[0][before : len(needed[0]) - after]]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.outputs[0].all() or not any(self._width(node)):
             return Resized()
         before, after = self._width(node)
@@ -249,7 +248,7 @@ class SoftmaxOverPositions(Rule):
 
 
 class Matmul(Rule):
-    """A product of two tensors: channels are summed over, or pass as rows or columns."""
+    """A product of two tensors: it sums over channels, or they pass."""
 
     any_axis = True
     # Of two channels that are multiplied, one that is zero must be so, or both go.

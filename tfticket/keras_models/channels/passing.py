@@ -5,7 +5,6 @@ import numpy as np
 
 from tfticket.keras_models.channels.rule import (
     ACTIVATION_LAYERS,
-    Kept,
     Member,
     Resized,
     Rule,
@@ -95,7 +94,7 @@ class Rescaling(Passing):
         scale, offset = self._parts(node)
         return [finite(given[0] * scale + offset)]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.inputs[0].all():
             return Resized()
         names = ("scale", "offset")
@@ -136,10 +135,10 @@ class Normalization(Passing):
         labels = node.inputs[0].labels
         return [Member(x, 0, labels, zeroed=False) for x in by_channel]
 
-    def inside(self, node):
+    def inside(self, node, needed):
         return []
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         if kept.inputs[0].all() or not self._by_channel(node):
             return Resized()
         if node.members:

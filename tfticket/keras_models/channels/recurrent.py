@@ -7,7 +7,6 @@ import numpy as np
 
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
     Member,
     Node,
     Resized,
@@ -29,7 +28,7 @@ class Recurrent(Rule):
 
     any_arguments = True
 
-    def __init__(self, gates: int, size: str = "units"):
+    def __init__(self, gates, size="units"):
         self._gates = gates
         self._size = size
 
@@ -91,6 +90,10 @@ class Recurrent(Rule):
         units = self.units_needed(node.layer.cell, np.any(needed, 0))
         kernel = self._nonzero(node.layer.cell.kernel)
         return [kernel[:, units].any(1), *(units for _ in given[1:])]
+
+    def inside(self, node, needed):
+        units = self.units_needed(node.layer.cell, np.any(needed, 0))
+        return [(node.outputs[0].labels, units)]
 
     def units_needed(self, cell, needed):
         """The units that those needed depend on, over all steps."""
@@ -178,16 +181,22 @@ class Bidirectional(Rule):
 
     def needed(self, node, needed, given):
         rule = self._rule(node)
-        made = np.concatenate([x.labels for x in node.outputs])
-        wanted = made[np.concatenate(needed)]
         read = np.zeros(len(given[0]), bool)
         cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
-        for cell, labels in zip(cells, self._sides(node), strict=True):
-            units = rule.units_needed(cell, np.isin(labels, wanted))
+        for cell, (_, units) in zip(cells, self.inside(node, needed), strict=True):
             read |= rule._nonzero(cell.kernel)[:, units].any(1)
         return [read]
 
-    def resized(self, node, kept: Kept):
+    def inside(self, node, needed):
+        made = np.concatenate([x.labels for x in node.outputs])
+        wanted = made[np.concatenate(needed)]
+        cells = node.layer.forward_layer.cell, node.layer.backward_layer.cell
+        return [
+            (labels, self._rule(node).units_needed(cell, np.isin(labels, wanted)))
+            for cell, labels in zip(cells, self._sides(node), strict=True)
+        ]
+
+    def resized(self, node, kept):
         resized = super().resized(node, kept)
         if not resized.weights:
             return Resized()
@@ -219,7 +228,7 @@ class _Stepwise(Rule):
     def __init__(self, rule):
         self._rule = rule
 
-    def _step(self, node) -> Node:
+    def _step(self, node: Node) -> Node:
         """The call of one step."""
 
         def without(shapes):
@@ -258,10 +267,10 @@ class _Stepwise(Rule):
     def needed(self, node, needed, given):
         return self._rule.needed(self._step(node), needed, given)
 
-    def inside(self, node):
-        return self._rule.inside(self._step(node))
+    def inside(self, node, needed):
+        return self._rule.inside(self._step(node), needed)
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         resized = self._rule.resized(self._step(node), kept)
         if not resized.config and not resized.weights:
             return Resized()

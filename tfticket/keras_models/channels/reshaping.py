@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from tfticket.keras_models.channels.rule import Channels, Kept, Resized, Rule
+from tfticket.keras_models.channels.rule import Channels, Resized, Rule
 
 layers = keras.layers
 
@@ -39,7 +39,7 @@ class Reshape(Rule):
         result[_sources(node)[:, needed[0]]] = True
         return [result]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         count = int(kept.outputs[0].sum())
         if kept.outputs[0].all():
             return Resized()

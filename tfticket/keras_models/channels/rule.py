@@ -205,8 +205,8 @@ class Rule:
                 others = set(range(len(member.variable.shape))) - {member.axis}
                 values = numbers(member.variable)
                 alive.append(member.labels[(values != 0).any(tuple(others))])
-        alive = np.concatenate(alive)
-        return [np.where(np.isin(x.labels, alive), np.nan, 0.0) for x in node.outputs]
+        living = np.concatenate(alive)
+        return [np.where(np.isin(x.labels, living), np.nan, 0.0) for x in node.outputs]
 
     def needed(
         self, node: Node, needed: list[np.ndarray], given: list[np.ndarray]
@@ -244,10 +244,17 @@ class Rule:
             read |= np.isin(labels, reader.labels[nonzero.any(others)])
         return read
 
-    def inside(self, node: Node) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Labels of units that are in no input or output, and flags: do they matter?
+    def inside(
+        self, node: Node, needed: list[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Labels of units, and flags: does the layer need them for itself?
 
-        Here: those that have a weight that is not zero.
+        Here: of units that are in no input or output, those that have a weight that is
+        not zero.
+
+        Args:
+            node: The call.
+            needed: Flags of each output's channels.
         """
         outside = np.concatenate([x.labels for x in (*node.inputs, *node.outputs)])
         found = []

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import inspect
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,8 @@ from tfticket.keras_models.channels.rule import (
     has_channels,
     width,
 )
-from tfticket.keras_models.graph import Call, FlatGraph
+from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.masked_layer import inner_layer
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,14 +74,9 @@ def trace(graph: FlatGraph) -> Traced:
     return Traced(graph, nodes, found, labels.pins(roots), labels)
 
 
-def inner(operation: Any) -> Any:
-    """The layer whose channels count: of a wrapper that prunes, the one inside."""
-    return operation.layer if type(operation).__name__ == "Prune" else operation
-
-
-def _node(call: Call, repeated, values, labels):
+def _node(call, repeated, values, labels):
     """A call under its rule, a `Barrier` with its reason if none holds."""
-    layer = inner(call.operation)
+    layer = inner_layer(call.operation)
     numbers, sides = _sides(call, layer)
     shapes = dict(zip(call.inputs, call.in_shapes, strict=True))
     for i in sides:

@@ -5,7 +5,6 @@ import numpy as np
 
 from tfticket.keras_models.channels.rule import (
     Channels,
-    Kept,
     Member,
     Resized,
     Rule,
@@ -65,7 +64,7 @@ class Linear(Rule):
         read = (kernel != 0).any(0)[:, needed[0]].any(1)
         return [read & ~self._foldable(node, given[0])]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         layer, needed = node.layer, kept.needed[0]
         kernel = self._kernel(layer)
         foldable = self._foldable(node, kept.constants[0])
@@ -215,7 +214,7 @@ class Separable(Rule):
         read = (pointwise != 0)[0][:, needed[0]].any(1) & np.isnan(between)
         return [read.reshape(len(given[0]), -1).any(1)]
 
-    def resized(self, node, kept: Kept):
+    def resized(self, node, kept):
         layer, needed, kept_out = node.layer, kept.needed[0], kept.outputs[0]
         between, pointwise = self._parts(node, kept.constants[0])
         known = ~np.isnan(between)
