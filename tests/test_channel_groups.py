@@ -250,6 +250,22 @@ def per_channel_arrays(x):
     return conv(2, name="b")(y)
 
 
+def arrays_by_position(x):
+    y = conv(6, name="a")(x)
+    y = y + np.arange(216.0).reshape(6, 6, 6) / 100
+    return conv(2, name="b")(ops.multiply(y, np.linspace(0.5, 1, 36).reshape(6, 6, 1)))
+
+
+def constants_in_statistics(x):
+    y = conv(6, activation="sigmoid", name="a")(x)
+    y = layers.LayerNormalization()(y + 1.0)
+    y = ops.cos(conv(8, name="b")(y))
+    y = layers.RMSNormalization()(y) if hasattr(layers, "RMSNormalization") else y
+    same = layers.LayerNormalization()
+    one, two = conv(4, name="one")(y), conv(4, name="two")(y) + 0.5
+    return conv(2, name="d")(same(one) * same(two))
+
+
 def dense_block(x):
     y = conv(6, name="stem")(x)
     for i in range(3):
@@ -414,7 +430,16 @@ def bottleneck_of_one_channel(x):
 
 
 IMAGES = [
-    *(gated, hard_swish, per_channel_arrays, dense_block, split, split_unevenly),
+    *(
+        gated,
+        hard_swish,
+        per_channel_arrays,
+        dense_block,
+        arrays_by_position,
+        constants_in_statistics,
+        split,
+        split_unevenly,
+    ),
     *(gate_halves, slices, strided_slices, positions, grouped, grouped_as_depthwise),
     *(inverted_residual, depthwise_multiplied, shared, shared_between_branches),
     *(nested, pixel_shuffle, channel_shuffle, flattened_and_back, u_net, normalized),

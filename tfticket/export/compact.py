@@ -9,7 +9,7 @@ import numpy as np
 from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.channels.costs import uses
-from tfticket.keras_models.channels.rule import Barrier
+from tfticket.keras_models.channels.rule import Barrier, numbers
 from tfticket.keras_models.channels.trace import trace
 from tfticket.keras_models.copies import require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
@@ -248,6 +248,8 @@ def _left(node, live):
     if not node.members:
         return ""
     kept = live.around(node)
+    if node.rule.counts_channels:
+        return _left_by_statistics(node, live, kept)
     reads = node.rule.needed(node, kept.needed, kept.constants)
     count = 0
     for number, of, read in zip(node.numbers, node.inputs, reads, strict=True):
@@ -256,6 +258,29 @@ def _left(node, live):
     return (
         f"reads {count:,} channels that are constant, and can't fold" if count else ""
     )
+
+
+def _left_by_statistics(node, live, kept):
+    """Why statistics keep channels whose own weights are zero, "" if they don't."""
+    dead = ~np.isin(
+        node.inputs[0].labels,
+        np.concatenate(
+            [
+                x.labels[(numbers(x.variable) != 0).any(_others(x))]
+                for x in node.members
+                if x.zeroed
+            ]
+            or [node.inputs[0].labels]
+        ),
+    )
+    count = int((dead & np.isnan(kept.constants[0])).sum())
+    if not count:
+        return ""
+    return f"counts {count:,} channels that are not constant, and have no weight in it"
+
+
+def _others(member):
+    return tuple(i for i in range(len(member.variable.shape)) if i != member.axis)
 
 
 def _removed(rows):

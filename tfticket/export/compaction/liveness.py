@@ -76,8 +76,9 @@ def _constants(traced):
 
 def _given(node, constants):
     """Constants of the inputs that a layer may fold: what is shared folds none."""
+    hidden = node.shared and not node.rule.counts_channels
     return [
-        np.full(len(x), np.nan) if x.foreign or node.shared else constants[i]
+        np.full(len(x), np.nan) if x.foreign or hidden else constants[i]
         for i, x in zip(node.numbers, node.inputs, strict=True)
     ]
 

@@ -51,8 +51,8 @@ class BatchNormalization(Passing):
 class OverChannels(Rule):
     """Statistics over all channels of a position, in which zeros count too.
 
-    What is left must be normalized by the statistics of the full width. Channels that
-    are zero add nothing to a sum, but are counted in it.
+    What is left must be normalized by the statistics of the full width, in which
+    channels that are constant count, zero or not.
     """
 
     counts_channels = True
@@ -83,14 +83,14 @@ class OverChannels(Rule):
         return [known + shift]
 
     def needed(self, node, needed, given):
-        return [(given[0] != 0) & needed[0].any()]
+        return [np.isnan(given[0]) & needed[0].any()]
 
 
 class LayerNormalization(OverChannels):
     """Mean and variance over channels.
 
-    The smaller layer normalizes the channels kept and as many zeros as were removed:
-    no smaller width has the same mean and variance for all inputs.
+    The smaller layer normalizes the channels kept and those removed, as zeros or what
+    else they are: no smaller width has the same mean and variance for all inputs.
     """
 
     def resized(self, node, kept):
@@ -105,10 +105,15 @@ class LayerNormalization(OverChannels):
             for name, value in cut(node, kept).items()
         }
         rank = len(node.in_shapes[0])
+        removed = kept.constants[0][~flags]
+        shifts = np.concatenate([np.zeros(int(flags.sum())), removed])
 
         def emit(layer, args, kwargs):
             padding = [(0, 0)] * (rank - 1) + [(0, gone)]
-            whole = layer(keras.ops.pad(args[0], padding), **kwargs)
+            whole = keras.ops.pad(args[0], padding)
+            if removed.any():
+                whole = whole + shifts.astype(whole.dtype)
+            whole = layer(whole, **kwargs)
             return whole[(slice(None),) * (rank - 1) + (slice(0, -gone),)]
 
         return Resized(weights=weights, emit=emit)
@@ -117,17 +122,25 @@ class LayerNormalization(OverChannels):
 class RMSNormalization(OverChannels):
     """The mean of squares over channels, made that of the full width by a factor."""
 
+    def needed(self, node, needed, given):
+        if node.shared:
+            # Constants differ from call to call.
+            return [(given[0] != 0) & needed[0].any()]
+        return super().needed(node, needed, given)
+
     def resized(self, node, kept):
         flags = kept.inputs[0]
         if flags.all():
             return Resized()
         share = flags.sum() / len(flags)
+        squares = np.square(kept.constants[0][~flags]).sum() / len(flags)
         weights = {
             name: (value / np.sqrt(share)).astype(value.dtype)
             for name, value in cut(node, kept).items()
         }
         # Of x / sqrt(sum / n + epsilon), with sum / k in its place.
-        return Resized({"epsilon": float(node.layer.epsilon / share)}, weights)
+        epsilon = float((node.layer.epsilon + squares) / share)
+        return Resized({"epsilon": epsilon}, weights)
 
 
 class UnitNormalization(OverChannels):
@@ -135,6 +148,9 @@ class UnitNormalization(OverChannels):
 
     def constants(self, node, given):
         return [np.where(given[0] == 0, 0.0, np.nan)]
+
+    def needed(self, node, needed, given):
+        return [(given[0] != 0) & needed[0].any()]
 
 
 class GroupNormalization(Rule):

@@ -33,24 +33,19 @@ class ElementWise(Rule):
     def __init__(self, absorbs=False):
         self._absorbs = absorbs
 
-    def refuses(self, node):
-        for array in self._arrays(node):
-            if array.size > 1 and not _by_channel(array, node):
-                return "has an array by position among its arguments"
-        return None
-
     def outputs(self, node, labels):
         made = tie_by_element(node, labels)
         zeros = [np.zeros(len(x)) for x in node.inputs]
         with np.errstate(all="ignore"):
-            at_zero = self._computed(node, zeros, len(made))
-        if not np.all(np.isfinite(at_zero)):
+            at_zero = self._computed(node, zeros, made)
+        if not np.isfinite(at_zero).all():
             labels.pin(made.labels, f"'{node.layer.name}' is not finite at zero")
         return [made]
 
     def constants(self, node, given):
         with np.errstate(all="ignore"):
-            values = self._computed(node, given, len(node.outputs[0]))
+            rows = self._computed(node, given, node.outputs[0])
+        values = np.where((rows == rows[:1]).all(0), rows[0], np.nan)
         size = len(values)
         given = [x if len(x) in (1, size) else np.full(1, np.nan) for x in given]
         for each in given:
@@ -72,6 +67,8 @@ class ElementWise(Rule):
             if isinstance(x, keras.KerasTensor) or np.size(x) <= 1:
                 return x
             array = keras.ops.convert_to_numpy(x)
+            if array.ndim < -axis or array.shape[axis] != len(kept.outputs[0]):
+                return x
             return np.compress(kept.outputs[0], array, axis)
 
         def emit(operation, args, kwargs):
@@ -91,23 +88,21 @@ class ElementWise(Rule):
             if hasattr(x, "shape") and not isinstance(x, keras.KerasTensor)
         ]
 
-    def _computed(self, node, given, size):
-        """What the operation makes of numbers, channel by channel."""
+    def _computed(self, node, given, made):
+        """What the operation makes of numbers, as (positions, channels)."""
+        size, axis = len(made), made.axis
         values = {}
         for i, each in zip(node.numbers, given, strict=True):
             # Of positions, which no channel is, nothing is known.
             each = np.nan_to_num(each if len(each) == size else each[:1])
+            each = each.reshape(-1, *(1 for _ in range(-axis - 1)))
             values[i] = each.astype(_dtype(node, i))
         args, kwargs = node.call.with_values(values)
-
-        def flat(x):
-            if not hasattr(x, "shape") or np.size(x) <= 1:
-                return x
-            return np.ravel(keras.ops.convert_to_numpy(x))
-
-        args, kwargs = keras.tree.map_structure(flat, (args, kwargs))
         result = keras.ops.convert_to_numpy(node.layer(*args, **kwargs))
-        return np.broadcast_to(np.ravel(result).astype(np.float64), size)
+        result = result.astype(np.float64)
+        if result.ndim >= -axis and result.shape[axis] == size:
+            return np.moveaxis(result, axis, -1).reshape(-1, size)
+        return np.broadcast_to(result.reshape(-1, 1), (result.size, size))
 
 
 def _dtype(node, number):
@@ -118,13 +113,6 @@ def _dtype(node, number):
         if i == number:
             return "float32" if tensor.dtype == "bfloat16" else tensor.dtype
     raise KeyError(number)
-
-
-def _by_channel(array, node):
-    """Whether an array has one number for each channel."""
-    axis = node.inputs[0].axis
-    size = node.out_shapes[0][axis]
-    return array.ndim >= -axis and array.shape[axis] == array.size == size
 
 
 class Reduce(Rule):

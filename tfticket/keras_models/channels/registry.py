@@ -66,7 +66,7 @@ def channel_rule(*kinds: type) -> Callable[[Any], Any]:
     ...         return [tfticket.Member(node.layer.scale, 0, node.inputs[0].labels)]
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, name="a"),
     ...     Scaled(name="b"), keras.layers.Dense(2, name="c")])
-    >>> [(x.name, x.size) for x in tfticket.channel_groups(model) if not x.pinned]
+    >>> [(name, x.size) for name, x in tfticket.channel_groups(model).free.items()]
     [('a', 6)]
     """
     for kind in kinds:
