@@ -145,8 +145,12 @@ def test_a_constant_passes_a_valid_convolution_and_stays_before_a_padded_one():
         )
         zero(model.layers[0], "kernel", (..., 1))
         model.layers[0].bias.assign([0.3, 0.7, 0.2])
-        smaller = compact(model).model
+        result = compact(model)
+        smaller = result.model
         assert units(smaller) == {"a": kept, "b": 2}
+        # What stands in the way is named.
+        why = "reads 1 channels that are constant, and can't fold"
+        assert [x.left for x in result.layers] == ["", why if kept == 3 else ""]
         assert_same(model, smaller)
         # After relu a constant of zero is no different from the padding.
         model.layers[0].bias.assign([0.3, -0.7, 0.2])
@@ -746,6 +750,39 @@ def test_saves_and_loads_without_tfticket(tmp_path):
     with zipfile.ZipFile(tmp_path / "small.keras") as file:
         assert b"tfticket" not in file.read("config.json")
     assert_same(model, keras.models.load_model(tmp_path / "small.keras"))
+
+
+class OwnStep(keras.Model):
+    """A Functional model with a method of its own."""
+
+    def doubled(self, x):
+        return 2 * self(x)
+
+
+class OwnSizes(keras.Model):
+    """A Functional model that makes its layers itself."""
+
+    def __init__(self, units=3, **kwargs):
+        x = keras.Input((4,), name="x")
+        y = dense(2, name="b")(dense(units, name="a")(x))
+        super().__init__(x, y, **kwargs)
+
+
+def test_a_functional_subclass_keeps_its_class_where_it_can():
+    x = keras.Input((4,), name="x")
+    model = fill(OwnStep(x, dense(2, name="b")(dense(3, name="a")(x))))
+    zero(model.get_layer("b"), "kernel", 1)
+    result = compact(model)
+    assert units(result.model) == {"a": 2, "b": 2}
+    assert type(result.model) is OwnStep
+    assert result.note == ""
+    assert_same(model, result.model)
+    model = fill(OwnSizes())
+    zero(model.get_layer("b"), "kernel", 1)
+    result = compact(model)
+    assert units(result.model) == {"a": 2, "b": 2}
+    assert "OwnSizes has an __init__ of its own" in str(result)
+    assert_same(model, result.model)
 
 
 def test_unknown_image_size():

@@ -11,10 +11,10 @@ from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.channels.costs import uses
 from tfticket.keras_models.channels.rule import Barrier, numbers
 from tfticket.keras_models.channels.trace import trace
-from tfticket.keras_models.copies import require_graph, require_keras_3
+from tfticket.keras_models.copies import require_built, require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
-from tfticket.keras_models.names import every_layer
+from tfticket.keras_models.names import every_layer, is_graph
 from tfticket.pruning.prune_strip import strip
 
 
@@ -72,6 +72,7 @@ class Compacted:
         flops_after: The same of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
             reads. They stay, since the model's inputs do.
+        note: What else is to be known of the smaller model, "" if nothing is.
     """
 
     model: keras.Model
@@ -82,6 +83,7 @@ class Compacted:
     flops_before: int | None
     flops_after: int | None
     unread: dict[str, int]
+    note: str = ""
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "inputs", "outputs", "parameters")]
@@ -110,6 +112,7 @@ class Compacted:
             for name, count in self.unread.items()
         ]
         lines += [f"'{x.name}' {x.left}: left alone" for x in self.layers if x.left]
+        lines += [self.note] if self.note else []
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -144,7 +147,8 @@ def compact(model: keras.Model) -> Compacted:
             stripped first; the original stays as it is.
 
     Returns:
-        `Compacted`: the smaller plain model, and what was removed.
+        `Compacted`: the smaller plain model, and what was removed. A Functional model
+        of a class of its own keeps its class, unless that has an `__init__` of its own.
 
     Raises:
         TypeError: If `model` is not a Keras 3 model, or is subclassed.
@@ -166,7 +170,9 @@ def compact(model: keras.Model) -> Compacted:
                 "one: keras.Sequential([keras.Input(shape), layer])."
             )
         require_keras_3(model)
-    require_graph(model)
+    if not is_graph(model):
+        require_graph(model)  # which says why
+    require_built(model)
     plain = strip(model) if _has_masks(model) else model
     _require_finite(plain)
     graph = FlatGraph(plain)
@@ -182,6 +188,16 @@ def compact(model: keras.Model) -> Compacted:
         _flops(graph),
         _flops(FlatGraph(smaller)),
         _unread(graph, live),
+        _note(plain, smaller),
+    )
+
+
+def _note(model, smaller):
+    if type(model) in (type(smaller), keras.Sequential):
+        return ""
+    return (
+        f"the smaller model is a plain Functional one: {type(model).__name__} has an "
+        "__init__ of its own, which would make the sizes of before"
     )
 
 

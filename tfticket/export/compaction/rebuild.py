@@ -133,7 +133,13 @@ def _connect(graph, ordered, inputs, emits):
         for i, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     source = functional(graph.model)
-    return keras.Model(
+    kind = type(graph.model)
+    own = next(x for x in kind.__mro__ if "__init__" in vars(x))
+    if isinstance(graph.model, keras.Sequential) or not own.__module__.startswith(
+        "keras."
+    ):
+        kind = keras.Model
+    return kind(
         keras.tree.pack_sequence_as(
             source._inputs_struct, [values[i] for i in graph.inputs]
         ),
