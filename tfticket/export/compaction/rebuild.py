@@ -5,7 +5,11 @@ import keras
 from tfticket.export.compaction.channels import Barrier, Resized
 from tfticket.export.compaction.liveness import Liveness
 from tfticket.keras_models.copies import copy_layer, copy_state
-from tfticket.keras_models.graph import FlatGraph, functional
+from tfticket.keras_models.graph import (
+    FlatGraph,
+    input_structure,
+    output_structure,
+)
 
 
 def rebuild(
@@ -109,28 +113,27 @@ def _is_chain(graph):
 
 def _connect(graph, ordered, inputs):
     values = {i: x.output for i, x in zip(graph.inputs, inputs, strict=True)}
+    makers = {i: layer.name for i, layer in zip(graph.inputs, inputs, strict=True)}
     for call, layer in zip(graph.calls, ordered, strict=True):
         args, kwargs = call.with_values(values)
         made = keras.tree.flatten(layer(*args, **kwargs))
         values.update(zip(call.outputs, made, strict=True))
+        makers.update(dict.fromkeys(call.outputs, layer.name))
     outputs = [
-        _named(values[i], name)
+        values[i] if makers[i] == name else _named(values[i], name)
         for i, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
-    source = functional(graph.model)
     return keras.Model(
         keras.tree.pack_sequence_as(
-            source._inputs_struct, [values[i] for i in graph.inputs]
+            input_structure(graph.model), [values[i] for i in graph.inputs]
         ),
-        keras.tree.pack_sequence_as(source._outputs_struct, outputs),
+        keras.tree.pack_sequence_as(output_structure(graph.model), outputs),
         name=graph.model.name,
     )
 
 
 def _named(tensor, name):
-    """The tensor, from a layer of that name."""
-    if tensor._keras_history.operation.name == name:
-        return tensor
+    """The same values, from a layer of that name."""
     dtype = tensor.dtype if keras.backend.is_float_dtype(tensor.dtype) else None
     return keras.layers.Identity(name=name, dtype=dtype)(tensor)
 
