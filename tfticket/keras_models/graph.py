@@ -1,7 +1,7 @@
 """The graph of a Functional or Sequential model, nested models inlined.
 
 Built on the public `keras.models.clone_model`, which visits every call of a graph in an
-order in which they can run. Nothing is copied: what it "clones" is each operation itself,
+order in which they can run. Nothing is copied: what it "clones" is each operation,
 and what it calls is a stand-in that only has the shape of the result.
 """
 

@@ -14,8 +14,20 @@ _TRANSPOSES = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_HOLD_KERNELS = (
+    *_DENSE,
+    *_CONVOLUTIONS,
+    *_TRANSPOSES,
+    *DEPTHWISE,
+    *_SEPARABLE,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.RNN,
+)
 _NEVER_HOLD_KERNELS = (
     keras.layers.Activation,
     keras.layers.BatchNormalization,
@@ -156,7 +168,7 @@ def _axes(layer, rank):
         )
     if isinstance(layer, _TRANSPOSES):
         return (rank - 1,), (rank - 2,)
-    if isinstance(layer, _DEPTHWISE):
+    if isinstance(layer, DEPTHWISE):
         return tuple(range(rank - 2)), (rank - 2, rank - 1)
     return (rank - 2,), (rank - 1,)
 
@@ -168,7 +180,7 @@ def _subscripts(equation):
 
 
 def _is_kernel_layer(layer):
-    kinds = _DENSE + _CONVOLUTIONS + _TRANSPOSES + _DEPTHWISE
+    kinds = _DENSE + _CONVOLUTIONS + _TRANSPOSES + DEPTHWISE
     return isinstance(layer, (*kinds, keras.layers.EinsumDense))
 
 
@@ -184,6 +196,13 @@ def may_be_prunable(layer: keras.layers.Layer) -> bool:
     if layer.built:
         return bool(prunable_weights(layer))
     return not isinstance(layer, _NEVER_HOLD_KERNELS)
+
+
+def holds_kernels(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of Keras, built or not, has or will have something to prune."""
+    if layer.built:
+        return bool(prunable_weights(layer))
+    return any(isinstance(part, _HOLD_KERNELS) for _, part in every_layer(layer))
 
 
 def why_dense(layer: keras.layers.Layer) -> str:
