@@ -228,7 +228,7 @@ def test_shape_of_the_first_layer(where):
     layer = keras.layers.Dense(2, **(shape if where == "layer" else {}))
     first = sparsity.prune_low_magnitude(layer, **(shape if where == "wrapper" else {}))
     assert isinstance(first, tfticket.Prune)
-    assert not layer.built  # and so with weights that no seed has drawn yet
+    assert not layer.built
     model = keras.Sequential([first, keras.layers.ReLU()])
     assert model.built
     assert model.input_shape == (None, 6)

@@ -149,14 +149,20 @@ def _own(layer, top):
             rank = len(kernel.shape)
             yield kernel, (rank - 2,), (rank - 1,)
     elif isinstance(layer, keras.layers.Embedding) and top:
-        # Beside it, LoRA's `embeddings` is a sum; the variable is this.
-        yield getattr(layer, "_embeddings", layer.embeddings), (), (1,)
+        for table in _variables(layer, "embeddings"):
+            yield table, (), (1,)
     elif _is_kernel_layer(layer):
-        # The same of `kernel`.
-        kernel = getattr(layer, "_kernel", None)
-        kernel = layer.kernel if kernel is None else kernel
-        if isinstance(kernel, keras.Variable):
+        for kernel in _variables(layer, "kernel"):
             yield kernel, *_axes(layer, len(kernel.shape))
+
+
+def _variables(layer, name):
+    """The variable of that name, in a list; none if the layer computes it instead."""
+    value = getattr(layer, name)
+    if isinstance(value, keras.Variable):
+        return [value]
+    # With LoRA the attribute is the sum of the variable and what is trained beside it.
+    return [weight for weight in layer.weights if weight.name == name][:1]
 
 
 def _axes(layer, rank):
