@@ -190,7 +190,8 @@ def _copy_sizes(source, target):
     source = inner_layer(source)
     if isinstance(target, _PassThrough):
         return
-    target.set_weights([np.abs(np.asarray(value, "float64")) for value in source.get_weights()])
+    values = source.get_weights()
+    target.set_weights([np.abs(np.asarray(value, "float64")) for value in values])
     for _, layer in every_layer(target):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
