@@ -1,6 +1,7 @@
 """Which weights of a Keras layer can be pruned, and which way they are summed."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -57,6 +58,11 @@ class PrunableWeight:
     layer: keras.layers.Layer
     reduction_axes: tuple[int, ...]
     channel_axes: tuple[int, ...]
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether the layer itself keeps it up, as a moving mean: nothing trains it."""
+        return self.variable.name.startswith("moving_")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,6 +130,38 @@ def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
             weight = PrunableWeight(name, variable, part, reduction, channels)
             found.setdefault(id(variable), weight)
     return list(found.values())
+
+
+def weights_named(
+    layer: keras.layers.Layer, names: Collection[str]
+) -> list[PrunableWeight]:
+    """Weights of a built layer by name, kernels with what their axes mean.
+
+    Args:
+        layer: A layer, built.
+        names: Paths in the layer: "kernel", "bias", "cell/kernel".
+
+    Raises:
+        ValueError: If the layer has no weight of a name.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2)
+    >>> layer.build((None, 3))
+    >>> [w.channel_axes for w in weights_named(layer, ["kernel", "bias"])]
+    [(1,), ()]
+    """
+    kernels = {weight.name: weight for weight in prunable_weights(layer)}
+    there = weights_by_path(layer)
+    if unknown := sorted(set(names) - set(there)):
+        raise ValueError(
+            f"Layer '{layer.name}' has no weight named {unknown}. It has: {list(there)}"
+        )
+    return [
+        kernels.get(name, PrunableWeight(name, variable, layer, (), ()))
+        for name, variable in there.items()
+        if name in names
+    ]
 
 
 def _own(layer, top):

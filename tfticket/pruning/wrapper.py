@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from tfticket.keras_models.kernels import (
     effective_value,
     has_adapter,
     prunable_weights,
+    weights_named,
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
@@ -50,6 +52,10 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             the callback `GradualPruning` follows it. `None`: as the callback says.
         structure: What is pruned together, as of `tfticket.structures`. `None`: as
             the callback says.
+        weights: Names of the weights that get masks, "kernel" or "cell/kernel". `None`
+            is every kernel; channels that go as a whole need masks on biases and
+            normalizations too, which `tfticket.prune(model, structure=Channel())` sees
+            to.
         **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
 
     Raises:
@@ -71,6 +77,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         layer: keras.layers.Layer,
         schedule: Schedule | None = None,
         structure: Unstructured | None = None,
+        weights: Collection[str] | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", getattr(layer, "name", None))
@@ -83,6 +90,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         self.supports_masking = self.layer.supports_masking
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
+        self.masked_names = None if weights is None else tuple(weights)
         # True while a callback follows `schedule`.
         self.is_followed = False
         self.masks: list[keras.Variable] = []
@@ -104,9 +112,12 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape=None):
-        """Builds the wrapped layer, then one all-True mask a prunable weight."""
+        """Builds the wrapped layer, then an all-True mask for each weight to prune."""
         super().build(input_shape)
-        prunable = prunable_weights(self.layer)
+        if self.masked_names is None:
+            prunable = prunable_weights(self.layer)
+        else:
+            prunable = weights_named(self.layer, self.masked_names)
         if not prunable:
             raise ValueError(
                 f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
@@ -129,6 +140,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         )
         for masked in self._masked:
             weight, mask = masked.variable, masked.mask
+            if not weight.trainable and masked.is_statistic:
+                continue  # no optimizer sees it
             weight.constraint = MaskConstraint(mask, weight.constraint)
             if weight.regularizer is not None:
                 weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
@@ -206,7 +219,9 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                 # sum can be masked.
                 value = apply_mask(effective_value(weight), mask)
                 adapted.append(weight.layer)
-            values[id(weight.variable)] = mask_gradient(value, mask)
+            if not weight.is_statistic:
+                value = mask_gradient(value, mask)
+            values[id(weight.variable)] = value
         scope = keras.StatelessScope(
             [(variables[k], value) for k, value in values.items()],
             collect_losses=True,
@@ -216,10 +231,12 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             outputs = self.layer(*args, **kwargs)
         # What the layer updated (BatchNorm statistics, a seed's state) and added
         # as a loss would end with the scope: carry it out.
+        masks = {id(x.variable): x.mask for x in self._masked}
         for key, variable in variables.items():
             after = scope.get_current_value(variable)
             if after is not before[key]:
-                variable.assign(after)
+                mask = masks.get(key)
+                variable.assign(after if mask is None else apply_mask(after, mask))
         # From now on they are ours; in an outer scope (JAX) they would count twice.
         self.layer._clear_losses()
         for loss in scope.losses:
@@ -258,6 +275,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
 
     def get_config(self):
         config = super().get_config()
+        if self.masked_names is not None:
+            config["weights"] = list(self.masked_names)
         for name, value in (("schedule", self.schedule), ("structure", self.structure)):
             if value is not None:
                 config[name] = keras.saving.serialize_keras_object(value)
