@@ -28,10 +28,6 @@ STILL_TO_DO = {
     "export/manifest.py",
     "export/storage/csr.py",
     "keras_models/calls.py",
-    "keras_models/variables.py",
-    "pruning/evidence.py",
-    "pruning/prune_strip.py",
-    "pruning/wrapper.py",
 }
 
 

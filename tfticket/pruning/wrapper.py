@@ -1,6 +1,7 @@
 """`Prune`: the layer wrapper that owns the masks and makes them act."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Collection
 from typing import Any
@@ -9,6 +10,7 @@ import keras
 from keras import ops
 
 from tfticket.keras_models.copies import copy_by_name, copy_state
+from tfticket.keras_models.internals import clear_losses, value_is_there
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
@@ -22,6 +24,24 @@ from tfticket.keras_models.names import every_layer, weights_by_path
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
+
+
+class _SignatureOfTheLayer:
+    """A method with the signature that its object names.
+
+    Keras hands masks, `training` and shapes to a `call` that asks for them by name, and
+    reads its signature (PEP 362) when a layer is made.
+    """
+
+    def __init__(self, function):
+        self.function = function
+
+    def __get__(self, wrapper, owner=None):
+        if wrapper is None:
+            return self.function
+        bound = functools.partial(self.function, wrapper)
+        bound.__signature__ = wrapper._signature
+        return bound
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -85,8 +105,19 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         # see variables in their stored dtype, whatever the compute dtype is.
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
+        signature = inspect.signature(layer.call)
+        self._passes_training = "training" in signature.parameters
+        if not self._passes_training:
+            # Asked for all the same, to know whether a schedule should be followed.
+            training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY)
+            parameters = [
+                *signature.parameters.values(),
+                training.replace(default=None),
+            ]
+            parameters.sort(key=lambda x: x.kind)
+            signature = signature.replace(parameters=parameters)
+        self._signature = signature
         super().__init__(layer, autocast=False, **kwargs)
-        self._take_signature(inspect.signature(self.layer.call))
         self.supports_masking = self.layer.supports_masking
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
@@ -95,14 +126,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         self.is_followed = False
         self.masks: list[keras.Variable] = []
         self._masked: tuple[MaskedWeight, ...] = ()
-
-    def _take_signature(self, signature):
-        # Keras hands masks, `training` and shapes to those who ask for them by name.
-        self._call_signature = signature
-        self.call_signature_parameters = list(signature.parameters)
-        self._call_has_training_arg = "training" in signature.parameters
-        self._call_has_mask_arg = "mask" in signature.parameters
-        self._call_has_context_arg = {"training": self._call_has_training_arg}
 
     def __call__(self, *args, **kwargs):
         if not self.layer.built:
@@ -197,8 +220,11 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                     "they can't be merged. Merge them first, or include the layer."
                 )
 
+    @_SignatureOfTheLayer
     def call(self, *args, **kwargs):
         self._require_follower(kwargs.get("training"))
+        if not self._passes_training:
+            kwargs.pop("training", None)
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
         # every variable of the layer goes in with its present value.
         variables = {id(v): v for v in (*self.layer.variables, *self._states())}
@@ -238,7 +264,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                 mask = masks.get(key)
                 variable.assign(after if mask is None else apply_mask(after, mask))
         # From now on they are ours; in an outer scope (JAX) they would count twice.
-        self.layer._clear_losses()
+        clear_losses(self.layer)
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
@@ -253,8 +279,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     def _require_follower(self, training):
         if self.schedule is None or self.is_followed:
             return
-        if training is None:
-            training = getattr(self._get_call_context(), "training", None)
         if training:
             raise ValueError(
                 f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
@@ -268,6 +292,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
+        if not self._passes_training:
+            kwargs.pop("training", None)
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, *args, **kwargs):
@@ -332,7 +358,7 @@ class MaskConstraint(keras.constraints.Constraint):
     def _as_seen(self, weight):
         import jax
 
-        here = self.mask._value is not None
+        here = value_is_there(self.mask)
         if here and not isinstance(self._seen, jax.core.Tracer):
             return self._masked(weight, self.mask)
         try:
