@@ -304,7 +304,7 @@ def _lasting_weights(layer):
     """A layer's weights by name, without those that only its training needs."""
     inner = inner_layer(layer)
     weights = weights_by_path(inner) if inner.built else {}
-    if isinstance(layer, MaskedLayer):
+    if isinstance(layer, MaskedLayer) and inner.built:
         lasting = {id(weight) for weight in layer.lasting_weights()}
         return {k: w for k, w in weights.items() if id(w) in lasting}
     return weights
