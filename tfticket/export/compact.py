@@ -8,7 +8,7 @@ import numpy as np
 from tfticket.export.compaction.channels import Barrier
 from tfticket.export.compaction.liveness import liveness, width
 from tfticket.export.compaction.rebuild import rebuild
-from tfticket.keras_models.calls import dense_flops
+from tfticket.inspection.costs import summary_rows, total
 from tfticket.keras_models.copies import require_graph, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.pruning.prune_strip import strip
@@ -63,8 +63,8 @@ class Compacted:
         layers: The layers with weights, and those that compact does not know.
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
-        flops_before: Operations of a sample, counted by `dense_flops`; `None` if
-            positions are not known.
+        flops_before: Operations of a sample, as `tfticket.summary` counts the dense
+            ones; `None` if those of some layer are not known.
         flops_after: The same of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
             reads. They stay, since the model's inputs do.
@@ -96,7 +96,7 @@ class Compacted:
         flops = self.flops_before, self.flops_after
         lines.append(f"parameters: {_change(parameters)}{_share(*parameters)}")
         if None in flops:
-            lines.append("FLOPs: not known, since the input's size is not")
+            lines.append("FLOPs: not known of every layer; `tfticket.summary` says why")
         else:
             lines.append(f"FLOPs: {_change(flops)}{_share(*flops)}")
         if not self.removed:
@@ -160,14 +160,15 @@ def compact(model: keras.Model) -> Compacted:
     graph = FlatGraph(plain)
     live = liveness(graph)
     smaller, layers = rebuild(graph, live)
-    rows, flops = _compare(graph, live, layers)
+    rows = _compare(graph, live, layers)
     return Compacted(
         smaller,
         tuple(_removed(rows)),
         tuple(rows),
         plain.count_params(),
         smaller.count_params(),
-        *flops,  # type: ignore[call-arg]
+        _flops(plain),
+        _flops(smaller),
         _unread(graph, live),
     )
 
@@ -183,8 +184,8 @@ def _require_finite(model):
 
 
 def _compare(graph, live, layers):
-    """Rows of the table, and FLOPs before and after."""
-    rows, flops = {}, []
+    """Rows of the table."""
+    rows = {}
     for call, rule, layer in zip(graph.calls, live.rules, layers, strict=True):
         shapes = [(i, graph.shapes[i]) for i in (call.inputs[0], call.outputs[0])]
         kept = [(width(shape), int(live.kept[i].sum())) for i, shape in shapes]
@@ -193,18 +194,17 @@ def _compare(graph, live, layers):
         if isinstance(layer, keras.layers.Layer):
             before = call.operation
             parameters = (before.count_params(), layer.count_params())
-            # Positions stay, whatever becomes of the channels.
-            positions = [shape for _, shape in shapes]
-            flops.append([dense_flops(x, *positions) for x in (before, layer)])
         if parameters[0] or left:
             rows.setdefault(
                 layer.name,
                 CompactLayer(layer.name, type(layer).__name__, *kept, parameters, left),
             )
-    before, after = zip(*flops, strict=True) if flops else ((), ())
-    return list(rows.values()), [
-        None if None in counts else sum(counts) for counts in (before, after)
-    ]
+    return list(rows.values())
+
+
+def _flops(model):
+    whole = total(summary_rows(model))
+    return None if whole.why_no_flops else whole.flops_dense
 
 
 def _removed(rows):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.arguments import check_instance
 from tfticket.edge_popup.model import PopupModel
 from tfticket.keras_models.graph import input_layers, output_names
 from tfticket.keras_models.names import every_layer
@@ -48,7 +49,7 @@ class Serving:
         predict: Runs the Keras model that was given, not the stripped one, on a dict
             of arrays, for comparison.
         others: Concrete functions of the same inputs by the name of their signature,
-            written beside `serving_default`.
+            written besides `serving_default`.
         differences: By name of such a signature, how far its outputs are from what
             follows from those of `serving_default`: a function of the two dicts.
         notes: What was done to the model that was given.
@@ -86,8 +87,7 @@ def prepare(model: keras.Model) -> Prepared:
             f"'{keras.backend.backend()}'. Save the ticket or the stripped model, and "
             "load and export it in a process with KERAS_BACKEND=tensorflow."
         )
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model. Received: {model!r}")
+    check_instance("model", model, keras.Model, "a keras.Model")
     if not model.built or not getattr(model, "inputs", None):
         raise ValueError(
             f"Model '{model.name}' has no known inputs. Start it with "
