@@ -3,7 +3,7 @@
     python benchmarks/export.py
     python benchmarks/export.py --network=mlp --sparsities=0.95 --repeats=31
     python benchmarks/export.py --json=export.json
-    python benchmarks/export.py --table=tfticket/export/format_table.json
+    python benchmarks/export.py --table=tfticket/export/storage/format_table.json
 
 Networks have random weights, pruned by magnitude, layer by layer. In each row, files
 are loaded and called in turns in one process, so that what else the machine does falls

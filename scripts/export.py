@@ -1,11 +1,11 @@
 """Exports a saved model or ticket for serving, checked, and says what it came to.
 
-    python scripts/export.py --model=saved_models/digits.npz --report
+    python scripts/export.py --model=saved_models/digits.npz --compare
     python scripts/export.py --model=ticket.keras --format=encoded --name=digits
     python scripts/export.py --model=ticket.keras --compact --quantization=dynamic
 
 Writes a SavedModel in TensorFlow Serving's layout and a .tflite file, each run and
-compared with the model in another process. --report also prints one table of the
+compared with the model in another process. --compare also prints one table of the
 dense, stripped, compact, encoded and int8 forms: bytes, accuracy, latency.
 """
 

@@ -31,12 +31,14 @@ from rich.console import Console
 
 import tfticket
 from tfticket.common.files import atomic_path
-from tfticket.export.checking.litert_runtimes import RUNTIMES, RunError, run, versions
-from tfticket.export.saved_model import write
+from tfticket.export.checking.compare import difference
+from tfticket.export.checking.processes import RunError
+from tfticket.export.saved_model_export import write
 from tfticket.export.served.function import serving
 from tfticket.export.tflite import known_faults, reader
-from tfticket.export.tflite.check import difference
+from tfticket.export.tflite.check import run, versions
 from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
+from tfticket.export.tflite.known_faults import RUNTIMES
 
 _OUT = flags.DEFINE_string("out", "docs/results/litert_matrix.md", "The page to write.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.9, "Fraction of the blocks pruned.")
@@ -173,17 +175,18 @@ def outcome(path, given, expected, runtime, right):
     try:
         [(outputs, _)] = run([path], given, runtime)
     except RunError as error:
-        return ("crashes" if error.crashed else "fails", str(error)), None
-    error, scale = difference(expected, outputs)
-    what = "works" if error <= right * scale else "wrong"
-    return (what, error / scale), outputs
+        said = error.stderr.splitlines()[-1][-400:] if error.stderr else error.reason
+        return ("crashes" if error.crashed else "fails", said), None
+    error = difference(expected, outputs).relative
+    what = "works" if error <= right else "wrong"
+    return (what, error), outputs
 
 
 def measure(name, folder, conversions):
     """Rows of one network: a dict for each quantization, masks and encoding.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         folder: Has a folder for each kind of masks.
         conversions: Futures of `converted` by kind of masks.
     """
@@ -322,14 +325,14 @@ def page(results, parted):
     ]
     if parted:
         lines += [
-            "The exporter's rules (`tfticket/export/litert_support.py`) part:",
+            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) part:",
             "",
         ]
         lines += [f"- {line}" for line in parted]
     else:
         lines.append(
-            f"The exporter's rules (`tfticket/export/litert_support.py`) say the same "
-            f"for all {cells} cells."
+            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) say the "
+            f"same for all {cells} cells."
         )
     for name, rows in results.items():
         lines += ["", f"## {name}", "", *table(rows)]

@@ -17,7 +17,7 @@ from fixtures.scripts import Scripts
 from fixtures.without_xla import compile_options as without_xla_settings
 
 from tfticket import devices
-from tfticket.export.checking import compare
+from tfticket.export.checking import processes
 
 # TensorFlow's graphs are many small objects that live on: looking through them again
 # and again, and through all that was imported, is a tenth of the tests' time.
@@ -77,7 +77,7 @@ def without_xla():
 @pytest.fixture
 def quick(monkeypatch):
     """For tests of what is around the check of a SavedModel, done in this process."""
-    monkeypatch.setattr(compare, "_run", check_here.run)
+    monkeypatch.setattr(processes, "run", check_here.run)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from fixtures.backends import MOST_STEPS, needs_graph
 from keras import layers
 
 import tfticket
+from tfticket.keras_models.internals import slots_by_variable
 from tfticket.keras_models.names import named_weights
-from tfticket.keras_models.variables import slots
 from tfticket.pruning.masks import get_pruned_weights
 
 
@@ -277,7 +277,7 @@ def test_an_average_written_at_the_end_keeps_the_zeros(mlp, data):
 def test_slots_found_for_every_trainable_weight(mlp, data):
     wrapped = compiled(mlp)
     wrapped.fit(*data, verbose=0)
-    found = [variable.path for variable, _, _ in slots(wrapped.optimizer)]
+    found = [variable.path for variable, _, _ in slots_by_variable(wrapped.optimizer)]
     for variable in wrapped.trainable_variables:
         assert found.count(variable.path) == 2  # Adam's momentum and velocity
 

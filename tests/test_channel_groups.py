@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import tfticket
 from tfticket.export import compact
+from tfticket.inspection.costs import total
 
 RANDOM = np.random.default_rng(3)
 
@@ -92,7 +93,7 @@ def check(model, tolerance=1e-10):
     assert {name: after[name].size for name in left if name in after} == left
     assert sorted(after) == sorted(groups)
     if result.flops_after is not None:
-        assert result.flops_after == sum_of_kernels(result.model)
+        assert result.flops_after == counted(result.model)
     assert groups.operations(left) == after.operations()
     # Layers that count removed channels in their statistics keep those weights.
     if not any(isinstance(x, layers.LayerNormalization) for x in model.layers):
@@ -100,9 +101,8 @@ def check(model, tolerance=1e-10):
     return groups, result
 
 
-def sum_of_kernels(model):
-    rows = tfticket.summary_rows(model)
-    return sum(row.flops_dense for row in rows if row.flops_dense is not None)
+def counted(model):
+    return total(tfticket.summary_rows(model)).flops_dense
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_operations_of_widths_are_those_of_a_model_of_these_widths():
     other = tfticket.channel_groups(model(5, 4))
     assert groups.operations({"a": 5, "b": 4}) == other.operations()
     assert groups.parameters({"a": 5, "b": 4}) == other.parameters()
-    assert groups.operations() == sum_of_kernels(model(8, 10))
+    assert groups.operations() == counted(model(8, 10))
 
 
 def test_names_are_those_of_masks_when_wrapped():
@@ -725,18 +725,18 @@ def own_rules():
 
         def outputs(self, node, labels):
             layer = node.layer
-            if "reverse" in node.call.arguments.kwargs:
+            if "reverse" in node.kwargs:
                 return [tfticket.Channels(labels.fresh(layer.words, layer.name))]
             return [tfticket.Channels(labels.fresh(layer.size, layer.name))]
 
         def members(self, node):
-            reverse = "reverse" in node.call.arguments.kwargs
+            reverse = "reverse" in node.kwargs
             width = node.inputs[0] if reverse else node.outputs[0]
             reads = 0 if reverse else None
             return [tfticket.Member(node.layer.table, 1, width.labels, reads)]
 
         def config(self, node, inputs, outputs):
-            reverse = "reverse" in node.call.arguments.kwargs
+            reverse = "reverse" in node.kwargs
             return {"size": (inputs if reverse else outputs)[0]}
 
     yield

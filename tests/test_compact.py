@@ -11,7 +11,6 @@ from keras import layers
 
 import tfticket
 from tfticket.export import compact
-from tfticket.keras_models.calls import dense_flops
 
 RANDOM = np.random.default_rng(7)
 
@@ -815,14 +814,6 @@ def test_the_mean_of_what_a_mask_leaves_may_be_of_nothing(nested):
     assert result.removed == ()
     x = np.array([[1, 2, 0], [3, 0, 0]])
     np.testing.assert_allclose(result.model(x), model(x), rtol=1e-5)
-
-
-def test_flops_of_convolutions():
-    layer = layers.SeparableConv2D(3, 3, depth_multiplier=2)
-    layer.build((None, 5, 5, 4))
-    per_position = 9 * 4 * 2 + 4 * 2 * 3
-    assert dense_flops(layer, (None, 5, 5, 4), (None, 3, 3, 3)) == 2 * 9 * per_position
-    assert dense_flops(layers.ReLU(), (None, 4), (None, 4)) == 0
 
 
 def test_table():

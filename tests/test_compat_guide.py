@@ -227,7 +227,17 @@ def test_shape_of_the_first_layer(where):
     shape = {"input_shape": (6,)}
     layer = keras.layers.Dense(2, **(shape if where == "layer" else {}))
     first = sparsity.prune_low_magnitude(layer, **(shape if where == "wrapper" else {}))
-    assert keras.Sequential([first, keras.layers.ReLU()]).built
+    assert isinstance(first, tfticket.Prune)
+    assert not layer.built
+    model = keras.Sequential([first, keras.layers.ReLU()])
+    assert model.built
+    assert model.input_shape == (None, 6)
+
+
+def test_shape_of_a_first_layer_with_nothing_to_prune():
+    first = sparsity.prune_low_magnitude(keras.layers.Flatten(), input_shape=(2, 3))
+    model = keras.Sequential([first, keras.layers.ReLU()])
+    assert model.output_shape == (None, 6)
 
 
 def test_unbuilt_models_are_wrapped_and_built_later(data):
@@ -241,19 +251,25 @@ def test_unbuilt_models_are_wrapped_and_built_later(data):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"block_pooling_type": "MEAN"}, "'AVG' or 'MAX'"),
-        ({"block_size": 2}, "block_size must be a pair"),
-        ({"block_size": (2, 2, 1)}, "block_size must be a pair"),
-        ({"sparsity_m_by_n": 2}, "sparsity_m_by_n must be a pair"),
-        ({"sparsity_m_by_n": (2.0, 4)}, "sparsity_m_by_n must be a pair"),
-        ({"sparsity_m_by_n": (4, 4)}, "0 < m < n"),
-        ({"sparsity_m_by_n": (2, 4), "block_size": (2, 2)}, "can't be combined"),
+        ({"block_pooling_type": "MEAN"}, ValueError, "'AVG', 'MAX'"),
+        ({"block_pooling_type": 1}, TypeError, "'AVG', 'MAX'"),
+        ({"block_size": 2}, TypeError, "block_size must be a pair"),
+        ({"block_size": (2, 2, 1)}, ValueError, "block_size must be a pair"),
+        ({"block_size": (2, 0)}, ValueError, r"block_size\[1\] must be at least 1"),
+        ({"sparsity_m_by_n": 2}, TypeError, "sparsity_m_by_n must be a pair"),
+        ({"sparsity_m_by_n": (2.0, 4)}, TypeError, r"m_by_n\[0\] must be an integer"),
+        ({"sparsity_m_by_n": (4, 4)}, ValueError, "0 < m < n"),
+        (
+            {"sparsity_m_by_n": (2, 4), "block_size": (2, 2)},
+            ValueError,
+            "can't be combined",
+        ),
     ],
 )
-def test_arguments_out_of_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_arguments_that_are_wrong(arguments, error, message):
+    with pytest.raises(error, match=message):
         sparsity.prune_low_magnitude(keras.layers.Dense(2), **arguments)
 
 
@@ -276,13 +292,15 @@ def test_what_cannot_be_pruned(mlp):
     class Subclassed(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match="to_prune must be"):
+    with pytest.raises(TypeError, match="to_prune must be"):
         sparsity.prune_low_magnitude("model")
     with pytest.raises(ValueError, match="subclassed"):
         sparsity.prune_low_magnitude(Subclassed())
-    with pytest.raises(ValueError, match="takes keras"):
+    with pytest.raises(TypeError, match="pruning_policy must be"):
+        sparsity.prune_low_magnitude(mlp, pruning_policy="all")
+    with pytest.raises(TypeError, match="takes keras"):
         sparsity.prune_low_magnitude([keras.layers.Dense(2), 3])
-    with pytest.raises(ValueError, match=r"must be a keras\.Model"):
+    with pytest.raises(TypeError, match=r"must be a keras\.Model"):
         sparsity.strip_pruning(keras.layers.Dense(2))
     with pytest.raises(ValueError, match="wrapped already"):
         sparsity.prune_low_magnitude(

@@ -78,7 +78,7 @@ def test_what_the_export_guide_looks_at(run_script, tmp_path, monkeypatch):
     (make,) = (line for line in commands if "export.py" in line)
     (look,) = (line for line in commands if line.startswith("saved_model_cli"))
     model = pages.ROOT / "saved_models" / "digits.npz"
-    flags = [f"--model={model}", "--to=saved_model", "--noreport"]
+    flags = [f"--model={model}", "--to=saved_model", "--nocompare"]
     script, *given = shlex.split(make)[1:]
     done = run_script(pages.ROOT / script, *given, *flags, cwd=tmp_path, quick=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Exports load without keras and tfticket, and compute what the model computes."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -15,7 +16,8 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export.checking import compare
+from tfticket.export.served import check as saved_model_check
+from tfticket.export.tflite import check as litert_check
 
 
 def pruned_cnn():
@@ -137,21 +139,22 @@ def test_litert_is_not_replaced_unasked(tmp_path):
 def test_a_file_that_differs_is_refused_and_nothing_is_left(
     write, tmp_path, monkeypatch, quick
 ):
-    real = compare.check
-    monkeypatch.setattr(compare, "check", lambda *args: _differs(real, *args))
+    for module in (saved_model_check, litert_check):
+        differs = functools.partial(_differs, module.check)
+        monkeypatch.setattr(module, "check", differs)
     with pytest.raises(export.ExportError, match="differs from the model"):
         write(two_by_two(), tmp_path / "m")
     assert os.listdir(tmp_path) == []
 
 
-def _differs(real, kind, written, target, serving, inputs, tolerance):
+def _differs(real, written, target, serving, *arguments):
     off = dataclasses.replace(
         serving,
         predict=lambda inputs: {
             name: value + 0.01 for name, value in serving.predict(inputs).items()
         },
     )
-    return real(kind, written, target, off, inputs, tolerance)
+    return real(written, target, off, *arguments)
 
 
 def test_a_file_that_does_not_load_is_refused(tmp_path):
@@ -161,8 +164,18 @@ def test_a_file_that_does_not_load_is_refused(tmp_path):
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"no model")
     with pytest.raises(export.ExportError, match="does not run"):
-        compare.check(
-            "litert", broken, broken, ready, sample_inputs(ready.signature), 1e-3
+        litert_check.check(
+            broken,
+            broken,
+            ready,
+            sample_inputs(ready.signature),
+            None,
+            1e-3,
+            ["builtin"],
+        )
+    with pytest.raises(export.ExportError, match=r"(?s)run: exit code 1.*says"):
+        saved_model_check.check(
+            tmp_path, tmp_path, ready, sample_inputs(ready.signature), 1e-3
         )
 
 

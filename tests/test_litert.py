@@ -11,9 +11,9 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export.checking import compare, litert_runtimes
+from tfticket.export.checking import processes
 from tfticket.export.checking.programs import run_litert
-from tfticket.export.tflite import known_faults, reader
+from tfticket.export.tflite import check, known_faults, reader
 from tfticket.export.tflite.representative import check_range, representative_samples
 
 X = np.random.default_rng(1).standard_normal((24, 64)).astype("float32")
@@ -83,7 +83,7 @@ def test_dense_files_are_right_in_both_interpreters(
     assert exported.size < size * float32 + 4000
     want = model.predict(X, verbose=0)
     errors = []
-    for runtime in litert_runtimes.RUNTIMES:
+    for runtime in known_faults.RUNTIMES:
         errors.append(np.abs(run(path, runtime) - want).max() / np.abs(want).max())
     assert max(errors) < least
     if quantization:
@@ -112,7 +112,7 @@ def test_sparse_files_that_work(quantization, block, form, tmp_path):
     assert form in str(exported)
     assert exported.size < 0.55 * 4 * (64 * 64 + 64 * 16)
     want = model.predict(X, verbose=0)
-    for runtime in litert_runtimes.RUNTIMES:
+    for runtime in known_faults.RUNTIMES:
         error = np.abs(run(path, runtime) - want).max() / np.abs(want).max()
         assert error < 0.1, runtime
 
@@ -129,7 +129,7 @@ def test_sparse_files_that_work(quantization, block, form, tmp_path):
 def test_what_is_known_to_go_wrong_is_refused_before_it_runs(
     quantization, block, inputs, reason, instead, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(compare, "check", None)  # must not come so far
+    monkeypatch.setattr(check, "check", None)  # must not come so far
     x = X[:, :inputs]
     with pytest.raises(export.ExportError, match=f"{reason}.*Use .*{instead}") as error:
         export.litert(
@@ -329,13 +329,13 @@ def test_representative_data_of_another_scale():
 
 def test_int8_is_checked_on_the_representative_data(tmp_path, monkeypatch):
     seen = {}
-    real = compare.check
+    real = check.check
 
-    def check(kind, written, target, serving, inputs, tolerance):
+    def watched(written, target, serving, inputs, *arguments):
         seen.update(inputs)
-        return real(kind, written, target, serving, inputs, tolerance)
+        return real(written, target, serving, inputs, *arguments)
 
-    monkeypatch.setattr(compare, "check", check)
+    monkeypatch.setattr(check, "check", watched)
     export.litert(mlp(0), tmp_path / "m", "int8", representative_data=X)
     np.testing.assert_array_equal(seen["x"], X)
     with pytest.raises(ValueError, match="ranges from"):
@@ -367,15 +367,15 @@ def test_open_shapes_and_nan_weights(tmp_path):
 
 
 def test_a_crash_takes_its_own_process_down_only(tmp_path, monkeypatch):
-    program = tmp_path / "crash.py"
+    program = tmp_path / "run_litert.py"
     program.write_text("import os; os.kill(os.getpid(), 11)")
-    monkeypatch.setattr(litert_runtimes, "_PROGRAM", program)
-    with pytest.raises(litert_runtimes.RunError, match="signal 11") as error:
-        litert_runtimes.run([program], {"x": X}, "builtin")
+    monkeypatch.setattr(processes, "PROGRAMS", tmp_path)
+    with pytest.raises(processes.RunError, match=r"signal 11 \(SIGSEGV\)") as error:
+        check.run([program], {"x": X}, "builtin")
     assert error.value.crashed
     with pytest.raises(export.ExportError, match=r"signal 11.*Nothing was kept"):
         export.litert(mlp(0), tmp_path / "m.tflite")
-    assert os.listdir(tmp_path) == ["crash.py"]
+    assert os.listdir(tmp_path) == ["run_litert.py"]
 
 
 def test_an_input_of_any_name(tmp_path):

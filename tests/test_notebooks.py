@@ -20,8 +20,8 @@ import sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from fixtures import check_here, without_xla
 from tfticket import devices
-from tfticket.export import parity
-parity._run = check_here.run
+from tfticket.export.checking import processes
+processes.run = check_here.run
 devices.compile_options = without_xla.compile_options
 """
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from fixtures import check_here, pages
 
-from tfticket.export.checking import compare
+from tfticket.export.checking import processes
 
 
 @pytest.mark.usefixtures("without_xla")
@@ -16,15 +16,15 @@ def test_python_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checked = []
 
-    def in_this_process(kind, *arguments):
-        checked.append(kind)
-        return check_here.run(kind, *arguments)
+    def in_this_process(program, *arguments):
+        checked.append(program)
+        return check_here.run(program, *arguments)
 
-    monkeypatch.setattr(compare, "_run", in_this_process)
+    monkeypatch.setattr(processes, "run", in_this_process)
     printed = pages.run_python("README.md")
     assert "100.0% kept" in printed
     assert "same answer for 100.0% of the samples" in printed
-    assert checked == ["saved_model", "litert"]
+    assert set(checked) == {"run_saved_model", "run_litert"}
     assert (tmp_path / "ticket.npz").is_file()
 
 

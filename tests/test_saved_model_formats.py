@@ -20,10 +20,12 @@ from keras import layers
 
 import tfticket
 from tfticket import export
-from tfticket.export import manifest
-from tfticket.export.checking import compare
+from tfticket.export import saved_model_export
+from tfticket.export.checking import processes
 from tfticket.export.served import warmup
 from tfticket.export.storage import csr, encoded, encoding, formats
+from tfticket.inspection.costs import total
+from tfticket.sparsity import encoded_size
 
 LABELS = [f"digit {i}" for i in range(10)]
 FORMATS = ("dense", "encoded", "csr")
@@ -74,7 +76,7 @@ def served(tmp_path_factory):
     for name in FORMATS:
         with pytest.MonkeyPatch.context() as patch:
             if name == "dense":
-                patch.setattr(compare, "_run", check_here.run)
+                patch.setattr(processes, "run", check_here.run)
             exported[name] = export.saved_model(
                 model,
                 folder / name,
@@ -130,7 +132,7 @@ def test_the_smallest_form_is_the_smallest(flat):
     sizes = {
         form: encoding.encode(flat, form).nbytes for form in ("gaps", "bits", "plain")
     }
-    chosen = encoding.smallest_form(flat, flat.dtype.itemsize)
+    chosen = encoded_size.smallest_form(flat, flat.dtype.itemsize)
     assert sizes[chosen] == min(sizes.values())
 
 
@@ -148,7 +150,7 @@ def test_each_form_is_chosen_where_it_is_smallest():
     random = np.random.default_rng(0)
     for density, form in ((0.05, "gaps"), (0.1, "gaps"), (0.3, "bits"), (1, "plain")):
         array = (random.random((100, 100)) < density).astype("float32")
-        assert encoding.smallest_form(array, 4) == form
+        assert encoded_size.smallest_form(array, 4) == form
 
 
 def test_stored_weights_are_read_bit_by_bit():
@@ -240,7 +242,7 @@ def test_a_large_mlp_takes_a_fifteenth_of_dense(tmp_path):
         dense = small = 0
         for shape in ((784, 2048), (2048, 2048), (2048, 10)):
             keep = random.random(shape) >= sparsity
-            form = encoding.smallest_form(keep, 4)
+            form = encoded_size.smallest_form(keep, 4)
             flat = keep.astype(np.float32).ravel()
             small += encoding.encode(flat, form).nbytes + 4 * shape[1]
             dense += 4 * flat.size + 4 * shape[1]
@@ -288,8 +290,11 @@ def test_the_c_api_alone_serves(name, served, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(names))
     np.savez(tmp_path / "in.npz", **{"inputs/image": images})
     subprocess.run(
-        [sys.executable, run_c_api.__file__, libraries[0], path]
-        + [tmp_path / file for file in ("in.npz", "out.npz", "names.json")],
+        [
+            *(sys.executable, run_c_api.__file__),
+            *(tmp_path / "in.npz", tmp_path / "out.npz"),
+            *(libraries[0], path, tmp_path / "names.json"),
+        ],
         check=True,
     )
     with np.load(tmp_path / "out.npz") as file:
@@ -438,30 +443,33 @@ def test_the_manifest_says_what_is_there(served):
             content = (path / file).read_bytes()
             assert facts["bytes"] == len(content)
             assert facts["sha256"] == hashlib.sha256(content).hexdigest()
-        rows = {row["class"]: row for row in found["layers"]}
+        rows = {row["name"]: row for row in found["weights"]}
         masks = tfticket.get_masks(model)
         kept = int(masks["conv2d/kernel"].sum())
-        assert rows["Conv2D"]["flops_dense"] == 2 * 9 * 4 * 14 * 14
-        assert rows["Conv2D"]["flops_sparse"] == 2 * kept * 14 * 14
-        assert rows["Conv2D"]["nonzero"] == kept  # its bias is zero
-        assert rows["BatchNormalization"]["flops_dense"] is None
+        assert rows["conv2d/kernel"]["flops_dense"] == 2 * 9 * 4 * 14 * 14
+        assert rows["conv2d/kernel"]["flops_sparse"] == 2 * kept * 14 * 14
+        assert rows["conv2d/kernel"]["kept"] == kept
+        assert rows["batch_normalization"]["flops_dense"] == 0
         assert found["parameters"] == tfticket.strip(model).count_params()
-        assert found["nonzero"] == sum(row["nonzero"] for row in found["layers"])
+        assert found["flops_unknown"] == {}
+        # The weights' bytes are those that `summary` gives.
+        whole = total(tfticket.summary_rows(model))
+        if name in ("dense", "encoded"):
+            counted = {"dense": whole.bytes_dense, "encoded": whole.bytes_sparse}
+            assert found["made"]["weight_bytes"] == counted[name]
 
 
-def test_operations_are_counted_once_for_each_place():
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            layers.Conv2DTranspose(3, 2, strides=2, name="up"),
-            layers.DepthwiseConv2D(3, name="depth"),
-            layers.Dense(4, name="dense"),
-        ]
-    )
-    rows = {row["class"]: row["flops_dense"] for row in manifest.layer_rows(model)}
-    assert rows["Conv2DTranspose"] == 2 * (2 * 2 * 3 * 2) * 6 * 6
-    assert rows["DepthwiseConv2D"] == 2 * (3 * 3 * 3) * 10 * 10
-    assert rows["Dense"] == 2 * (3 * 4) * 10 * 10
+def test_the_manifest_names_what_it_does_not_count(tmp_path, quick):
+    class Own(layers.Dense):
+        def call(self, x):
+            return keras.ops.matmul(x, self.kernel)
+
+    own, dense = Own(3, use_bias=False, name="own"), layers.Dense(2, name="dense")
+    model = keras.Sequential([keras.Input((4,)), own, dense])
+    path = export.saved_model(model, tmp_path / "m").path
+    found = json.loads((path / "tfticket.json").read_text())
+    assert found["flops_dense"] == 2 * 3 * 2
+    assert list(found["flops_unknown"]) == ["own/kernel"]
 
 
 def test_a_warm_up_request_is_what_tensorflow_serving_reads():
@@ -539,7 +547,7 @@ def test_arguments_that_do_not_fit(tmp_path):
         r"top_k=3 needs labels": {"top_k": 3},
         r"labels must have 10 different strings": {"labels": ["a", "b"]},
         r"labels must have 10 different": {"labels": ["a"] * 10},
-        r"top_k must be 1 to 10.*top_k=11": {"labels": LABELS, "top_k": 11},
+        r"top_k must be at most 10.*top_k=11": {"labels": LABELS, "top_k": 11},
     }.items():
         with pytest.raises(ValueError, match=match):
             export.saved_model(model, tmp_path / "m", **arguments)
@@ -620,16 +628,15 @@ def test_python_in_the_graph_is_refused(tmp_path):
 
 def test_an_operation_that_only_this_process_has_is_refused(tmp_path, monkeypatch):
     """As one from `tf.load_op_library`: here the file is bent after writing."""
-    module = sys.modules["tfticket.export.saved_model"]  # the name is a function's
 
     def write(ready, folder):
         real(ready, folder)
         file = folder / "saved_model.pb"
         file.write_bytes(file.read_bytes().replace(b"MatMul", b"MyMul_"))
 
-    real = module.write
-    monkeypatch.setattr(module, "write", write)
-    with pytest.raises(export.ExportError, match=r"(?s)does not run where.*MyMul_"):
+    real = saved_model_export.write
+    monkeypatch.setattr(saved_model_export, "write", write)
+    with pytest.raises(export.ExportError, match=r"(?s)are missing, does not.*MyMul_"):
         export.saved_model(lenet(sizes=(10,), inputs=30), tmp_path / "m")
     assert not any(tmp_path.iterdir())
 
@@ -637,14 +644,14 @@ def test_an_operation_that_only_this_process_has_is_refused(tmp_path, monkeypatc
 def test_a_signature_that_names_the_wrong_class_is_refused(
     tmp_path, quick, monkeypatch
 ):
-    real = compare._run
+    real = processes.run
 
     def shuffled(*arguments):
-        results, latency = real(*arguments)
-        results["classify"]["classes"] = results["classify"]["classes"][:, ::-1]
-        return results, latency
+        results = real(*arguments)
+        results["classify/classes"] = results["classify/classes"][:, ::-1]
+        return results
 
-    monkeypatch.setattr(compare, "_run", shuffled)
+    monkeypatch.setattr(processes, "run", shuffled)
     with pytest.raises(export.ExportError, match=r"differs from itself.*'classify'"):
         export.saved_model(lenet(sizes=(10,), inputs=30), tmp_path / "m", labels=LABELS)
     assert not any(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import pytest
 
 import tfticket
 from tfticket import sensitivity
+from tfticket.keras_models.internals import slots_by_variable
 from tfticket.pruning.thresholds import SensitivityRecord, choose, scan, threshold_masks
 
 
@@ -15,7 +16,7 @@ def wrapped(mlp):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
-    for _, slot, _ in tfticket.keras_models.variables.slots(model.optimizer):
+    for _, slot, _ in slots_by_variable(model.optimizer):
         slot.assign(np.ones(slot.shape))
     return model
 
@@ -102,7 +103,7 @@ def test_pruning_by_threshold_zeroes_weights_and_slots(wrapped):
         assert 0 < mask.sum() < mask.size
         np.testing.assert_array_equal(mask, expected[name])
         np.testing.assert_array_equal(pruned[name], np.where(mask, weights[name], 0))
-    for _, slot, _ in tfticket.keras_models.variables.slots(wrapped.optimizer):
+    for _, slot, _ in slots_by_variable(wrapped.optimizer):
         if tuple(slot.shape) == (6, 8):
             assert not np.any(np.array(slot)[~masks["hidden/kernel"]])
 

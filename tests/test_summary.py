@@ -13,7 +13,8 @@ from keras import layers
 from rich.console import Console
 
 import tfticket
-from tfticket.export.storage.encoding import encode
+from tfticket.export.storage.encoded import store
+from tfticket.inspection.costs import total
 from tfticket.inspection.summary import _short
 from tfticket.keras_models import calls
 from tfticket.keras_models.calls import kernels
@@ -167,7 +168,110 @@ def test_attention():
         "b/key_dense/kernel": 2 * 5 * 8 * 2 * 4,
         "b/value_dense/kernel": 2 * 5 * 8 * 2 * 4,
         "b/output_dense/kernel": 2 * 5 * 4 * 4 * 8,
+        "a": 2 * 2 * 5 * 7 * (3 + 3),
+        "b": 2 * 4 * 5 * 5 * (4 + 4),
     }
+    assert sum(row.flops_sparse for row in tfticket.summary_rows(model)) == sum(
+        flops(model).values()
+    )
+    text = printed(model)
+    assert "products between activations" in text
+    assert "attention" not in text  # nothing of it is left out
+
+
+# A layer, the shapes of its inputs, and its products: scores, then sums of values.
+PRODUCTS = {
+    "attention": (
+        layers.Attention(),
+        [(5, 4), (7, 3), (7, 4)],
+        2 * 5 * 7 * 4 + 2 * 5 * 7 * 3,
+    ),
+    "scaled": (layers.Attention(use_scale=True), [(5, 4), (7, 4)], 4 * 5 * 7 * 4),
+    "additive": (layers.AdditiveAttention(), [(5, 4), (7, 4)], 4 * 5 * 7 * 4),
+    "a causal mask saves nothing": (
+        layers.MultiHeadAttention(2, 3, value_dim=5),
+        [(6, 4), (6, 4)],
+        2 * 2 * 6 * 6 * (3 + 5),
+    ),
+    "over two axes": (
+        layers.MultiHeadAttention(2, 3),
+        [(5, 6, 4), (5, 6, 4)],
+        2 * 2 * 30 * 30 * (3 + 3),
+    ),
+    "over one of two axes": (
+        layers.MultiHeadAttention(2, 3, attention_axes=2),
+        [(5, 6, 4), (5, 6, 4)],
+        2 * 5 * 2 * 6 * 6 * (3 + 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_products_inside_attention(kind):
+    layer, shapes, want = PRODUCTS[kind]
+    inputs = [keras.Input(shape) for shape in shapes]
+    if isinstance(layer, layers.MultiHeadAttention):
+        made = layer(*inputs, use_causal_mask="causal" in kind)
+    else:
+        made = layer(inputs)
+    model = keras.Model(inputs, made)
+    found = rows(model)[layer.name]
+    assert (found.flops_dense, found.flops_sparse) == (want, want)
+
+
+class Block(layers.Layer):
+    """Attention, twice, with a layer beside it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(1, 2)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.attention(x, x) + self.attention(self.dense(x), value=x)
+
+
+def test_attention_inside_other_layers():
+    model = chain(layers.TimeDistributed(Block(name="b")), shape=(3, 5, 4))
+    (found,) = (row for row in tfticket.summary_rows(model) if not row.parameters)
+    assert found.kind == "MultiHeadAttention"
+    assert found.flops_dense == 3 * 2 * 2 * 5 * 5 * (2 + 2)
+    found = rows(chain(Block(name="b"), shape=(None, 4)))["b/attention"]
+    assert found.flops_dense is None
+    assert found.why_no_flops == "the input's size is open"
+
+
+class WithAWrappedPart(layers.MultiHeadAttention):
+    def build(self, query_shape, value_shape, key_shape=None):
+        super().build(query_shape, value_shape, key_shape)
+        for name, part in list(vars(self).items()):
+            if part is self.query_dense:
+                setattr(self, name, tfticket.Prune(part))
+
+
+def test_attention_some_of_whose_parts_are_wrapped():
+    x = keras.Input((5, 4))
+    model = keras.Model(x, WithAWrappedPart(2, 3, name="a")(x, x))
+    found = total(tfticket.summary_rows(model))
+    plain = keras.Model(x, layers.MultiHeadAttention(2, 3)(x, x))
+    assert list(tfticket.get_masks(model)) == ["a/query_dense/kernel"]
+    assert found.flops_dense == total(tfticket.summary_rows(plain)).flops_dense
+    assert not found.why_no_flops
+
+
+def test_attention_of_ones_own_is_not_counted_as_none():
+    class Own(layers.MultiHeadAttention):
+        def call(self, query, value, key=None):
+            return super().call(query, value, key)
+
+    x = keras.Input((5, 4))
+    found = rows(keras.Model(x, Own(1, 2, name="a")(x, x)))["a"]
+    assert found.flops_dense is None
+    assert found.why_no_flops == "not known how often the layer uses it"
 
 
 def test_shared_and_nested_layers_count_each_call():
@@ -314,28 +418,50 @@ def test_the_model_is_left_as_it_was(mlp):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 40), min_size=2, max_size=2),
-    density=st.floats(0, 1),
+    units=st.lists(st.sampled_from([3, 40, 64, 90]), min_size=2, max_size=5),
+    densities=st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.3, 1.0]), min_size=5),
     dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
     seed=st.integers(0, 99),
 )
-def test_bytes_are_those_of_the_encoding(shape, density, dtype, seed):
-    inputs, units = shape
-    model = chain(
-        layers.Dense(units, name="a", dtype=keras.DTypePolicy(dtype)), shape=(inputs,)
+def test_bytes_are_those_of_an_encoded_export(units, densities, dtype, seed):
+    policy = keras.DTypePolicy(dtype)
+    model = chain(*(layers.Dense(n, dtype=policy) for n in units), shape=(90,))
+    wrapped, random = tfticket.prune(model), np.random.default_rng(seed)
+    masks = {
+        name: random.random(mask.shape) < density
+        for (name, mask), density in zip(
+            tfticket.get_masks(wrapped).items(), densities, strict=False
+        )
+    }
+    tfticket.set_masks(wrapped, masks)
+    found, plain = tfticket.summary_rows(wrapped), tfticket.strip(wrapped)
+    assert total(found).bytes_dense == sum(
+        keras.ops.convert_to_numpy(x).nbytes for x in plain.weights
     )
-    wrapped = tfticket.prune(model)
-    mask = np.random.default_rng(seed).random(shape) < density
-    tfticket.set_masks(wrapped, {"a/kernel": mask})
-    (row,) = tfticket.summary_rows(wrapped)
-    value = keras.ops.convert_to_numpy(wrapped.layers[0].pruned_weights[0])
-    assert value.dtype == dtype
-    assert row.bytes_dense == value.nbytes
-    flat = np.where(mask, 1, 0).astype(value.dtype).reshape(-1)
-    assert row.bytes_sparse == min(value.nbytes, encode(flat, "bits").nbytes)
-    assert row.kept == mask.sum()
-    assert row.density == pytest.approx(mask.mean())
-    assert (row.other_parameters, row.other_bytes) == (units, units * value.itemsize)
+    assert total(found).bytes_sparse == store(plain.variables).nbytes
+    assert total(tfticket.summary_rows(plain)).bytes_sparse == total(found).bytes_sparse
+    for row, mask in zip(found, masks.values(), strict=True):
+        assert row.kept == mask.sum()
+        assert row.density == pytest.approx(mask.mean())
+
+
+def test_bytes_of_each_weight_by_hand():
+    model = chain(layers.Dense(64, name="a"), layers.Dense(30, name="b"), shape=(64,))
+    model.layers[0].kernel.assign(np.eye(64))
+    kernel = np.zeros((64, 30))
+    kernel[20, 5] = kernel[40, 7] = 1.0
+    model.layers[1].kernel.assign(kernel)
+    found = rows(model)
+    # The first value is at place 0, every other 65 places on: a byte and a float each.
+    assert found["a/kernel"].bytes_sparse == 64 * 5
+    # 605 places lie between the last value before and this one, then 602: two stored
+    # zeros before each.
+    assert found["b/kernel"].bytes_sparse == 2 * 3 * 5
+    assert found["b/kernel"].bytes_dense == 64 * 30 * 4
+    assert (found["a/kernel"].other_parameters, found["a/kernel"].other_bytes) == (
+        64,
+        256,
+    )
 
 
 def test_wrapped_stripped_and_popup_models_agree(mlp):
@@ -382,7 +508,7 @@ def test_table(mlp):
     tfticket.sparsify(wrapped, 0.75)
     lines = printed(wrapped).splitlines()
     (hidden,) = (line for line in lines if "hidden/kernel" in line)
-    cells = "hidden/kernel Dense 8 6x8 25.0% 12 / 48 24 / 96 54 / 192"
+    cells = "hidden/kernel Dense 8 6x8 25.0% 12 / 48 24 / 96 192"
     assert hidden.split() == cells.split()
     (norm,) = (line for line in lines if line.startswith("norm"))
     assert norm.split()[-1] == "1"

@@ -183,11 +183,11 @@ def test_onnx_keeps_two_four_through_conversion(tmp_path):
 def test_an_onnx_file_that_differs_is_refused(tmp_path, monkeypatch, mlp):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
-    from tfticket.export import onnx_export
+    from tfticket.export.checking import processes
 
-    real = onnx_export._run
+    real = processes.run
     monkeypatch.setattr(
-        onnx_export, "_run", lambda *a: {k: v + 0.1 for k, v in real(*a).items()}
+        processes, "run", lambda *a: {k: v + 0.1 for k, v in real(*a).items()}
     )
     with pytest.raises(export.ExportError, match="differs from the model"):
         export.onnx(mlp, tmp_path / "m.onnx")

@@ -6,7 +6,7 @@ import pytest
 from fixtures.backends import BACKEND, MOST_STEPS, gradients, numpy_gradients
 
 import tfticket
-from tfticket.keras_models.variables import slots
+from tfticket.keras_models.internals import slots_by_variable
 from tfticket.pruning.masks import get_pruned_weights, masked_layers
 
 OPTIMIZERS = {
@@ -100,7 +100,7 @@ def test_momentum_of_what_is_pruned_is_gone_and_does_not_come_back(mlp, data):
         for _, layer in masked_layers(wrapped)
     }
     found = 0
-    for variable, slot, rest in slots(wrapped.optimizer):
+    for variable, slot, rest in slots_by_variable(wrapped.optimizer):
         if id(variable) in masks:
             value = keras.ops.convert_to_numpy(slot)
             assert np.all(value[~masks[id(variable)]] == rest)
@@ -211,7 +211,7 @@ def test_a_regularizer_does_not_reach_pruned_weights(data):
     wrapped = fit_masked(model, data, optimizer)
     assert_zeros(wrapped)  # after fit, where the average is written over the weights
     masks = [mask for _, layer in masked_layers(wrapped) for mask in layer.masks]
-    momenta = [s for v, s, _ in slots(optimizer) if v.name == "kernel"]
+    momenta = [s for v, s, _ in slots_by_variable(optimizer) if v.name == "kernel"]
     assert momenta
     for slot in momenta:
         slot = keras.ops.convert_to_numpy(slot)
@@ -231,5 +231,5 @@ def test_slots_of_several_optimizers(mlp, data):
     optimizer = keras.optimizers.MultiOptimizer(choose)
     wrapped = fit_masked(mlp, data, optimizer)
     assert_zeros(wrapped)
-    kernels = {v.path for v, _, _ in slots(optimizer) if v.name == "kernel"}
+    kernels = {v.path for v, _, _ in slots_by_variable(optimizer) if v.name == "kernel"}
     assert len(kernels) == 2

@@ -1,11 +1,11 @@
 """Exports a saved model or ticket for serving, checked, and says what it came to.
 
-    tfticket export --model=saved_models/digits.npz --report
+    tfticket export --model=saved_models/digits.npz --compare
     tfticket export --model=ticket.keras --format=encoded --name=digits
     tfticket export --model=ticket.keras --compact --quantization=dynamic
 
 Writes a SavedModel in TensorFlow Serving's layout and a .tflite file, each run and
-compared with the model in another process. --report also prints one table of the
+compared with the model in another process. --compare also prints one table of the
 dense, stripped, compact, encoded and int8 forms: bytes, accuracy, latency.
 """
 
@@ -21,78 +21,59 @@ from tfticket_cli.output import Output
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "model",
-        None,
-        "A .keras file, or a ticket's .npz whose weights are trained. Required.",
-        flag_values=values,
+    texts = (
+        ("model", None, "A .keras file, or a ticket's .npz with trained weights."),
+        ("out_dir", "saved_models", "The folder for the exports."),
+        ("name", None, "Their name. Default: the file's."),
     )
+    choices = (
+        (
+            "format",
+            "dense",
+            ["dense", "encoded", "csr", "auto"],
+            "How the SavedModel stores weights.",
+        ),
+        ("value_dtype", "float32", ["float32", "float16"], "Dtype of encoded weights."),
+        (
+            "quantization",
+            "none",
+            ["none", "float16", "dynamic", "int8"],
+            "That of the .tflite file; int8 calibrates on --dataset.",
+        ),
+    )
+    switches = (
+        ("sparse", "Store the .tflite file's weights sparse."),
+        ("compact", "Remove dead units first."),
+        ("compare", "Compare all forms in one table."),
+        ("overwrite", "Replace a .tflite file that exists."),
+    )
+    for name, default, text in texts:
+        flags.DEFINE_string(name, default, text, flag_values=values)
     flags.mark_flag_as_required("model", flag_values=values)
-    flags.DEFINE_string(
-        "out_dir", "saved_models", "Where exports go.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "name", None, "Their name. Default: the file's.", flag_values=values
-    )
+    for name, default, allowed, text in choices:
+        flags.DEFINE_enum(name, default, allowed, text, flag_values=values)
+    for name, text in switches:
+        flags.DEFINE_bool(name, False, text, flag_values=values)
     flags.DEFINE_list(
         "to", ["saved_model", "litert"], "What to write.", flag_values=values
     )
-    flags.DEFINE_enum(
-        "format",
-        "dense",
-        ["dense", "encoded", "csr", "auto"],
-        "Of the SavedModel.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "value_dtype",
-        "float32",
-        ["float32", "float16"],
-        "Of encoded weights.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "quantization",
-        "none",
-        ["none", "float16", "dynamic", "int8"],
-        "Of the .tflite file; int8 calibrates on --dataset.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "sparse", False, "Store the .tflite file's weights sparse.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "compact", False, "Take dead units out first.", flag_values=values
-    )
     flags.DEFINE_list(
         "labels", None, "Names of the classes, to serve with.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "report", False, "Compare all forms in one table.", flag_values=values
     )
     flag_groups.data(
         values,
         default=None,
         about="'digits' or a TFDS image set, for accuracy and calibration.",
     )
-    flags.DEFINE_bool(
-        "overwrite", False, "Whether to replace what is there.", flag_values=values
-    )
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Exports what was asked for, and says what it came to."""
-    if unknown := sorted(set(values.to) - {"saved_model", "litert"}):
-        raise ValueError(f"--to takes saved_model and litert. Received: {unknown}")
+    """Exports what was asked for, and prints the result of each check."""
     quantization = None if values.quantization == "none" else values.quantization
-    if quantization == "int8" and not values.dataset:
-        raise ValueError("--quantization=int8 needs --dataset, to calibrate on it.")
     path = pathlib.Path(values.model)
-    if not path.exists():
-        raise FileNotFoundError(f"--model={path} is not there.")
+    _check(values, quantization, path)
     from tfticket import data, export
 
-    out = pathlib.Path(values.out_dir, values.name or path.stem)
     model = load(path)
     samples = None
     if values.dataset:
@@ -105,42 +86,54 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         compacted = export.compact(model)
         output.say(compacted)
         model = compacted.model
-        result["compact"] = {
-            field.name: getattr(compacted, field.name)
-            for field in dataclasses.fields(compacted)
-            if field.name != "model"
-        }
-
-    def written(kind, exported):
+        result["compact"] = _facts(compacted)
+    out = pathlib.Path(values.out_dir, values.name or path.stem)
+    for kind in ("saved_model", "litert"):
+        if kind not in values.to:
+            continue
+        if kind == "saved_model":
+            exported = export.saved_model(
+                model,
+                out,
+                format=values.format,
+                value_dtype=values.value_dtype,
+                labels=values.labels,
+            )
+        else:
+            exported = export.litert(
+                model,
+                out.with_name(f"{out.name}.tflite"),
+                quantization=quantization,
+                sparse=values.sparse,
+                representative_data=calibration,
+                overwrite=values.overwrite,
+            )
         output.begin()
         output.say(exported)
         result["exports"][kind] = exported
         result["files"][kind] = exported.path
-
-    if "saved_model" in values.to:
-        exported = export.saved_model(
-            model,
-            out,
-            format=values.format,
-            value_dtype=values.value_dtype,
-            labels=values.labels,
-        )
-        written("saved_model", exported)
-    if "litert" in values.to:
-        exported = export.litert(
-            model,
-            out.with_name(f"{out.name}.tflite"),
-            quantization=quantization,
-            sparse=values.sparse,
-            representative_data=calibration,
-            overwrite=values.overwrite,
-        )
-        written("litert", exported)
-    if values.report:
-        rows = export.report(model, None if samples is None else samples.test)
-        export.print_report(rows, output.console)
-        result["report"] = rows
+    if values.compare:
+        rows = export.compare(model, None if samples is None else samples.test)
+        export.print_comparison(rows, output.console)
+        result["comparison"] = rows
     return result
+
+
+def _facts(compacted):
+    return {
+        field.name: getattr(compacted, field.name)
+        for field in dataclasses.fields(compacted)
+        if field.name != "model"
+    }
+
+
+def _check(values, quantization, path):
+    if unknown := sorted(set(values.to) - {"saved_model", "litert"}):
+        raise ValueError(f"--to takes saved_model and litert. Received: {unknown}")
+    if quantization == "int8" and not values.dataset:
+        raise ValueError("--quantization=int8 needs --dataset, to calibrate on it.")
+    if not path.exists():
+        raise FileNotFoundError(f"--model={path} is not there.")
 
 
 def load(path: pathlib.Path) -> Any:

@@ -10,6 +10,7 @@ import h5py
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_bool
 from tfticket.keras_models.copies import (
     clone_with,
     copy_layer,
@@ -18,7 +19,7 @@ from tfticket.keras_models.copies import (
 )
 from tfticket.keras_models.kernels import prunable_weights
 from tfticket.keras_models.masked_layer import inner_layer
-from tfticket.keras_models.names import named_layers
+from tfticket.keras_models.names import every_layer, named_layers, sublayers
 from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"
@@ -55,7 +56,9 @@ def convert(
         not compiled.
 
     Raises:
-        TypeError: If `source` is no model and no path, or `into` can't be copied.
+        TypeError: If `source` is neither a model nor a path, `into` can't be copied,
+            or `masks_from_zeros` is not a bool.
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is of another format, a layer differs (the first one
             is named), the source has no masks and `masks_from_zeros` is False, or a
             layer is pruned there that can't be here.
@@ -76,6 +79,7 @@ def convert(
     >>> tfticket.get_masks(converted)["out/kernel"].ravel().tolist()
     [True, False]
     """
+    check_bool("masks_from_zeros", masks_from_zeros)
     require_transformable(into)
     saved = _collect(_read(source))
     pairs = _match(saved, list(_owners(into)))
@@ -111,7 +115,7 @@ def convert(
         for mask, value in zip(wrappers[path].masks, values, strict=True):
             mask.assign(value)
         wrappers[path].apply_masks()
-    for layer in model._flatten_layers():
+    for _, layer in every_layer(model):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
     return model
@@ -233,11 +237,19 @@ def _owners(model: keras.Model) -> Iterator[_Owner]:
             if id(part) in seen:
                 continue
             seen.add(id(part))
-            inner = {id(w) for sub in part._layers for w in sub.weights}
+            inside = _with_weights(part)
+            inner = {id(w) for sub in inside for w in sub.weights}
             own = [w for w in part.weights if id(w) not in inner]
             if own:
                 yield _Owner(path, layer_path, layer, own)
-            stack[:0] = [((*path, sub.name), sub) for sub in part._layers]
+            stack[:0] = [((*path, sub.name), sub) for sub in inside]
+
+
+def _with_weights(layer):
+    """The layers directly inside that have weights, in the order of those."""
+    order = {id(weight): i for i, weight in enumerate(layer.weights)}
+    inside = [part for _, part in sublayers(layer) if part.weights]
+    return sorted(inside, key=lambda part: order[id(part.weights[0])])
 
 
 def _match(saved: list[_Saved], owners: list[_Owner]) -> list[tuple[_Saved, _Owner]]:

@@ -2,40 +2,23 @@
 
 import abc
 import contextlib
+import warnings
 from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_instance
 from tfticket.compat.policies import PruningPolicy
 from tfticket.compat.translated import wrapper_arguments
 from tfticket.keras_models.copies import clone_with, copy_layer, copy_state
-from tfticket.keras_models.kernels import prunable_weights
+from tfticket.keras_models.kernels import DEPTHWISE, holds_kernels
 from tfticket.keras_models.masked_layer import MaskedLayer
-from tfticket.keras_models.names import every_layer, is_graph
+from tfticket.keras_models.names import is_graph
 from tfticket.pruning.prune_strip import strip, wrap_copy
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import ConstantSparsity, Schedule
 
 _HALF = ConstantSparsity(0.5, 0)
-# TF-MOT leaves these dense, and so does this.
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-# What will have kernels when built.
-_WITH_KERNELS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2D,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3D,
-    keras.layers.Conv3DTranspose,
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Embedding,
-    keras.layers.GroupQueryAttention,
-    keras.layers.MultiHeadAttention,
-    keras.layers.RNN,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
 
 
 class PrunableLayer(abc.ABC):
@@ -95,9 +78,10 @@ def prune_low_magnitude(
         The wrapped layer, list or model, a model not compiled.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of range, blocks and m by n are both asked
-            for, the policy refuses the model, or a custom layer does not say what to
-            prune.
+            for, a model is subclassed, the policy refuses it, or a custom layer does
+            not say what to prune.
 
     Example:
 
@@ -125,7 +109,7 @@ def prune_low_magnitude(
         return _prune_model(to_prune, own, pruning_policy)
     if isinstance(to_prune, keras.layers.Layer):
         return _wrap(to_prune, own, kwargs)
-    raise ValueError(
+    raise TypeError(
         "to_prune must be a keras.layers.Layer, a list of them, or a Sequential or "
         f"Functional keras.Model. Received: {to_prune!r} (of type {type(to_prune)}). "
         "Models of tf_keras are for TF-MOT itself, or "
@@ -140,7 +124,8 @@ def strip_pruning(model: keras.Model) -> keras.Model:
         model: A model that `prune_low_magnitude` wrapped, or some layers of it.
 
     Raises:
-        ValueError: If it is no model, or not built.
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built.
 
     Example:
 
@@ -150,11 +135,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     >>> type(tfmot.sparsity.keras.strip_pruning(model).layers[0]).__name__
     'Dense'
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"model must be a keras.Model. Received: {model!r} (of type {type(model)})"
-        )
-    return strip(model)
+    return strip(check_instance("model", model, keras.Model, "a keras.Model"))
 
 
 def prune_scope() -> contextlib.AbstractContextManager:
@@ -177,6 +158,7 @@ def _prune_model(model, own, policy):
             "use tfticket.prune."
         )
     if policy is not None:
+        check_instance("pruning_policy", policy, PruningPolicy, "a PruningPolicy")
         policy.ensure_model_supports_pruning(model)
 
     def clone(layer):
@@ -203,30 +185,50 @@ def _wrap_unless_wrapped(layer, own):
 def _wrap(layer, own, kwargs):
     if isinstance(layer, MaskedLayer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
-    kwargs = dict(kwargs)
     # TF-MOT makes up a name, whatever is asked for; here it is the layer's.
-    kwargs.pop("name", None)
-    shape = kwargs.pop("input_shape", getattr(layer, "_input_shape_arg", None))
+    kwargs = {key: value for key, value in kwargs.items() if key != "name"}
+    shape = _shape_asked_for(kwargs)
+    if not _is_for_wrapping(layer):
+        return layer if shape is None else _with_input_shape(layer, shape)
+    if shape is None:
+        shape = _shape_made_with(layer)
+    if shape is not None:
+        kwargs["input_shape"] = shape
+    with warnings.catch_warnings():
+        # Whoever named a shape has heard from Keras that keras.Input is better.
+        warnings.filterwarnings("ignore", "Do not pass an `input_shape`")
+        make = wrap_copy if layer.built else Prune
+        return make(layer, **own, **kwargs)
+
+
+def _shape_asked_for(kwargs):
+    """Takes the shape of the first layer out of arguments; None if there is none."""
+    shape = kwargs.pop("input_shape", None)
     if "input_dim" in kwargs:
         shape = (kwargs.pop("input_dim"),)
     if "batch_input_shape" in kwargs:
         shape = kwargs.pop("batch_input_shape")[1:]
-    if not _is_for_wrapping(layer):
-        wrapped = layer
-    elif layer.built:
-        wrapped = wrap_copy(layer, **own, **kwargs)
-    else:
-        wrapped = Prune(layer, **own, **kwargs)
-    if shape is not None:
-        # Where Sequential looks for the shape that its first layer was made with.
-        wrapped._input_shape_arg = tuple(shape)
-    return wrapped
+    return None if shape is None else tuple(shape)
+
+
+def _shape_made_with(layer):
+    """The shape that a layer was given as the first one of a Sequential model."""
+    probe = keras.Sequential(name="probe")
+    # Without building it. Only Model's `layers` have the input of a Sequential model.
+    probe.add(layer, rebuild=False)
+    inputs = super(keras.Sequential, probe).layers[:-1]
+    return tuple(inputs[0].batch_shape[1:]) if inputs else None
+
+
+def _with_input_shape(layer, shape):
+    """A copy of a layer of Keras that can be the first one of a Sequential model."""
+    return layer.__class__.from_config({**layer.get_config(), "input_shape": shape})
 
 
 def _is_for_wrapping(layer: Any) -> bool:
     """Whether TF-MOT would prune a layer, False if it would wrap it and do nothing."""
     if not isinstance(layer, keras.layers.Layer):
-        raise ValueError(
+        raise TypeError(
             "prune_low_magnitude takes keras.layers.Layer objects. Received: "
             f"{layer!r} (of type {type(layer)})"
         )
@@ -239,8 +241,5 @@ def _is_for_wrapping(layer: Any) -> bool:
             "that returns a list of its variables, or wrap the other layers only, by "
             "keras.models.clone_model with a clone_function."
         )
-    if isinstance(layer, _DEPTHWISE):
-        return False
-    if layer.built:
-        return bool(prunable_weights(layer))
-    return any(isinstance(part, _WITH_KERNELS) for _, part in every_layer(layer))
+    # TF-MOT leaves depthwise convolutions dense.
+    return not isinstance(layer, DEPTHWISE) and holds_kernels(layer)

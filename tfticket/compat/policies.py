@@ -1,17 +1,17 @@
 """Policies: which layers of a model to prune, and whether that is worth it."""
 
 import abc
+import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 from keras import layers
 
+from tfticket.common.arguments import check_instance
+from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.masked_layer import inner_layer
 from tfticket.keras_models.names import is_graph
-
-_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
-# Operations that `x + y` and its like are, not layers.
-_OPERATIONS = ("Add", "Multiply", "Subtract")
 
 
 class PruningPolicy(abc.ABC):
@@ -86,16 +86,18 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
                 it.
 
         Raises:
+            TypeError: If it is not a Keras model.
             ValueError: If it is subclassed or not built, an input does not lead to a
                 first convolution, an output does not come from GlobalAveragePooling2D,
                 or a layer between the two is of a kind that XNNPACK does not run
                 sparsely.
         """
-        graph = _Graph(model)
+        _require_built_graph(model)
+        graph = _LayerGraph(model)
         starts = graph.reach(
             graph.inputs,
             graph.consumers,
-            graph.is_start,
+            lambda layer: _is_start(layer, graph),
             "On it, as on every path from an input, there must be a Conv2D with a 3x3 "
             "kernel, strides of 2, 3 input channels and padding='valid', right after a "
             "ZeroPadding2D(1).",
@@ -109,66 +111,46 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         )
 
         def stop(layer):
-            if layer not in ends and not graph.is_supported(layer):
-                raise ValueError(
-                    f"Layer '{layer.name}' ({type(layer).__name__}) is not supported "
-                    f"by {type(self).__name__}: {_mend(layer)} Change the layer, or "
-                    "prune without this policy."
-                )
+            if layer not in ends:
+                _check_layer(layer, graph)
             return layer in ends
 
         after = [layer for start in starts for layer in graph.consumers[start]]
         graph.reach(after, graph.consumers, stop, "GlobalAveragePooling2D must follow.")
 
 
-class _Graph:
-    """Which layer of a model feeds which, nested models taken apart."""
+def _require_built_graph(model):
+    check_instance("model", model, keras.Model, "a keras.Model")
+    if not is_graph(model):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed, so its "
+            "layers can't be followed. Rebuild it as a Functional model."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built. Start it with keras.Input(shape)."
+        )
+
+
+class _LayerGraph:
+    """Which layer of a model feeds which, nested models taken apart.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
 
     def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-            raise ValueError(
-                f"Model '{model.name}' ({type(model).__name__}) is subclassed, so its "
-                "layers can't be followed. Rebuild it as a Functional model."
-            )
-        if not model.built:
-            raise ValueError(
-                f"Model '{model.name}' is not built. Start it with keras.Input(shape)."
-            )
-        self.producers: dict = {}
-        self.consumers: dict = {}
-        self.inputs: list = []
-        self.outputs = [layer for source in self._walk(model, None) for layer in source]
-
-    def _walk(self, model: keras.Model, feeds: list | None) -> list[list]:
-        """Notes a model's layers; returns the layers that give each of its outputs.
-
-        `feeds` are the layers that give each input, `None` for the outermost model.
-        """
-        function = getattr(model, "_functional", None) or model
-        sources = {}
-        if feeds is not None:
-            sources = {
-                id(tensor): feed
-                for tensor, feed in zip(function.inputs, feeds, strict=True)
-            }
-        for depth in sorted(function._nodes_by_depth, reverse=True):
-            for node in function._nodes_by_depth[depth]:
-                layer = node.operation
-                if node.is_input:
-                    if feeds is None:
-                        self._note(layer, [])
-                        self.inputs.append(layer)
-                        sources[id(node.output_tensors[0])] = [layer]
-                    continue
-                given = [sources[id(tensor)] for tensor in node.input_tensors]
-                if is_graph(layer):
-                    results = self._walk(layer, given)
-                else:
-                    self._note(layer, [x for source in given for x in source])
-                    results = [[layer]] * len(node.output_tensors)
-                for tensor, result in zip(node.output_tensors, results, strict=True):
-                    sources[id(tensor)] = result
-        return [sources[id(tensor)] for tensor in function.outputs]
+        graph = FlatGraph(model)
+        self.producers: dict[Any, list] = {}
+        self.consumers: dict[Any, list] = {}
+        self.inputs = graph.input_layers
+        makers: dict[int, Any] = dict(zip(graph.inputs, self.inputs, strict=True))
+        for layer in self.inputs:
+            self._note(layer, [])
+        for call in graph.calls:
+            self._note(call.operation, [makers[i] for i in call.inputs])
+            makers.update(dict.fromkeys(call.outputs, call.operation))
+        self.outputs = [makers[i] for i in graph.outputs]
 
     def _note(self, layer, producers):
         known = self.producers.setdefault(layer, [])
@@ -202,65 +184,8 @@ class _Graph:
                     to_visit.append(following)
         return found
 
-    def is_start(self, layer: keras.layers.Layer) -> bool:
-        """Whether sparse inference can begin after this layer."""
-        return (
-            isinstance(layer, layers.Conv2D)
-            and tuple(layer.kernel.shape[:3]) == (3, 3, 3)
-            and tuple(layer.strides) == (2, 2)
-            and layer.padding == "valid"
-            and self._is_padded(layer, 1)
-        )
-
-    def is_supported(self, layer: keras.layers.Layer) -> bool:
-        """Whether sparse inference goes on through this layer."""
-        layer = inner_layer(layer)
-        if isinstance(layer, layers.DepthwiseConv2D):
-            size = layer.kernel_size[0]
-            return (
-                tuple(layer.kernel_size) in ((3, 3), (5, 5))
-                and layer.depth_multiplier == 1
-                and tuple(layer.dilation_rate) == (1, 1)
-                and (
-                    (layer.padding == "same" and tuple(layer.strides) == (1, 1))
-                    or (
-                        layer.padding == "valid"
-                        and tuple(layer.strides) in ((1, 1), (2, 2))
-                        and self._is_padded(layer, size // 2)
-                    )
-                )
-            )
-        if isinstance(layer, layers.Conv2D):
-            return (
-                layer.groups == 1
-                and tuple(layer.kernel_size) == (1, 1)
-                and tuple(layer.strides) == (1, 1)
-                and tuple(layer.dilation_rate) == (1, 1)
-            )
-        if isinstance(layer, layers.GlobalAveragePooling2D):
-            return layer.keepdims
-        if isinstance(layer, layers.BatchNormalization):
-            return layer.axis == 3 or (layer.axis == -1 and layer.input_spec.ndim == 4)
-        if isinstance(layer, layers.UpSampling2D):
-            return layer.interpolation == "bilinear"
-        if isinstance(layer, layers.Activation):
-            return keras.activations.serialize(layer.activation) in _ACTIVATIONS
-        if not isinstance(layer, layers.Layer):
-            return type(layer).__name__ in _OPERATIONS
-        return isinstance(
-            layer,
-            (
-                layers.Add,
-                layers.Multiply,
-                layers.ZeroPadding2D,
-                layers.ReLU,
-                layers.LeakyReLU,
-                layers.ELU,
-                layers.Dropout,
-            ),
-        )
-
-    def _is_padded(self, layer: keras.layers.Layer, width: int) -> bool:
+    def is_padded(self, layer: keras.layers.Layer, width: int) -> bool:
+        """Whether the layer comes right after a ZeroPadding2D of that width."""
         producers = self.producers.get(layer, [])
         return (
             len(producers) == 1
@@ -269,29 +194,109 @@ class _Graph:
         )
 
 
-def _mend(layer: keras.layers.Layer) -> str:
-    layer = inner_layer(layer)
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return (
-            "depthwise convolutions must be 3x3 or 5x5, depth_multiplier=1, not "
-            "dilated, and either padding='same' with strides of 1 or padding='valid' "
-            "with strides of 1 or 2 after a ZeroPadding2D of 1 (3x3) or 2 (5x5)."
-        )
-    if isinstance(layer, layers.Conv2D):
-        return (
-            "convolutions after the first must be 1x1, groups=1, strides of 1, not "
-            "dilated."
-        )
-    if isinstance(layer, layers.GlobalAveragePooling2D):
-        return "in the middle of a model it must have keepdims=True."
-    if isinstance(layer, layers.BatchNormalization):
-        return "it must normalize the last axis of images, axis=-1."
-    if isinstance(layer, layers.UpSampling2D):
-        return "its interpolation must be 'bilinear'."
-    if isinstance(layer, layers.Activation):
-        return f"its activation must be one of {', '.join(_ACTIVATIONS)}."
+def _is_start(layer, graph):
+    """Whether sparse inference can begin after this layer."""
     return (
-        "supported are 1x1 and depthwise convolutions, BatchNormalization, Add, "
-        "Multiply, ZeroPadding2D, bilinear UpSampling2D, ReLU, LeakyReLU, ELU, "
-        f"Dropout, and Activation of {', '.join(_ACTIVATIONS)}."
+        isinstance(layer, layers.Conv2D)
+        and tuple(layer.kernel.shape[:3]) == (3, 3, 3)
+        and tuple(layer.strides) == (2, 2)
+        and layer.padding == "valid"
+        and graph.is_padded(layer, 1)
     )
+
+
+def _check_layer(layer, graph):
+    """Raises a ValueError if sparse inference can't go on through this layer."""
+    inner = inner_layer(layer)
+    holds, mend = _requirement(inner)
+    if not holds(inner, functools.partial(graph.is_padded, layer)):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) is not supported by "
+            f"PruneForLatencyOnXNNPack: {mend} Change the layer, or prune without "
+            "this policy."
+        )
+
+
+def _requirement(layer):
+    """What XNNPACK asks of a layer: as a function, and in words."""
+    for kinds, holds, mend in _REQUIREMENTS:
+        if isinstance(layer, kinds):
+            return holds, mend
+    # `x + y` and its like are operations, not layers.
+    is_operation = not isinstance(layer, layers.Layer)
+    supported = is_operation and type(layer).__name__ in _OPERATIONS
+    return lambda layer, is_padded: supported, _SUPPORTED
+
+
+def _depthwise_runs(layer, is_padded):
+    size, strides = tuple(layer.kernel_size), tuple(layer.strides)
+    if size not in ((3, 3), (5, 5)) or layer.depth_multiplier != 1:
+        return False
+    if tuple(layer.dilation_rate) != (1, 1):
+        return False
+    if layer.padding == "same":
+        return strides == (1, 1)
+    return strides in ((1, 1), (2, 2)) and is_padded(size[0] // 2)
+
+
+def _pointwise_runs(layer, is_padded):
+    window = (layer.kernel_size, layer.strides, layer.dilation_rate)
+    return layer.groups == 1 and all(tuple(x) == (1, 1) for x in window)
+
+
+_OPERATIONS = ("Add", "Multiply", "Subtract")
+_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
+_SUPPORTED = (
+    "supported are 1x1 and depthwise convolutions, BatchNormalization, Add, "
+    "Multiply, ZeroPadding2D, bilinear UpSampling2D, ReLU, LeakyReLU, ELU, "
+    f"Dropout, and Activation of {', '.join(_ACTIVATIONS)}."
+)
+# Kinds of layers, whether XNNPACK runs one of them sparsely, and what it must be. Asked
+# are the layer and a function of the width of the padding that must come before it.
+_REQUIREMENTS: tuple[tuple[Any, Callable, str], ...] = (
+    (
+        layers.DepthwiseConv2D,
+        _depthwise_runs,
+        "depthwise convolutions must be 3x3 or 5x5, depth_multiplier=1, not "
+        "dilated, and either padding='same' with strides of 1 or padding='valid' "
+        "with strides of 1 or 2 after a ZeroPadding2D of 1 (3x3) or 2 (5x5).",
+    ),
+    (
+        layers.Conv2D,
+        _pointwise_runs,
+        "convolutions after the first must be 1x1, groups=1, strides of 1, not "
+        "dilated.",
+    ),
+    (
+        layers.GlobalAveragePooling2D,
+        lambda layer, is_padded: layer.keepdims,
+        "in the middle of a model it must have keepdims=True.",
+    ),
+    (
+        layers.BatchNormalization,
+        lambda layer, is_padded: (
+            layer.axis == 3 or (layer.axis == -1 and layer.input_spec.ndim == 4)
+        ),
+        "it must normalize the last axis of images, axis=-1.",
+    ),
+    (
+        layers.UpSampling2D,
+        lambda layer, is_padded: layer.interpolation == "bilinear",
+        "its interpolation must be 'bilinear'.",
+    ),
+    (
+        layers.Activation,
+        lambda layer, is_padded: (
+            keras.activations.serialize(layer.activation) in _ACTIVATIONS
+        ),
+        f"its activation must be one of {', '.join(_ACTIVATIONS)}.",
+    ),
+    (
+        (
+            *(layers.Add, layers.Multiply, layers.ZeroPadding2D, layers.Dropout),
+            *(layers.ReLU, layers.LeakyReLU, layers.ELU),
+        ),
+        lambda layer, is_padded: True,
+        "",
+    ),
+)

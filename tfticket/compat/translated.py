@@ -6,6 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_choice, check_instance, check_integer
 from tfticket.sparsity import schedules
 from tfticket.sparsity.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from tfticket.sparsity.structures import NM, Axes, Block
@@ -160,12 +161,19 @@ def wrapper_arguments(
     pooling: str,
     m_by_n: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """TF-MOT's arguments as those of `Prune`."""
-    if pooling not in _POOLING:
-        raise ValueError(
-            "block_pooling_type must be 'AVG' or 'MAX'. Received: "
-            f"block_pooling_type={pooling!r}"
-        )
+    """TF-MOT's arguments as those of `Prune`.
+
+    Args:
+        schedule: Callable of the step, counted from 1.
+        block_size: Height and width of a block.
+        pooling: `"AVG"` or `"MAX"`, how the magnitudes of a block become one.
+        m_by_n: (m, n) for m zeros in every n weights, or `None`.
+
+    Raises:
+        TypeError: If one is of the wrong type.
+        ValueError: If one is out of range, or blocks and m by n are both asked for.
+    """
+    check_choice("block_pooling_type", pooling, list(_POOLING))
     block_size = _two_integers("block_size", block_size)
     if m_by_n is None:
         structure = None
@@ -192,12 +200,9 @@ def wrapper_arguments(
 
 
 def _two_integers(name, value):
-    try:
-        pair = tuple(value)
-    except TypeError:
-        pair = ()
-    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+    check_instance(name, value, (tuple, list), "a pair of positive integers")
+    if len(value) != 2:
         raise ValueError(
             f"{name} must be a pair of positive integers. Received: {name}={value!r}"
         )
-    return pair
+    return tuple(check_integer(f"{name}[{i}]", n, 1) for i, n in enumerate(value))

@@ -1,23 +1,34 @@
-"""Plain Keras models to what serving loads, each file run before it is named done."""
+"""Exports for serving: SavedModel, LiteRT, ONNX, and a smaller dense Keras model.
 
-from tfticket.export.checking.compare import Exported, ExportError
-from tfticket.export.compact import Compacted, compact
-from tfticket.export.comparison import FormRow, print_report, report
-from tfticket.export.litert import litert
+For whoever deploys a pruned or plain model. Every written file is run in another
+process and compared with the model before it is kept. `served` makes the function that
+is served, `storage` the sparse forms of weights, `compaction` the smaller model,
+`tflite` the LiteRT file, and `checking` runs and compares what was written.
+"""
+
+from tfticket.export.checking.exported import Exported, ExportError
+from tfticket.export.compact import Compacted, CompactLayer, Removed, compact
+from tfticket.export.comparison import FormRow, compare, print_comparison
+from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
-from tfticket.export.saved_model import saved_model
-from tfticket.export.two_four import check_two_four
+from tfticket.export.saved_model_export import saved_model
+from tfticket.export.two_four import TwoFourReport, TwoFourWeight, check_two_four
 
 __all__ = [
+    "CompactLayer",
     "Compacted",
     "ExportError",
     "Exported",
+    "ExportedLiteRT",
     "FormRow",
+    "Removed",
+    "TwoFourReport",
+    "TwoFourWeight",
     "check_two_four",
     "compact",
+    "compare",
     "litert",
     "onnx",
-    "print_report",
-    "report",
+    "print_comparison",
     "saved_model",
 ]

@@ -68,7 +68,8 @@ class Compacted:
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
         flops_before: Operations of a sample, two for each weight of a kernel and place
-            where it is used; `None` if places are not known.
+            where it is used, and the products inside attention; `None` if it is not
+            known how often a kernel is used.
         flops_after: The same of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
             reads. They stay, since the model's inputs do.
@@ -219,13 +220,13 @@ def _require_finite(model):
 
 def _flops(graph):
     """Operations of a sample; None if it is not known how often a kernel is used."""
-    used = uses(graph)
+    used, others = uses(graph)
     counts = [
         None if count is None else 2 * count * math.prod(weight.shape)
         for weight in graph.model.weights
         for count in [used.get(id(weight), 0)]
     ]
-    return None if None in counts else sum(counts)
+    return None if None in (*counts, others) else sum(counts) + others
 
 
 def _compare(live, layers):

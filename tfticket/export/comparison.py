@@ -1,4 +1,4 @@
-"""`report`: a model in every form that serves, weighed, scored, timed in one run."""
+"""`compare`: the size, accuracy and latency of one model in every form that serves."""
 
 import dataclasses
 import gzip
@@ -12,12 +12,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tfticket.export.checking.compare import ExportError, size_of
+from tfticket.common.arguments import check_choice, check_instance, check_integer
+from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
-from tfticket.export.litert import litert
-from tfticket.export.saved_model import saved_model
+from tfticket.export.litert_export import litert
+from tfticket.export.saved_model_export import saved_model
 from tfticket.export.served.function import sample_inputs, serving
+from tfticket.inspection.costs import summary_rows, total
 from tfticket.keras_models.copies import clone_with, copy_layer
 from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import strip
@@ -28,16 +30,19 @@ FORMS = ("dense", "stripped", "compact", "encoded", "litert", "int8")
 
 @dataclasses.dataclass(frozen=True)
 class FormRow:
-    """What one form came to.
+    """The measurements of one form.
 
     Args:
         form: Its name.
-        raw_bytes: Of all its files.
-        gzip_bytes: Of the same, each compressed by gzip.
+        raw_bytes: Bytes of all its files.
+        gzip_bytes: Bytes of the same, each compressed by gzip.
         accuracy: On the test data, in [0, 1]; `None` without any.
         milliseconds: Batch size to the median time of a call.
         ratios: Batch size to the median of the ratios to "dense", run by run.
         note: Why there are no numbers, where there are none.
+        flops_dense: Operations of a sample in the exported model, zeros included, as
+            `tfticket.summary` counts them; `None` if those of some layer are not known.
+        flops_sparse: The same of the weights that are not zero.
     """
 
     form: str
@@ -47,9 +52,11 @@ class FormRow:
     milliseconds: dict[int, float] = dataclasses.field(default_factory=dict)
     ratios: dict[int, float] = dataclasses.field(default_factory=dict)
     note: str = ""
+    flops_dense: int | None = None
+    flops_sparse: int | None = None
 
 
-def report(
+def compare(
     model: keras.Model,
     test: tuple[np.ndarray, np.ndarray] | None = None,
     dense: keras.Model | None = None,
@@ -59,36 +66,44 @@ def report(
     """Exports a model in several forms and compares them, in one run.
 
     Forms are `"dense"` (a SavedModel of the model before pruning, what all ratios are
-    to), `"stripped"` (zeros kept), `"compact"` (dead units out), `"encoded"` (weights
-    stored sparse), `"litert"` (float32) and `"int8"` (LiteRT, dynamic range). Calls are
-    timed in turns, so that what else the machine does falls on all of them.
+    to), `"stripped"` (zeros kept), `"compact"` (dead units removed), `"encoded"`
+    (weights stored sparse), `"litert"` (float32) and `"int8"` (LiteRT, dynamic range).
+    Calls are timed in turns, so that other load on the machine affects all of them.
 
     Args:
         model: A wrapped or plain, built model with one input.
-        test: Images and labels, integers; the first output is taken as scores.
-        dense: The model before pruning. `None`: one of the same layers with random
-            weights, whose accuracy means nothing and is left out.
-        forms: Which to compare, "dense" always.
-        repeats: Calls of each form and batch size.
+        test: Images and integer labels; the first output is taken as scores.
+        dense: The model before pruning. `None` takes one with the same layers and
+            random weights, whose accuracy means nothing and is left out.
+        forms: Which to compare; "dense" always is.
+        repeats: Calls of each form and batch size, 1 or more.
 
     Returns:
-        One row a form; one that can't be made has a note that says why.
+        One row for each form. The row of a form that can't be made has a note that
+        says why.
 
     Raises:
+        TypeError: If `model` or `dense` is not a Keras model, or an argument has the
+            wrong type.
         ValueError: If a form is unknown or the model has several inputs.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> rows = tfticket.export.report(model, forms=["dense", "stripped"], repeats=3)
-    >>> [row.form for row in rows]
-    ['dense', 'stripped']
+    >>> rows = tfticket.export.compare(model, forms=["dense", "stripped"], repeats=3)
+    >>> [(row.form, row.flops_dense) for row in rows]
+    [('dense', 16), ('stripped', 16)]
     """
-    if unknown := sorted(set(forms) - set(FORMS)):
-        raise ValueError(f"forms must be out of {FORMS}. Received: {unknown}")
+    check_instance("model", model, keras.Model, "a keras.Model")
+    if dense is not None:
+        check_instance("dense", dense, keras.Model, "a keras.Model")
+    for form in forms:
+        check_choice("forms", form, FORMS)
+    check_integer("repeats", repeats, 1)
     if len(model.inputs) != 1:
         raise ValueError(
-            f"report times models of one input. '{model.name}' has {len(model.inputs)}."
+            "compare times models with one input. "
+            f"'{model.name}' has {len(model.inputs)}."
         )
     forms = ["dense", *(form for form in forms if form != "dense")]
     plain = strip(model) if get_masks(model) else model
@@ -97,22 +112,21 @@ def report(
     rows, runs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for form in forms:
-            made = pathlib.Path(folder, form)
             try:
-                path = _export(form, dense if form == "dense" else plain, made)
+                path, flops = _export(
+                    form,
+                    dense if form == "dense" else plain,
+                    pathlib.Path(folder, form),
+                )
             except ExportError as error:
                 rows[form] = FormRow(form, note=str(error).splitlines()[0])
                 continue
             runs[form] = runner(path)
-            files = [f for f in [path, *path.rglob("*")] if f.is_file()]
             accuracy = None
             if test is not None and (scored or form != "dense"):
                 accuracy = _accuracy(runs[form], *test)
             rows[form] = FormRow(
-                form,
-                size_of(path),
-                sum(len(gzip.compress(file.read_bytes())) for file in files),
-                accuracy,
+                form, size_of(path), _gzip_size(path), accuracy, **flops
             )
         signature = serving(plain).signature
         seconds = {
@@ -125,11 +139,17 @@ def report(
     ]
 
 
-def print_report(rows: Sequence[FormRow], console: Console | None = None) -> None:
-    """Prints what `report` found as a table, ratios beside "dense"."""
+def print_comparison(rows: Sequence[FormRow], console: Console | None = None) -> None:
+    """Prints what `compare` found as a table.
+
+    Args:
+        rows: From `compare`; the first is what ratios are to.
+        console: The `rich` console to print to; `None` is the standard output.
+    """
     table = Table(title="Exports of one model", title_justify="left")
     table.add_column("form")
     columns = ["kB", "of dense", "kB gzip", "of dense", "accuracy"]
+    columns += ["kFLOPs, sparse", "dense"]
     columns += [f"batch {batch}, ms" for batch in BATCHES]
     columns += [f"batch {batch}, of dense" for batch in BATCHES]
     for column in columns:
@@ -139,6 +159,7 @@ def print_report(rows: Sequence[FormRow], console: Console | None = None) -> Non
         if row.note:
             table.add_row(row.form, row.note)
             continue
+        flops = (row.flops_sparse, row.flops_dense)
         table.add_row(
             row.form,
             f"{row.raw_bytes / 1000:,.1f}",
@@ -146,6 +167,7 @@ def print_report(rows: Sequence[FormRow], console: Console | None = None) -> Non
             f"{row.gzip_bytes / 1000:,.1f}",
             f"{row.gzip_bytes / dense.gzip_bytes:.3f}",
             "" if row.accuracy is None else f"{row.accuracy:.2%}",
+            *("-" if x is None else f"{x / 1000:,.1f}" for x in flops),
             *(f"{row.milliseconds[batch]:.3f}" for batch in BATCHES),
             *(f"{row.ratios[batch]:.2f}" for batch in BATCHES),
         )
@@ -153,18 +175,29 @@ def print_report(rows: Sequence[FormRow], console: Console | None = None) -> Non
 
 
 def _export(form, model, path):
-    if form == "litert":
-        return litert(model, path.with_suffix(".tflite")).path
-    if form == "int8":
-        return litert(model, path.with_suffix(".tflite"), quantization="dynamic").path
+    """Where the written form is, and the operations of the model in it."""
     if form == "compact":
         model = compact(model).model
+    whole = total(summary_rows(model))
+    flops = {
+        name: None if whole.why_no_flops else getattr(whole, name)
+        for name in ("flops_dense", "flops_sparse")
+    }
+    if form in ("litert", "int8"):
+        quantization = "dynamic" if form == "int8" else None
+        file = path.with_suffix(".tflite")
+        return litert(model, file, quantization=quantization).path, flops
     chosen = "encoded" if form == "encoded" else "dense"
-    return saved_model(model, path, format=chosen).path
+    return saved_model(model, path, format=chosen).path, flops
+
+
+def _gzip_size(path):
+    files = [file for file in [path, *path.rglob("*")] if file.is_file()]
+    return sum(len(gzip.compress(file.read_bytes())) for file in files)
 
 
 def _with_random_weights(model):
-    """A model of the same layers, unpruned."""
+    """A model with the same layers and random weights, none of them pruned."""
 
     def forget(source, target):
         for old, new in zip(source.weights, target.weights, strict=True):

@@ -3,23 +3,18 @@
 import importlib.util
 import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_bool, check_integer, check_number
 from tfticket.common.files import atomic_path
-from tfticket.export.checking import compare
+from tfticket.export.checking import processes
+from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.served.function import named_inputs, serving
-from tfticket.export.tflite.check import agreement, difference
-
-_PROGRAM = pathlib.Path(__file__).parent / "checking" / "programs" / "run_onnx.py"
 
 
 def onnx(
@@ -29,7 +24,7 @@ def onnx(
     inputs: Any = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
-) -> compare.Exported:
+) -> Exported:
     """Exports a model as a dense `.onnx` file, run by ONNX Runtime and compared.
 
     Needs `pip install 'tfticket[onnx]'`. Pruned weights are stored as zeros, in the
@@ -39,10 +34,10 @@ def onnx(
     Args:
         model: A built Keras model. A wrapped one is stripped first.
         path: The file to write.
-        opset: Version of ONNX's operations.
+        opset: Version of ONNX's operations, 13 or more.
         inputs: Sample to check the export on, as for `saved_model`.
         tolerance: Largest difference allowed between the outputs of the file and of
-            the model, relative to the largest output.
+            the model, relative to the largest absolute value of the output.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -54,6 +49,7 @@ def onnx(
         ImportError: If tf2onnx is not installed.
         ExportError: If the model can't be converted or the written file does not
             compute what the model does. Nothing is left behind.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not built or has NaN weights, or an argument does
             not fit.
 
@@ -69,6 +65,8 @@ def onnx(
     """
     path = pathlib.Path(path)
     check_integer("opset", opset, 13)
+    check_number("tolerance", tolerance, 0)
+    check_bool("overwrite", overwrite)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
     try:
@@ -91,7 +89,7 @@ def onnx(
             opset=opset,
         )
     except Exception as error:  # tf2onnx raises whatever its handlers meet
-        raise compare.ExportError(
+        raise ExportError(
             f"tf2onnx can't convert model '{model.name}' to ONNX opset {opset}. It "
             f"says: {str(error).strip()[:500]}"
         ) from error
@@ -108,32 +106,14 @@ def _checked(written, target, ready, inputs, tolerance):
             "it with: pip install 'tfticket[onnx]'",
             stacklevel=4,
         )
-        return compare.Exported(target, size, float("nan"), None)
-    expected, found = ready.predict(inputs), _run(written, target, inputs)
-    error, scale = difference(expected, found)
-    limit = tolerance * max(scale, 1.0)
-    if not error <= limit:  # NaN is not
-        raise compare.ExportError(
-            f"The ONNX file written for {target} differs from the model by "
-            f"{error:.3g}, where {limit:.3g} is allowed. Nothing was kept."
-        )
-    return compare.Exported(target, size, error, agreement(expected, found))
-
-
-def _run(written, target, inputs):
-    with tempfile.TemporaryDirectory() as folder:
-        given, got = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
-        np.savez(given, **{f"inputs/{name}": value for name, value in inputs.items()})
-        run = subprocess.run(
-            [sys.executable, str(_PROGRAM), str(written), str(given), str(got)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            raise compare.ExportError(
-                f"The ONNX file written for {target} does not run (exit code "
-                f"{run.returncode}). Nothing was kept. It says:\n{run.stderr[-2000:]}"
-            )
-        with np.load(got) as file:
-            return {key.split("/", 1)[1]: file[key] for key in file}
+        return Exported(target, size, float("nan"), None, notes=ready.notes)
+    label = f"The .onnx file written for {target}"
+    try:
+        stored = processes.run("run_onnx", inputs, written)
+    except processes.RunError as failed:
+        raise not_run(label, failed) from failed
+    found = {key.split("/", 1)[1]: value for key, value in stored.items()}
+    expected = ready.predict(inputs)
+    error = require_close(label, expected, found, tolerance)
+    same = agreement(expected, found)
+    return Exported(target, size, error, same, notes=ready.notes)

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_instance
 from tfticket.keras_models.kernels import prunable_weights
 from tfticket.keras_models.names import join, named_layers
 from tfticket.pruning.masks import get_masks, masked_weights
@@ -22,7 +23,7 @@ class TwoFourWeight:
         name: As in `get_masks`: "layer/kernel".
         groups: Number of groups of four, a last one that is shorter included.
         violations: Where the groups with more than two kept weights start: an integer
-            array of (violating groups, axes of the weight), in the axes of Keras.
+            array of shape (violating groups, axes of the weight), in Keras's axes.
         padded: Whether the last groups are shorter than four.
         density: Fraction of the weights kept.
         unread: Why sparse tensor cores don't read this weight at all, or `None`.
@@ -72,11 +73,11 @@ class TwoFourReport:
 def check_two_four(model: keras.Model) -> TwoFourReport:
     """Checks every group of four weights for 2:4 sparsity, as TensorRT reads it.
 
-    Of every four weights that follow each other along a layer's input channels, at most
-    two may be kept: for each unit of a Dense layer, and for each filter and position of
-    a convolution. `tfticket.structures.NM(2, 4)` makes such masks. Where the channels
-    are not a multiple of four, the last group counts as padded with zeros: of its one
-    or two weights all may be kept, and of three, two.
+    At most two of every four consecutive weights along a layer's input channels may be
+    kept. That holds for each unit of a Dense layer, and for each filter and position of
+    a convolution. `tfticket.structures.NM(2, 4)` makes such masks. Where the number of
+    channels is not a multiple of four, the last group counts as padded with zeros: one
+    or two weights may all be kept, and two of three.
 
     Args:
         model: A wrapped model, whose masks are checked; or a plain one, of which the
@@ -101,8 +102,7 @@ def check_two_four(model: keras.Model) -> TwoFourReport:
     >>> print(report)
     dense/kernel: 4 groups, 50.0% kept, 2:4
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model. Received: {model!r}")
+    check_instance("model", model, keras.Model, "a keras.Model")
     found = [
         _check(name, weight, weight.mask)
         for name, weight in masked_weights(model).items()

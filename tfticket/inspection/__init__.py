@@ -1,4 +1,8 @@
-"""Looking at a model: `summary`, its costs, TensorBoard, progress bars."""
+"""Looking at a model: `summary`, what weights cost, TensorBoard, progress bars.
+
+For whoever prunes a model and wants to see how far it is. `costs` has the numbers that
+`summary`, exports and `tfticket.json` share.
+"""
 
 from typing import TYPE_CHECKING
 

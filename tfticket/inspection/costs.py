@@ -1,16 +1,29 @@
 """What each weight and layer of a model costs, and what pruning saves of it."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from tfticket.keras_models.calls import UNKNOWN, computes_as_keras, layer_calls
+from tfticket.common.arguments import check_instance
+from tfticket.keras_models.calls import (
+    UNKNOWN,
+    LayerCalls,
+    computes_as_keras,
+    layer_calls,
+)
 from tfticket.keras_models.kernels import prunable_weights, why_dense
 from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
-from tfticket.keras_models.names import join, named_layers, weights_by_path
+from tfticket.keras_models.names import (
+    every_layer,
+    join,
+    named_layers,
+    weights_by_path,
+)
 from tfticket.pruning.masks import get_masks
+from tfticket.sparsity.encoded_size import encoded_bytes
 
 # Keras's layers with weights of two dimensions that no product sums over.
 _NO_PRODUCTS = (
@@ -23,24 +36,27 @@ _NO_PRODUCTS = (
 
 _ADDED_OR_SCALED = ("bias", "beta", "gamma", "alpha")
 _NEVER = "a kind of weight that is never pruned"
+_NO_WEIGHT = "products between activations, which involve no weight"
 
 
 @dataclasses.dataclass(frozen=True)
 class SummaryRow:
-    """One weight that is or could be masked, or one layer without any.
+    """One weight that is or could be masked, or one layer or part of it without any.
 
     Operations are of one sample, two for each product with a weight and place where it
-    is used; what biases, activations, normalizations and the products inside attention
-    take is not counted. Sparse means those of the weights kept alone.
+    is used. Sparse means those of the weights that are kept. The products inside an
+    attention layer (queries by keys, scores by values) involve no weight, so pruning
+    saves none of them: they have a row of the layer's own, which holds no values.
+    Biases, activations and normalizations are not counted, nor is what a layer of your
+    own computes without weights.
 
-    Encoded, a weight is stored as one bit for each of its values and the values kept,
-    or as it is where that is less. `export.saved_model(format="encoded")` also has a
-    form that is smaller at low densities.
+    Sparse bytes are those of `export.saved_model(format="encoded")`, whose rule is in
+    `tfticket.sparsity.encoded_size`.
 
     Args:
         name: "layer/kernel", or the layer's path.
         kind: Class of the layer.
-        shape: Of the weight; `None` for a layer without one.
+        shape: Shape of the weight; `None` for a layer without one.
         parameters: Values in the weight; of a layer without one, in all of its.
         kept: Those in the subnetwork; of a weight without a mask, those that are not
             zero.
@@ -51,11 +67,12 @@ class SummaryRow:
         flops_dense: Operations; `None` if that is not known.
         flops_sparse: The same of the weights kept.
         why_no_flops: Why that is not known.
-        bytes_dense: Of the values as they are stored.
-        bytes_sparse: Of the same, encoded.
+        bytes_dense: Bytes of the values as they are stored.
+        bytes_sparse: Bytes of the same, encoded.
         other_parameters: Values in the layer's other weights (biases), in the row of
             its first weight.
         other_bytes: Bytes of those.
+        other_bytes_sparse: Bytes of the same, encoded.
     """
 
     name: str
@@ -73,6 +90,7 @@ class SummaryRow:
     bytes_sparse: int = 0
     other_parameters: int = 0
     other_bytes: int = 0
+    other_bytes_sparse: int = 0
 
     @property
     def density(self) -> float:
@@ -83,102 +101,234 @@ class SummaryRow:
 def summary_rows(model: keras.Model) -> list[SummaryRow]:
     """What `summary` prints, as data.
 
+    Args:
+        model: A wrapped, popup, stripped or plain model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+
+    Example:
+
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> row = summary_rows(tfticket.prune(model))[0]
     >>> row.kept, row.flops_sparse, row.output_shape
     (8, 16, (2,))
     """
-    masks, calls = get_masks(model), layer_calls(model)
-    rows: list[SummaryRow] = []
-    for path, layer in named_layers(model):
-        if not isinstance(layer, keras.layers.InputLayer):
-            rows += _rows_of(path, layer, masks, calls)
+    check_instance("model", model, keras.Model, "a keras.Model")
+    counted = _Counted(get_masks(model), layer_calls(model))
+    layers = [
+        _LayerWeights.of(path, layer, counted)
+        for path, layer in named_layers(model)
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    # For the whole model at once: the bytes of a weight depend on those before it.
+    values = [value for layer in layers for value in layer.stored()]
+    nbytes = iter(encoded_bytes(values))
+    rows = [row for layer in layers for row in layer.rows(nbytes)]
+    inside = {id(part) for layer in layers for _, part in every_layer(layer.layer)}
+    for path, part in every_layer(model):
+        # A layer some of whose parts are wrapped has no rows but those of its parts.
+        if id(part) in counted.calls.products and id(part) not in inside:
+            rows.append(_products_row(path, part, counted.calls))
     return rows
 
 
-def _rows_of(path, layer, masks, calls):
+def total(
+    rows: Sequence[SummaryRow], name: str = "whole model", others: bool = True
+) -> SummaryRow:
+    """The sum of some rows.
+
+    Args:
+        rows: From `summary_rows`.
+        name: What to call the sum.
+        others: Whether to add the layers' other weights, biases for example.
+
+    Returns:
+        A row. Operations that are not known are left out of it, and its `why_no_flops`
+        says why they are not: without one, the numbers are complete.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> whole = tfticket.inspection.costs.total(tfticket.summary_rows(model))
+    >>> whole.parameters, whole.flops_dense
+    (10, 16)
+    """
+    unmasked = sum(row.other_parameters for row in rows) if others else 0
+    beside = sum(row.other_bytes for row in rows) if others else 0
+    beside_sparse = sum(row.other_bytes_sparse for row in rows) if others else 0
+    reasons = dict.fromkeys(row.why_no_flops for row in rows if row.why_no_flops)
+    return SummaryRow(
+        name=name,
+        kind="",
+        shape=None,
+        parameters=sum(row.parameters for row in rows) + unmasked,
+        kept=sum(row.kept for row in rows) + unmasked,
+        masked=True,
+        flops_dense=sum(row.flops_dense or 0 for row in rows),
+        flops_sparse=sum(row.flops_sparse or 0 for row in rows),
+        why_no_flops="; ".join(reasons),
+        bytes_dense=sum(row.bytes_dense for row in rows) + beside,
+        bytes_sparse=sum(row.bytes_sparse for row in rows) + beside_sparse,
+    )
+
+
+class _Counted(NamedTuple):
+    """What is known of the whole model: masks by name, and how layers are called."""
+
+    masks: dict[str, np.ndarray]
+    calls: LayerCalls
+
+
+@dataclasses.dataclass(frozen=True)
+class _LayerWeights:
+    """A layer, and its weights sorted into those with a row of their own and others."""
+
+    path: str
+    layer: keras.layers.Layer
+    inner: keras.layers.Layer
+    counted: _Counted
+    prunable: set[int]
+    named: dict[str, keras.Variable]
+    others: dict[str, keras.Variable]
+
+    @classmethod
+    def of(cls, path, layer, counted):
+        inner = inner_layer(layer)
+        weights = _lasting_weights(layer)
+        prunable = _prunable(inner)
+        worth_a_row = prunable | set(counted.calls.uses)
+        has_rows = any(id(weight) in worth_a_row for weight in weights.values())
+        named, others = {}, {}
+        for name, weight in weights.items():
+            # Matrices beside them, of which nothing is known, are not to be overlooked.
+            matrix = len(weight.shape) > 1 and not name.endswith(_ADDED_OR_SCALED)
+            own_row = id(weight) in worth_a_row or (has_rows and matrix)
+            (named if own_row else others)[name] = weight
+        return cls(path, layer, inner, counted, prunable, named, others)
+
+    def stored(self):
+        """Values of all weights as an export would store them, in their order."""
+        for name, variable in _lasting_weights(self.layer).items():
+            value = keras.ops.convert_to_numpy(variable)
+            mask = self._mask(name)
+            yield value if mask is None else value * mask.astype(value.dtype)
+
+    def rows(self, encoded):
+        """The rows of the layer.
+
+        Args:
+            encoded: Iterator over the bytes of the weights in `stored`.
+        """
+        nbytes = {name: next(encoded) for name in _lasting_weights(self.layer)}
+        kind, calls = type(self.inner).__name__, self.counted.calls
+        products = [
+            _products_row(path, part, calls)
+            for path, part in every_layer(self.inner, self.path)
+            if id(part) in calls.products
+        ]
+        values = [keras.ops.convert_to_numpy(x) for x in self.others.values()]
+        size, dense = sum(x.size for x in values), sum(x.nbytes for x in values)
+        sparse = sum(nbytes[name] for name in self.others)
+        output_shape = calls.outputs.get(id(self.layer))
+        if not self.named:
+            whole = total(products)
+            why = whole.why_no_flops or self._why_no_flops()
+            return [
+                SummaryRow(
+                    name=self.path,
+                    kind=kind,
+                    shape=None,
+                    parameters=size,
+                    kept=size,
+                    why_dense=why_dense(self.inner),
+                    output_shape=output_shape,
+                    flops_dense=None if why else whole.flops_dense,
+                    flops_sparse=None if why else whole.flops_sparse,
+                    why_no_flops=why,
+                    bytes_dense=dense,
+                    bytes_sparse=sparse,
+                )
+            ]
+        rows = [self._weight_row(name, nbytes[name]) for name in self.named]
+        rows[0] = dataclasses.replace(
+            rows[0],
+            other_parameters=size,
+            other_bytes=dense,
+            other_bytes_sparse=sparse,
+        )
+        return [*rows, *products]
+
+    def _weight_row(self, name, nbytes):
+        variable, calls = self.named[name], self.counted.calls
+        value, mask = keras.ops.convert_to_numpy(variable), self._mask(name)
+        kept = int(np.count_nonzero(value if mask is None else mask))
+        uses = calls.uses.get(id(variable), calls.failure or UNKNOWN)
+        known = isinstance(uses, int)
+        why = ""
+        if mask is None:
+            prunable = id(variable) in self.prunable
+            why = why_dense(self.inner) if prunable else _NEVER
+        return SummaryRow(
+            name=join(self.path, name),
+            kind=type(self.inner).__name__,
+            shape=value.shape,
+            parameters=value.size,
+            kept=kept,
+            why_dense=why,
+            masked=mask is not None,
+            output_shape=calls.outputs.get(id(self.layer)),
+            flops_dense=2 * uses * value.size if known else None,
+            flops_sparse=2 * uses * kept if known else None,
+            why_no_flops="" if known else uses,
+            bytes_dense=value.nbytes,
+            bytes_sparse=nbytes,
+        )
+
+    def _mask(self, name):
+        return self.counted.masks.get(join(self.path, name))
+
+    def _why_no_flops(self):
+        """Why the operations of a layer without kernels are not none."""
+        weights = self.others.values()
+        additions = isinstance(self.inner, _NO_PRODUCTS)
+        if not weights or (
+            computes_as_keras(self.inner)
+            and (additions or all(len(w.shape) < 2 for w in weights))
+        ):
+            return ""
+        return self.counted.calls.failure or UNKNOWN
+
+
+def _lasting_weights(layer):
+    """A layer's weights by name, without those that only its training needs."""
     inner = inner_layer(layer)
     weights = weights_by_path(inner) if inner.built else {}
     if isinstance(layer, MaskedLayer) and inner.built:
         lasting = {id(weight) for weight in layer.lasting_weights()}
-        weights = {k: w for k, w in weights.items() if id(w) in lasting}
-    prunable = prunable_weights(inner) if inner.built else []
-    prunable = {id(weight.variable) for weight in prunable}
-    named = {k for k, w in weights.items() if id(w) in prunable or id(w) in calls.uses}
-    if named:
-        # Matrices beside them, of which nothing is known, are not to be overlooked.
-        named |= {
-            name
-            for name, weight in weights.items()
-            if len(weight.shape) > 1 and not name.endswith(_ADDED_OR_SCALED)
-        }
-    rows, others = [], []
-    for name, variable in weights.items():
-        value = keras.ops.convert_to_numpy(variable)
-        if name not in named:
-            others.append(value)
-            continue
-        mask = masks.get(join(path, name))
-        why = why_dense(inner) if id(variable) in prunable else _NEVER
-        rows.append(
-            _weight_row(
-                join(path, name),
-                value,
-                mask,
-                calls.uses.get(id(variable), calls.failure or UNKNOWN),
-                kind=type(inner).__name__,
-                output_shape=calls.outputs.get(id(layer)),
-                why_dense=why if mask is None else "",
-            )
-        )
-    size, nbytes = sum(x.size for x in others), sum(x.nbytes for x in others)
-    if rows:
-        rows[0] = dataclasses.replace(
-            rows[0], other_parameters=size, other_bytes=nbytes
-        )
-        return rows
-    why = _why_no_flops(inner, calls) if weights else ""
-    return [
-        SummaryRow(
-            name=path,
-            kind=type(inner).__name__,
-            shape=None,
-            parameters=size,
-            kept=size,
-            why_dense=why_dense(inner),
-            output_shape=calls.outputs.get(id(layer)),
-            flops_dense=None if why else 0,
-            flops_sparse=None if why else 0,
-            why_no_flops=why,
-            bytes_dense=nbytes,
-            bytes_sparse=nbytes,
-        )
-    ]
+        return {k: w for k, w in weights.items() if id(w) in lasting}
+    return weights
 
 
-def _weight_row(
-    name: str, value: np.ndarray, mask: np.ndarray | None, uses: int | str, **rest: Any
-) -> SummaryRow:
-    kept = int(np.count_nonzero(value if mask is None else mask))
+def _prunable(layer):
+    """The `id` of the variables that `prune` can mask."""
+    found = prunable_weights(layer) if layer.built else []
+    return {id(weight.variable) for weight in found}
+
+
+def _products_row(path, layer, calls):
+    """The products between activations inside an attention layer."""
+    count = calls.products[id(layer)]
+    known = isinstance(count, int)
     return SummaryRow(
-        name=name,
-        shape=value.shape,
-        parameters=value.size,
-        kept=kept,
-        masked=mask is not None,
-        flops_dense=2 * uses * value.size if isinstance(uses, int) else None,
-        flops_sparse=2 * uses * kept if isinstance(uses, int) else None,
-        why_no_flops="" if isinstance(uses, int) else uses,
-        bytes_dense=value.nbytes,
-        bytes_sparse=min(value.nbytes, -(-value.size // 8) + kept * value.itemsize),
-        **rest,
+        name=path,
+        kind=type(layer).__name__,
+        shape=None,
+        parameters=0,
+        kept=0,
+        why_dense=_NO_WEIGHT,
+        output_shape=calls.outputs.get(id(layer)),
+        flops_dense=count if known else None,
+        flops_sparse=count if known else None,
+        why_no_flops="" if known else count,
     )
-
-
-def _why_no_flops(layer, calls):
-    """Why the operations of a layer without kernels are not none."""
-    if computes_as_keras(layer) and (
-        isinstance(layer, _NO_PRODUCTS) or all(len(w.shape) < 2 for w in layer.weights)
-    ):
-        return ""
-    return calls.failure or UNKNOWN

@@ -1,4 +1,4 @@
-"""Progress bars over a run, with the time left and a line for what is finished."""
+"""Progress bars over a run, with the time left and a line for each finished part."""
 
 import datetime
 import itertools
@@ -15,17 +15,21 @@ from tfticket.common.arguments import check_integer
 class RoundProgress(keras.callbacks.Callback):
     """Shows how far a `fit` has come: round, density or sparsity, and the time left.
 
-    The bar counts the epochs of the whole `fit`, and so does the time: what the epochs
-    so far took on average, validation included, the first left out, which compiles. A
-    time that is of the first alone is shown as "at most".
+    The bar counts the epochs of the whole `fit`. The time left is estimated from the
+    average epoch so far, validation included. The first epoch compiles, so it is left
+    out; while there is no other, the estimate is shown as "at most".
 
     Put it after `IterativeMagnitudePruning`, `GradualPruning` or `DensityScheduler`: it
-    reads `round`, `density` and `sparsity` from the logs. Of how many rounds is known
-    from the end of the first one on, or from `rounds`.
+    reads `round`, `density` and `sparsity` from the logs. The total number of rounds is
+    shown once the first round ends, or from the start if you pass `rounds`.
 
     Args:
         console: The `rich` console to write to; the standard output if `None`.
-        rounds: Of the callback: how often it prunes.
+        rounds: How often the callback prunes, 1 or more.
+
+    Raises:
+        TypeError: If `rounds` is not an integer.
+        ValueError: If `rounds` is below 1.
 
     Example:
 
@@ -164,9 +168,10 @@ class PartProgress:
 
 
 def _bar(console):
-    """What it shows is the description, a bar, and the fields `count` and `left`.
+    """A bar between its description and the fields `count` and `left`.
 
-    Rich's own time left is of the last 30 seconds: none where a step takes longer.
+    Rich estimates the time left from the last 30 seconds, and so shows none where a
+    step takes longer.
     """
     return Progress(
         TextColumn("{task.description}"),

@@ -1,6 +1,5 @@
-"""`summary`: what of a model is pruned, how far, what that saves, and what is not."""
+"""`summary`: a table of what is pruned in a model, what it saves, what stays dense."""
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import keras
@@ -8,15 +7,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tfticket.inspection.costs import SummaryRow, summary_rows
+from tfticket.inspection.costs import SummaryRow, summary_rows, total
 
 __all__ = ["SummaryRow", "summary", "summary_rows"]
 
 
 class _Column(NamedTuple):
-    """A column, left out of a table that does not fit a terminal narrower than that.
+    """A column of the table.
 
-    The least useful one has the largest `least_width`.
+    Where the table does not fit a terminal narrower than `least_width`, the column is
+    left out; the least useful column has the largest one.
     """
 
     name: str
@@ -39,14 +39,18 @@ _COLUMNS = (
 
 
 def summary(model: keras.Model, console: Console | None = None) -> None:
-    """Prints a table: every weight with its density and costs, every layer left dense.
+    """Prints a table of every weight with its density and costs, layer by layer.
 
-    Numbers are those of `SummaryRow`: FLOPs of one sample, sparse and dense, and bytes,
-    encoded and as they are. Notes say why a weight is not pruned, or FLOPs not known.
+    The numbers are those of `SummaryRow`: FLOPs of one sample, sparse and dense, and
+    bytes, encoded and as they are. Notes say why a weight is not pruned, or why the
+    FLOPs are not known.
 
     Args:
         model: A wrapped, popup, stripped or plain model.
-        console: Where to; `None` is the terminal.
+        console: The `rich` console to print to; `None` is the standard output.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
 
     Example:
 
@@ -95,32 +99,13 @@ def _table(title, rows, columns):
         cells = _cells(row) | {"note": ", ".join(map(str, numbers))}
         table.add_row(*(cells[column.name] for column in columns))
     table.add_section()
-    totals = [_total("whole model", rows, others=True)]
+    totals = [total(rows)]
     if masked := [row for row in rows if row.masked]:
-        totals.insert(0, _total("masked weights", masked))
+        totals.insert(0, total(masked, "masked weights", others=False))
     for row in totals:
         cells = _cells(row)
         table.add_row(*(cells[column.name] for column in columns))
     return table, notes
-
-
-def _total(name: str, rows: Sequence[SummaryRow], others: bool = False) -> SummaryRow:
-    """The sum; operations not known are left out, and that said by `why_no_flops`."""
-    unmasked = sum(row.other_parameters for row in rows) if others else 0
-    beside = sum(row.other_bytes for row in rows) if others else 0
-    return SummaryRow(
-        name=name,
-        kind="",
-        shape=None,
-        parameters=sum(row.parameters for row in rows) + unmasked,
-        kept=sum(row.kept for row in rows) + unmasked,
-        masked=True,
-        flops_dense=sum(row.flops_dense or 0 for row in rows),
-        flops_sparse=sum(row.flops_sparse or 0 for row in rows),
-        why_no_flops="".join(row.why_no_flops for row in rows),
-        bytes_dense=sum(row.bytes_dense for row in rows) + beside,
-        bytes_sparse=sum(row.bytes_sparse for row in rows) + beside,
-    )
 
 
 def _cells(row):
@@ -128,7 +113,7 @@ def _cells(row):
         flops = "-"
     else:
         flops = _pair(row.flops_sparse, row.flops_dense, _short)
-        # Of a sum: some of it is not known.
+        # A sum that leaves out what is not known.
         flops = f"≥ {flops}" if row.why_no_flops else flops
     cells = {
         "note": "",
@@ -144,7 +129,9 @@ def _cells(row):
     if row.masked or row.kept < row.parameters:
         cells["density"] = f"{row.density:.1%}"
     if not row.parameters:
-        cells.update(parameters="", flops="", bytes="")
+        cells.update(parameters="", bytes="")
+    if not row.parameters and row.flops_dense == 0:
+        cells["flops"] = ""
     return cells
 
 

@@ -21,25 +21,25 @@ LONGEST = 256
 class PruningSummaries(keras.callbacks.TensorBoard):
     """`keras.callbacks.TensorBoard` that also shows how far each weight is pruned.
 
-    At the end of every epoch, `sparsity/<weight>` and `threshold/<weight>` (the least
-    magnitude that is kept) go to the folder `metrics` in `log_dir`, by the optimizer's
-    iteration, and the sparsity of all masked weights to `sparsity`. Pictures of the
-    masks, as `mask_picture` makes them, go to `mask/<weight>`. With `histogram_freq`,
-    histograms of the weights that are kept go to `kept/<weight>`; those of Keras have
-    the zeros in them.
+    At the end of every epoch it writes `sparsity/<weight>`, `threshold/<weight>` (the
+    smallest magnitude that is kept) and `sparsity`, that of all masked weights, to the
+    folder `metrics` in `log_dir`. Their step is the optimizer's iteration. Pictures of
+    the masks, as `mask_picture` makes them, are written as `mask/<weight>`. With
+    `histogram_freq`, histograms of the kept weights are written as `kept/<weight>`;
+    the histograms of Keras include the zeros.
 
     Args:
         log_dir: Folder for the logs.
-        update_freq: As of `keras.callbacks.TensorBoard`.
-        mask_images: `True` writes the picture of a mask at the end of an epoch if the
-            mask is another than in its last picture, `False` none; n looks at every
-            n-th epoch alone. A picture takes some 10 ms and 15 kB.
+        update_freq: As in `keras.callbacks.TensorBoard`.
+        mask_images: `True` writes a picture of each mask that has changed since its
+            last picture at the end of every epoch, an integer n at the end of every
+            n-th epoch, and `False` writes none. A picture takes some 10 ms and 15 kB.
         **kwargs: Other arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
         ImportError: If TensorBoard is not installed.
-        TypeError: If `mask_images` is no boolean and no integer.
-        ValueError: If `log_dir` is empty, or `mask_images` below 1.
+        TypeError: If `mask_images` is neither a boolean nor an integer.
+        ValueError: If `log_dir` is empty, or `mask_images` is below 1.
 
     Example:
 
@@ -72,7 +72,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        # What writes TensorBoard's files is TensorFlow, whatever trains.
+        # TensorFlow writes TensorBoard's files, whichever backend trains.
         import tensorflow as tf
 
         if self._writer is None:
@@ -128,13 +128,13 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
 
 def mask_picture(mask: np.ndarray) -> tuple[np.ndarray, str]:
-    """A mask as a picture, white where it keeps a weight, and what its pixels are.
+    """A mask as a picture, white where it keeps a weight, and what its pixels mean.
 
-    The last two axes are its rows and columns, of a Dense kernel inputs and units. The
-    axes before, a convolution's window, stand as a tile at every row and column, set
-    off in grey; one axis stands upright. Where that is more than 256 pixels high or
-    wide, a pixel is a block of rows and columns, as bright as the fraction of its
-    weights that is kept.
+    Rows and columns are the mask's last two axes: the inputs and units of a Dense
+    kernel. The axes before them, the window of a convolution, form a tile at every row
+    and column, separated by grey lines; a mask with one axis is a column. A picture
+    that would be higher or wider than 256 pixels shows blocks of rows and columns, each
+    as bright as the fraction of its weights that is kept.
 
     Args:
         mask: Boolean, of any shape.

@@ -1,7 +1,14 @@
-"""How a model calls its layers on one sample: shapes, uses of each weight, FLOPs."""
+"""How a model calls its layers on one sample: shapes, and the operations that takes.
 
+The only counter of operations. A layer of a kind whose operations are not known is
+reported as unknown and never as 0.
+"""
+
+import contextlib
 import dataclasses
+import inspect
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -22,36 +29,10 @@ _BY_INPUT = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTransp
 _KNOWN = (*_BY_OUTPUT, *_BY_INPUT, layers.EinsumDense)
 
 
-def dense_flops(
-    layer: keras.layers.Layer, in_shape: tuple, out_shape: tuple
-) -> int | None:
-    """Multiplications and additions of one sample: two for a weight and position.
-
-    Counted are the kernels of Dense, EinsumDense, convolutions and recurrent cells, as
-    if all weights were there; the window at the border counts as whole. Biases,
-    activations and other layers count as none.
-
-    Args:
-        layer: A built layer.
-        in_shape: Shape of its input, batch first.
-        out_shape: Shape of its output.
-
-    Returns:
-        The count; `None` if the number of positions is not known.
-
-    Example:
-
-    >>> layer = keras.layers.Dense(3)
-    >>> layer.build((None, 4))
-    >>> dense_flops(layer, (None, 4), (None, 3))
-    24
-    """
-    if not isinstance(layer, _KNOWN):
-        return 0
-    count = positions(layer, in_shape, out_shape)
-    if count is None:
-        return None
-    return 2 * count * sum(math.prod(x.shape) for x in kernels(layer))
+_ATTENTION = (
+    *(layers.MultiHeadAttention, layers.GroupQueryAttention),
+    *(layers.Attention, layers.AdditiveAttention),
+)
 
 
 def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -129,8 +110,58 @@ def _is_convolutional_cell(layer):
     return hasattr(layer, "state_size") and type(layer).__name__ == "ConvLSTMCell"
 
 
+def attention_flops(
+    layer: keras.layers.Layer,
+    query: tuple[int, ...],
+    value: tuple[int, ...],
+    key: tuple[int, ...] | None = None,
+) -> int:
+    """Multiplications and additions of the two products inside an attention layer.
+
+    They are the scores (queries by keys) and the weighted sums of the values. No weight
+    takes part, so pruning saves none of them. Masks save none either: every pair of
+    positions is computed. Scores that are a sum over features instead of a product
+    (`AdditiveAttention`, `score_mode="concat"`) count as if they were one.
+
+    Args:
+        layer: A `MultiHeadAttention`, `GroupQueryAttention`, `Attention` or
+            `AdditiveAttention`.
+        query: Shape of its query, batch first.
+        value: Shape of its value.
+        key: Shape of its key; `None` is that of the value.
+
+    Returns:
+        The count for the whole batch.
+
+    Example:
+
+    >>> layer = keras.layers.MultiHeadAttention(num_heads=2, key_dim=3)
+    >>> attention_flops(layer, (1, 5, 8), (1, 7, 8))
+    840
+    """
+    key = key or value
+    axes, heads = (len(query) - 2,), 1
+    key_size, value_size = query[-1], value[-1]
+    if isinstance(layer, layers.MultiHeadAttention):
+        config = layer.get_config()
+        axes = tuple(config["attention_axes"] or range(1, len(query) - 1))
+        heads = config["num_heads"]
+        key_size, value_size = config["key_dim"], config["value_dim"]
+    elif isinstance(layer, layers.GroupQueryAttention):
+        config = layer.get_config()
+        heads = config["num_query_heads"]
+        key_size = value_size = config["head_dim"]
+    others = math.prod(n for i, n in enumerate(query[:-1]) if i not in axes)
+    pairs = math.prod(query[i] * key[i] for i in axes)
+    return 2 * others * heads * pairs * (key_size + value_size)
+
+
 def computes_as_keras(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's `call` is Keras's, or a masked layer's that is like it."""
+    """Whether the layer computes inside what a layer of Keras computes.
+
+    That is so if its `call` is Keras's own, or if it carries masks and says so by
+    `is_plain_inside`.
+    """
     if isinstance(layer, MaskedLayer):
         return layer.is_plain_inside
     owner = next(x for x in type(layer).__mro__ if "call" in vars(x))
@@ -152,11 +183,14 @@ class LayerCalls:
             out, `None` for an open length.
         uses: How often each value of a weight is used, by the `id` of its variable; or
             why that is not known. Weights of unknown layers are not in it.
+        products: Operations of the products inside each attention layer, which use no
+            weight, by the layer's `id`; or why they are not known.
         failure: Why there was no pass.
     """
 
     outputs: dict[int, tuple[int | None, ...]] = dataclasses.field(default_factory=dict)
     uses: dict[int, int | str] = dataclasses.field(default_factory=dict)
+    products: dict[int, int | str] = dataclasses.field(default_factory=dict)
     failure: str = ""
 
 
@@ -176,11 +210,11 @@ def layer_calls(model: keras.Model) -> LayerCalls:
     (5, 2)
     """
     if not model.built:
-        return LayerCalls(failure="the model is not built")
+        return _failed(model, "the model is not built")
     args, kwargs = _inputs(model)
     specs = keras.tree.flatten((args, kwargs))
     if not specs:
-        return LayerCalls(failure="the shapes of the model's inputs are not known")
+        return _failed(model, "the shapes of the model's inputs are not known")
     is_open = any(None in spec.shape[1:] for spec in specs)
     passes = []
     for length in _LENGTHS if is_open else _LENGTHS[:1]:
@@ -192,15 +226,25 @@ def layer_calls(model: keras.Model) -> LayerCalls:
         except Exception as error:
             # Models may hold any code, and the rest of a summary needs none of this.
             why = OPEN if is_open else f"tracing raised {type(error).__name__}"
-            return LayerCalls(failure=why)
+            return _failed(model, why)
     return _common(*passes) if is_open else passes[0]
+
+
+def _failed(model, why):
+    attention = {
+        id(layer): why
+        for _, layer in every_layer(model)
+        if isinstance(layer, _ATTENTION)
+    }
+    return LayerCalls(products=attention, failure=why)
 
 
 def _inputs(model):
     """Arguments of a call, as tensors without values."""
-    if is_graph(model):
-        graph = model._functional if isinstance(model, keras.Sequential) else model
-        return (graph.input,), {}
+    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
+        return tuple(model.inputs), {}  # it takes one
+    if is_graph(model) and not isinstance(model, keras.Sequential):
+        return (model.input,), {}
     shapes = model.get_build_config() or {}
 
     def specs(structure):
@@ -227,8 +271,32 @@ def _common(some, others):
         for key, x in some.outputs.items()
         if len(y := others.outputs.get(key, ())) == len(x)
     }
-    uses = {k: x if others.uses.get(k) == x else OPEN for k, x in some.uses.items()}
-    return LayerCalls(outputs, uses)
+    uses, products = (
+        {k: x if b.get(k) == x else OPEN for k, x in a.items()}
+        for a, b in ((some.uses, others.uses), (some.products, others.products))
+    )
+    return LayerCalls(outputs, uses, products)
+
+
+@contextlib.contextmanager
+def calls_replaced(
+    replacements: Mapping[keras.layers.Layer, Callable],
+) -> Iterator[None]:
+    """A context in which layers run other functions in place of their `call`.
+
+    An attribute of the instance goes before the method of its class. The model must not
+    be used by another thread meanwhile.
+
+    Args:
+        replacements: Layer to function, which takes what the layer's `call` takes.
+    """
+    for layer, function in replacements.items():
+        layer.call = function
+    try:
+        yield
+    finally:
+        for layer in replacements:
+            del layer.call
 
 
 class _Pass:
@@ -242,15 +310,13 @@ class _Pass:
 
     def of(self, args, kwargs):
         layers = [layer for _, layer in every_layer(self._model)]
-        watched = [layer for layer in layers if "call" not in vars(layer)]
-        for layer in watched:
-            # Past __setattr__, which tracks what layers hold.
-            vars(layer)["call"] = self._watch(layer, layer.call)
-        try:
+        watched = {
+            layer: self._watch(layer, layer.call)
+            for layer in layers
+            if "call" not in vars(layer)
+        }
+        with calls_replaced(watched):
             _Traced(self._run).compute_output_spec(*args, **kwargs)
-        finally:
-            for layer in watched:
-                del vars(layer)["call"]
         return self._calls
 
     def _run(self, *args, **kwargs):
@@ -262,8 +328,7 @@ class _Pass:
         def watched(*args, **kwargs):
             if self._paused:
                 return call(*args, **kwargs)
-            given = keras.tree.flatten((args, kwargs))
-            given = given[0] if given and hasattr(given[0], "shape") else None
+            given = _first(args, kwargs)
             if isinstance(layer, (keras.layers.RNN, keras.layers.TimeDistributed)):
                 self._step(layer, given)
                 self._paused = True
@@ -273,12 +338,13 @@ class _Pass:
                     self._paused = False
             else:
                 outputs = call(*args, **kwargs)
-            made = keras.tree.flatten(outputs)
-            made = made[0] if made and hasattr(made[0], "shape") else None
+            made = _first(outputs)
             if made is not None:
                 self._calls.outputs.setdefault(id(layer), tuple(made.shape)[1:])
                 if given is not None:
                     self._count(layer, given, made)
+            if isinstance(layer, _ATTENTION):
+                self._count_products(layer, call, args, kwargs)
             return outputs
 
         return watched
@@ -303,18 +369,39 @@ class _Pass:
             used, places = kernels(layer), positions(layer, in_shape, out_shape)
         if places is None:
             return
+        for weight in used:
+            if None in (*in_shape, *out_shape):
+                places = None
+            self._add(self._calls.uses, weight, given, places)
+
+    def _count_products(self, layer, call, args, kwargs):
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
+        if "inputs" in given:  # query, value and perhaps key, as one list
+            tensors = given["inputs"]
+        else:
+            tensors = [given[x] for x in ("query", "value", "key") if x in given]
+        shapes = [tuple(x.shape) for x in tensors if x is not None]
+        open_length = any(None in shape for shape in shapes)
+        known = not open_length and computes_as_keras(layer)
+        count = attention_flops(layer, *shapes) if known else None
+        self._add(self._calls.products, layer, tensors[0], count)
+
+    def _add(self, counts, counted, given, count):
+        """Adds what a call of the whole batch came to, `None` where not known.
+
+        Args:
+            counts: Where to: `uses` or `products`.
+            counted: A weight, or a layer.
+            given: A tensor that the call was given.
+            count: The operations, or uses, of the whole batch.
+        """
         # What a traced loop calls is seen once, however often it runs.
         looped = _trace(given) not in (None, self._trace)
-        if looped or None in (*in_shape, *out_shape) or places % self._batch:
-            self._calls.uses.update((id(weight), UNKNOWN) for weight in used)
-            return
-        for weight in used:
-            self._add(weight, self._steps * places // self._batch)
-
-    def _add(self, variable, count):
-        before = self._calls.uses.get(id(variable), 0)
-        known = isinstance(before, int)
-        self._calls.uses[id(variable)] = before + count if known else before
+        before = counts.get(id(counted), 0)
+        if looped or count is None or count % self._batch:
+            counts[id(counted)] = UNKNOWN
+        elif isinstance(before, int):
+            counts[id(counted)] = before + self._steps * count // self._batch
 
 
 class _Traced(keras.Operation):
@@ -330,6 +417,12 @@ def _only_reads(layer):
     if not isinstance(layer, keras.layers.Embedding):
         return False
     return computes_as_keras(layer) and not getattr(layer, "lora_enabled", False)
+
+
+def _first(*values):
+    """The first of some tensors, if it is one."""
+    flat = keras.tree.flatten(values)
+    return flat[0] if flat and hasattr(flat[0], "shape") else None
 
 
 def _trace(tensor):

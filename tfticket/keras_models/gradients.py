@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfticket.common.arguments import check_integer
+
 
 def mean_gradient(
     model: keras.Model,
@@ -92,17 +94,19 @@ def mean_hessian_gradient(
 def each_batch(
     data: Any, batch_size: int = 128, batches: int | None = None
 ) -> Iterator[tuple]:
-    """Yields (x, y, sample_weight) of backend tensors.
+    """Iterates over data in tuples (x, y, sample_weight) of backend tensors.
 
     Args:
         data: A tuple of arrays (x, y) or (x, y, sample_weight), x and y nested as
             the model wants them; or anything that yields such tuples as batches: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a list, a generator.
-        batch_size: Samples a batch, for arrays.
-        batches: Take that many. `None` is all.
+        batch_size: Samples in a batch, for arrays.
+        batches: How many batches to take. `None` takes all.
 
     Raises:
-        ValueError: If data has no end, holds nothing, or `batches` isn't positive.
+        TypeError: If `batch_size` or `batches` is not an integer.
+        ValueError: If one is not positive, or data has no end; on the first batch, if
+            data holds none.
 
     Example:
 
@@ -110,27 +114,31 @@ def each_batch(
     >>> [len(x) for x, _, _ in each_batch((x, y), batch_size=2)]
     [2, 2, 1]
     """
-    if batches is not None and batches < 1:
-        raise ValueError(f"batches must be at least 1. Received: batches={batches}")
-    if batch_size < 1:
-        raise ValueError(
-            f"batch_size must be at least 1. Received: batch_size={batch_size}"
-        )
+    check_integer("batch_size", batch_size, 1)
+    if batches is not None:
+        check_integer("batches", batches, 1)
+    elif _has_no_end(data):
+        raise ValueError("data has no end. Pass batches=, how many to take of it.")
+    source = data
     if isinstance(data, tuple):
         source = _slices(data, batch_size)
     elif isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None and batches is None:
-            raise ValueError("data has no end. Pass batches=, how many to take of it.")
         # Its own iteration never ends.
         count: Any = data.num_batches or batches
         source = map(data.__getitem__, range(count))
-    else:
-        cardinality = getattr(data, "cardinality", None)
-        if batches is None and cardinality is not None and int(cardinality()) == -1:
-            raise ValueError("data has no end. Pass batches=, how many to take of it.")
-        source = data
+    return _as_tensors(islice(source, batches))
+
+
+def _has_no_end(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    cardinality = getattr(data, "cardinality", None)  # of a tf.data.Dataset
+    return cardinality is not None and int(cardinality()) == -1
+
+
+def _as_tensors(source):
     empty = True
-    for batch in islice(source, batches):
+    for batch in source:
         empty = False
         yield tuple(
             keras.tree.map_structure(_tensor, part)

@@ -1,6 +1,12 @@
-"""The graph of a Functional or Sequential model, nested models inlined."""
+"""The graph of a Functional or Sequential model, nested models inlined.
+
+Built on the public `keras.models.clone_model`, which visits every call of a graph in an
+order in which they can run. Nothing is copied: what it "clones" is each operation,
+and what it calls is a stand-in that only has the shape of the result.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,7 +26,8 @@ class Call:
         outputs: Numbers of the values it makes.
         in_shapes: Shapes of the inputs, batch first.
         out_shapes: Shapes of the outputs.
-        arguments: Keras's record of the arguments, in which the inputs are tensors.
+        arguments: Its positional and its keyword arguments, with a `keras.KerasTensor`
+            in the place of each input.
         within: Names of the nested models around it, joined; "" at the top.
     """
 
@@ -29,34 +36,47 @@ class Call:
     outputs: tuple[int, ...]
     in_shapes: tuple[tuple, ...]
     out_shapes: tuple[tuple, ...]
-    arguments: Any
+    arguments: tuple[tuple, dict[str, Any]]
     within: str
 
-    def with_values(self, values: dict[int, Any]) -> tuple[tuple, dict]:
+    def with_values(self, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
         """The arguments, with values by number in place of the tensors."""
-        tensors = self.arguments.keras_tensors
-        return self.arguments.fill_in(
-            {
-                id(tensor): values[number]
-                for tensor, number in zip(tensors, self.inputs, strict=True)
-            }
+        tensors = _tensors(self.arguments)
+        number = {id(x): i for x, i in zip(tensors, self.inputs, strict=True)}
+        return keras.tree.map_structure(
+            lambda x: values[number[id(x)]] if _is_tensor(x) else x, self.arguments
         )
 
     def takes_only_tensors(self) -> bool:
         """Whether nothing but tensors decides what it computes in inference."""
-        return _only_tensors(self.arguments)
+        return _only_tensors(*self.arguments)
 
 
 @dataclasses.dataclass(eq=False)
 class FlatGraph:
     """The calls of a model in an order in which they can run.
 
+    Calls of a nested model stand in the place of the call of that model. It stays one
+    call where its layers by themselves would do something else: if it is called with a
+    mask or with `training=True`, casts its inputs or changes their rank, or if several
+    outputs of the model are its own and named after it.
+
     Args:
-        model: The model itself.
+        model: A built Sequential or Functional model. It is only read.
         shapes: Shape of every value, by its number.
         inputs: Numbers of the values that are the model's inputs.
         outputs: Numbers of the values that are its outputs.
         calls: What happens in between.
+        input_layers: The layers that the inputs come from, in their order.
+        output_names: Names that Keras gives the outputs: those of the layers that they
+            come from.
+
+    Example:
+
+    >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> model = keras.Sequential([keras.Input((3,)), inner, keras.layers.ReLU()])
+    >>> [type(call.operation).__name__ for call in FlatGraph(model).calls]
+    ['Dense', 'ReLU']
     """
 
     model: keras.Model
@@ -64,91 +84,200 @@ class FlatGraph:
     inputs: list[int] = dataclasses.field(init=False)
     outputs: list[int] = dataclasses.field(init=False)
     calls: list[Call] = dataclasses.field(init=False)
+    input_layers: list[keras.layers.InputLayer] = dataclasses.field(init=False)
+    output_names: list[str] = dataclasses.field(init=False)
 
     def __post_init__(self):
         self.shapes, self.calls = [], []
-        graph = functional(self.model)
-        self._ends = [tensor._keras_history.operation for tensor in graph.outputs]
-        values = {id(tensor): self._value(tensor) for tensor in graph.inputs}
-        self.inputs = list(values.values())
-        self._add(graph, values, "")
-        self.outputs = [values[id(tensor)] for tensor in graph.outputs]
+        graph = _functional(self.model)
+        self.input_layers = _input_layers(graph)
+        self.output_names = list(graph.output_names)
+        self.inputs = [self._new_value(tensor) for tensor in graph.inputs]
+        self.outputs = self._add(graph, graph.inputs, self.inputs, "")
 
-    @property
-    def input_layers(self) -> list[keras.layers.InputLayer]:
-        return [x._keras_history.operation for x in functional(self.model).inputs]
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names that Keras gives the outputs: those of the layers they come from."""
-        return [operation.name for operation in self._ends]
-
-    def _value(self, tensor):
+    def _new_value(self, tensor):
         self.shapes.append(tuple(tensor.shape))
         return len(self.shapes) - 1
 
-    def _add(self, graph, values, within):
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                taken = tuple(values[id(tensor)] for tensor in node.input_tensors)
-                made = self._inlined(node, taken, within)
-                if made is None:
-                    made = tuple(self._value(tensor) for tensor in node.outputs)
-                    self.calls.append(
-                        Call(
-                            node.operation,
-                            taken,
-                            made,
-                            tuple(self.shapes[i] for i in taken),
-                            tuple(self.shapes[i] for i in made),
-                            node.arguments,
-                            within,
-                        )
-                    )
-                for tensor, number in zip(node.outputs, made, strict=True):
-                    values[id(tensor)] = number
+    def _add(self, graph, tensors, numbers, within):
+        """Adds the calls of a Functional model; returns the numbers of its outputs.
 
-    def _inlined(self, node, taken, within):
-        """The outputs of a nested model whose calls were added; None if it can't be."""
-        model = node.operation
-        if not is_graph(model) or not _only_tensors(node.arguments):
-            return None
+        `tensors` and `numbers` are those of the values that go into it.
+        """
+        # With names, or Keras would count up the automatic ones of the user's layers.
+        inputs = [
+            keras.Input(
+                batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=f"in{i}"
+            )
+            for i, x in enumerate(tensors)
+        ]
+        known = {id(x): number for x, number in zip(inputs, numbers, strict=True)}
+
+        def visit(operation, *args, **kwargs):
+            taken = _tensors((args, kwargs))
+            values = tuple(known[id(x)] for x in taken)
+            if self._can_be_inlined(operation, args, kwargs, within):
+                name = f"{within}_{operation.name}" if within else operation.name
+                made = self._add(_functional(operation), taken, values, name)
+                results = [
+                    keras.KerasTensor(self.shapes[number], output.dtype)
+                    for number, output in zip(made, operation.outputs, strict=True)
+                ]
+            else:
+                results = _results(operation, args, kwargs)
+                made = tuple(self._new_value(x) for x in results)
+                self._note(operation, values, made, (args, kwargs), within)
+            stand_in = _StandIn(results, f"call{len(known)}")
+            results = keras.tree.flatten(stand_in(*taken))
+            known.update(
+                (id(x), number) for x, number in zip(results, made, strict=True)
+            )
+            return results
+
+        clone = keras.models.clone_model(
+            graph,
+            input_tensors=inputs,
+            clone_function=lambda operation: operation,
+            call_function=visit,
+        )
+        return [known[id(x)] for x in clone.outputs]
+
+    def _note(self, operation, taken, made, arguments, within):
+        shapes = [tuple(self.shapes[i] for i in numbers) for numbers in (taken, made)]
+        self.calls.append(Call(operation, taken, made, *shapes, arguments, within))
+
+    def _can_be_inlined(self, model, args, kwargs, within):
+        if not _has_graph(model) or not _only_tensors(args, kwargs):
+            return False
         # Two outputs of one nested model share its name, which only it can give them.
-        if self._ends.count(model) > 1:
-            return None
-        graph = functional(model)
+        if not within and self.output_names.count(model.name) > 1:
+            return False
         # A model casts its inputs and adds or drops a last axis of one; its layers
         # by themselves would not.
-        if [_kind(x) for x in graph.inputs] != [_kind(x) for x in node.input_tensors]:
-            return None
-        values = dict(zip(map(id, graph.inputs), taken, strict=True))
-        self._add(graph, values, f"{within}_{model.name}" if within else model.name)
-        return tuple(values[id(tensor)] for tensor in graph.outputs)
+        taken = _tensors((args, kwargs))
+        return [_kind(x) for x in model.inputs] == [_kind(x) for x in taken]
 
 
-def functional(model: keras.Model) -> keras.Model:
-    """The model itself, or what a Sequential model keeps its graph in."""
-    return model._functional if isinstance(model, keras.Sequential) else model
+class _StandIn(keras.Operation):
+    """An operation that takes any tensors and makes tensors like those given."""
+
+    def __init__(self, results, name):
+        super().__init__(name=name)
+        self._results = results
+
+    def compute_output_spec(self, *tensors):
+        return [keras.KerasTensor(x.shape, x.dtype, x.sparse) for x in self._results]
+
+    def call(self, *tensors):
+        raise NotImplementedError("it stands in for a call, and computes nothing")
 
 
-def _kind(tensor):
-    return tensor.dtype, len(tensor.shape)
+class _Traced(keras.Operation):
+    """A layer called as a whole, for Keras to run it on shapes alone."""
+
+    def __init__(self, layer):
+        super().__init__(name="traced")
+        self.call = layer
 
 
-def _only_tensors(arguments):
-    # `training=False` says what is done here anyway. A mask is in the arguments of all
-    # that can see it, nested models too.
-    others = {
-        k: v for k, v in arguments.kwargs.items() if k not in ("training", "mask")
-    }
-    leaves = keras.tree.flatten((arguments.args, others))
-    return (
-        all(isinstance(leaf, keras.KerasTensor) for leaf in leaves)
-        and not arguments.kwargs.get("training")
-        and arguments.kwargs.get("mask") is None
+def _results(operation, args, kwargs):
+    """What a call makes, as tensors without values, in a flat list."""
+    casts_weights = (
+        isinstance(operation, keras.layers.Layer)
+        and operation.compute_dtype != operation.variable_dtype
+        and not type(operation).__module__.startswith("keras.")
     )
+    # Only a layer called as a whole casts its weights, which decides the dtype of what
+    # one of your own makes in mixed precision; Keras's layers say it themselves.
+    source = _Traced(operation) if casts_weights else operation
+    return keras.tree.flatten(source.compute_output_spec(*args, **kwargs))
+
+
+def _functional(model):
+    """A Functional model of the same graph, whatever class the model is of."""
+    return keras.Model(model.inputs, model.outputs, name=model.name)
+
+
+def input_layers(model: keras.Model) -> list[keras.layers.InputLayer]:
+    """The layers that a model's inputs come from, in the order of the inputs.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
+    return _input_layers(_functional(model))
+
+
+def _input_layers(graph):
+    layers = [x for x in graph.layers if isinstance(x, keras.layers.InputLayer)]
+    by_tensor = {id(layer.output): layer for layer in layers}
+    return [by_tensor[id(tensor)] for tensor in graph.inputs]
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """Names that Keras gives a model's outputs: those of the layers they come from.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
+    return list(_functional(model).output_names)
+
+
+def input_structure(model: keras.Model) -> Any:
+    """A model's symbolic inputs as it was made with them: a tensor, list or dict.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def output_structure(model: keras.Model) -> Any:
+    """A model's symbolic outputs as it was made with them: a tensor, list or dict.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
+def last_operations(model: keras.Model, counts: Callable[[Any], bool]) -> list[Any]:
+    """The operations that no other one lies behind on some way to an output.
+
+    Args:
+        model: A built Sequential or Functional model. Nested models are part of it.
+        counts: Function of an operation: is it one of those that are looked for?
+
+    Returns:
+        Each such operation once: of a usual network, where kernels count, its
+        classifier; of one with several heads one for each head.
+
+    Example:
+
+    >>> layers = [keras.layers.Dense(2, name=name) for name in ("hidden", "out")]
+    >>> model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.ReLU()])
+    >>> [layer.name for layer in last_operations(model, lambda x: x in layers)]
+    ['out']
+    """
+    graph = FlatGraph(model)
+    makers = {number: call for call in graph.calls for number in call.outputs}
+    found: dict[int, Any] = {}
+    to_visit, seen = list(graph.outputs)[::-1], set()
+    while to_visit:
+        number = to_visit.pop()
+        if number in seen or number not in makers:
+            continue
+        seen.add(number)
+        call = makers[number]
+        # A nested model that could not be inlined has its own last ones.
+        last = []
+        if _has_graph(call.operation):
+            last = last_operations(call.operation, counts)
+        if not last and counts(call.operation):
+            last = [call.operation]
+        found.update((id(operation), operation) for operation in last)
+        if not last:
+            to_visit.extend(call.inputs[::-1])
+    return list(found.values())
 
 
 def output_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -165,35 +294,49 @@ def output_layers(model: keras.Model) -> list[MaskedLayer]:
         Each such layer once: the classifier of a usual network, one layer a
         head of one with several outputs.
     """
-    found = {}
-    seen = set()
 
-    def walk(tensor):
-        layer, node_index, _ = tensor._keras_history
-        if (id(layer), node_index) in seen:
-            return
-        seen.add((id(layer), node_index))
-        if isinstance(layer, MaskedLayer) and not layer.chooses_masks:
-            # Of a model that is wrapped whole, nobody knows which layer is the last.
-            if not isinstance(layer.inner_layer(), keras.Model):
-                found[id(layer)] = layer
-            return
-        if is_graph(layer):
-            # The inputs of the nested model are fed by the node below: going on
-            # from there is right only if nothing inside stopped the walk.
-            before = len(found)
-            for output in keras.tree.flatten(layer.outputs):
-                walk(output)
-            if len(found) > before:
-                return
-        elif isinstance(layer, keras.layers.Layer) and (
-            # Excluded from pruning, it is an output layer all the same.
-            holds_masked(layer) or prunable_weights(layer)
-        ):
-            return
-        for source in layer._inbound_nodes[node_index].input_tensors:
-            walk(source)
+    def counts(operation):
+        # Excluded from pruning, a layer with a kernel is an output layer all the same.
+        return isinstance(operation, keras.layers.Layer) and (
+            isinstance(operation, MaskedLayer)
+            or holds_masked(operation)
+            or bool(prunable_weights(operation))
+        )
 
-    for output in keras.tree.flatten(model.outputs):
-        walk(output)
-    return list(found.values())
+    return [
+        layer
+        for layer in last_operations(model, counts)
+        if isinstance(layer, MaskedLayer)
+        and not layer.chooses_masks
+        # Of a model that is wrapped whole, nobody knows which layer is the last.
+        and not isinstance(layer.inner_layer(), keras.Model)
+    ]
+
+
+def _has_graph(operation):
+    # A Sequential model that was never called on a single tensor has none.
+    return is_graph(operation) and hasattr(operation, "outputs")
+
+
+def _kind(tensor):
+    return tensor.dtype, len(tensor.shape)
+
+
+def _is_tensor(value):
+    return isinstance(value, keras.KerasTensor)
+
+
+def _tensors(arguments):
+    return [x for x in keras.tree.flatten(arguments) if _is_tensor(x)]
+
+
+def _only_tensors(args, kwargs):
+    # `training=False` says what is done here anyway. A mask is in the arguments of all
+    # that can see it, nested models too.
+    others = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
+    leaves = keras.tree.flatten((args, others))
+    return (
+        all(_is_tensor(leaf) for leaf in leaves)
+        and not kwargs.get("training")
+        and kwargs.get("mask") is None
+    )

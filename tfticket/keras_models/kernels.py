@@ -1,6 +1,7 @@
 """Which weights of a Keras layer can be pruned, and which way they are summed."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -14,8 +15,20 @@ _TRANSPOSES = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_HOLD_KERNELS = (
+    *_DENSE,
+    *_CONVOLUTIONS,
+    *_TRANSPOSES,
+    *DEPTHWISE,
+    *_SEPARABLE,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.RNN,
+)
 _NEVER_HOLD_KERNELS = (
     keras.layers.Activation,
     keras.layers.BatchNormalization,
@@ -45,6 +58,11 @@ class PrunableWeight:
     layer: keras.layers.Layer
     reduction_axes: tuple[int, ...]
     channel_axes: tuple[int, ...]
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether the layer itself keeps it up, as a moving mean: nothing trains it."""
+        return self.variable.name.startswith("moving_")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,6 +132,38 @@ def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
     return list(found.values())
 
 
+def weights_named(
+    layer: keras.layers.Layer, names: Collection[str]
+) -> list[PrunableWeight]:
+    """Weights of a built layer by name, kernels with what their axes mean.
+
+    Args:
+        layer: A layer, built.
+        names: Paths in the layer: "kernel", "bias", "cell/kernel".
+
+    Raises:
+        ValueError: If the layer has no weight of a name.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2)
+    >>> layer.build((None, 3))
+    >>> [w.channel_axes for w in weights_named(layer, ["kernel", "bias"])]
+    [(1,), ()]
+    """
+    kernels = {weight.name: weight for weight in prunable_weights(layer)}
+    there = weights_by_path(layer)
+    if unknown := sorted(set(names) - set(there)):
+        raise ValueError(
+            f"Layer '{layer.name}' has no weight named {unknown}. It has: {list(there)}"
+        )
+    return [
+        kernels.get(name, PrunableWeight(name, variable, layer, (), ()))
+        for name, variable in there.items()
+        if name in names
+    ]
+
+
 def _own(layer, top):
     """(variable, reduction axes, channel axes) of what one layer holds itself."""
     if hasattr(layer, "get_prunable_weights"):
@@ -137,14 +187,20 @@ def _own(layer, top):
             rank = len(kernel.shape)
             yield kernel, (rank - 2,), (rank - 1,)
     elif isinstance(layer, keras.layers.Embedding) and top:
-        # Beside it, LoRA's `embeddings` is a sum; the variable is this.
-        yield getattr(layer, "_embeddings", layer.embeddings), (), (1,)
+        for table in _variables(layer, "embeddings"):
+            yield table, (), (1,)
     elif _is_kernel_layer(layer):
-        # The same of `kernel`.
-        kernel = getattr(layer, "_kernel", None)
-        kernel = layer.kernel if kernel is None else kernel
-        if isinstance(kernel, keras.Variable):
+        for kernel in _variables(layer, "kernel"):
             yield kernel, *_axes(layer, len(kernel.shape))
+
+
+def _variables(layer, name):
+    """The variable of that name, in a list; none if the layer computes it instead."""
+    value = getattr(layer, name)
+    if isinstance(value, keras.Variable):
+        return [value]
+    # With LoRA the attribute is the sum of the variable and what is trained beside it.
+    return [weight for weight in layer.weights if weight.name == name][:1]
 
 
 def _axes(layer, rank):
@@ -156,7 +212,7 @@ def _axes(layer, rank):
         )
     if isinstance(layer, _TRANSPOSES):
         return (rank - 1,), (rank - 2,)
-    if isinstance(layer, _DEPTHWISE):
+    if isinstance(layer, DEPTHWISE):
         return tuple(range(rank - 2)), (rank - 2, rank - 1)
     return (rank - 2,), (rank - 1,)
 
@@ -168,7 +224,7 @@ def _subscripts(equation):
 
 
 def _is_kernel_layer(layer):
-    kinds = _DENSE + _CONVOLUTIONS + _TRANSPOSES + _DEPTHWISE
+    kinds = _DENSE + _CONVOLUTIONS + _TRANSPOSES + DEPTHWISE
     return isinstance(layer, (*kinds, keras.layers.EinsumDense))
 
 
@@ -184,6 +240,13 @@ def may_be_prunable(layer: keras.layers.Layer) -> bool:
     if layer.built:
         return bool(prunable_weights(layer))
     return not isinstance(layer, _NEVER_HOLD_KERNELS)
+
+
+def holds_kernels(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of Keras, built or not, has or will have something to prune."""
+    if layer.built:
+        return bool(prunable_weights(layer))
+    return any(isinstance(part, _HOLD_KERNELS) for _, part in every_layer(layer))
 
 
 def why_dense(layer: keras.layers.Layer) -> str:

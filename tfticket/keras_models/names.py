@@ -6,11 +6,10 @@ from typing import Any
 
 import keras
 
+from tfticket.keras_models.internals import attributes
 from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
 
 _AUTOMATIC = re.compile(r"variable(_\d+)?")
-# Keras's list of all layers, and TensorFlow's notes for its checkpoints.
-_BOOKKEEPING = ("_layers", "_functional", "_self_")
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:
@@ -40,12 +39,7 @@ def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Lay
         yield from ((x.name, x) for x in layer.layers)
         return
     seen = set()
-    attributes = dict(vars(layer))
-    # Where PyTorch keeps modules that are assigned to attributes.
-    attributes |= attributes.pop("_modules", {})
-    for attribute, value in attributes.items():
-        if attribute.startswith(_BOOKKEEPING):
-            continue
+    for attribute, value in attributes(layer).items():
         for name, part in _layers_in(attribute.lstrip("_"), value):
             if id(part) not in seen:
                 seen.add(id(part))

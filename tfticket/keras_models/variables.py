@@ -1,11 +1,13 @@
 """Values of variables, captured and put back, and the slots of an optimizer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from tfticket.keras_models.internals import slots_by_variable
 
 
 class State:
@@ -54,46 +56,6 @@ def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def inner_optimizers(
-    optimizer: keras.optimizers.Optimizer,
-) -> Iterator[keras.optimizers.Optimizer]:
-    """Yields the optimizers that hold slots, out of those that wrap others."""
-    yield optimizer
-    if getattr(optimizer, "inner_optimizer", None) is not None:
-        yield from inner_optimizers(optimizer.inner_optimizer)
-    for inner in getattr(optimizer, "_inner_optimizers", None) or ():
-        yield from inner_optimizers(inner)
-
-
-def slots(
-    optimizer: keras.optimizers.Optimizer,
-) -> Iterator[tuple[keras.Variable, keras.Variable, float]]:
-    """Yields (model variable, slot, value at rest) for all kept weight by weight.
-
-    Keras optimizers keep slots in attributes that are lists parallel to their
-    trainable variables, and have no public way from a variable to its slots.
-    What is kept in another shape (a factored second moment) is not weight by
-    weight and left out. The value at rest is what a weight without gradients
-    has: 0.0, but for the accumulators of Adagrad and Ftrl, which start above it
-    because they divide by it.
-    """
-    for inner in inner_optimizers(optimizer):
-        variables = getattr(inner, "_trainable_variables", None) or []
-        for name, values in vars(inner).items():
-            if (
-                name in ("_trainable_variables", "_variables")
-                or not isinstance(values, list)
-                or len(values) != len(variables)
-            ):
-                continue
-            rest = 0.0
-            if name == "_accumulators":
-                rest = getattr(inner, "initial_accumulator_value", 0.0)
-            for variable, slot in zip(variables, values, strict=True):
-                if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
-                    yield variable, slot, rest
-
-
 def mask_slots(
     optimizer: keras.optimizers.Optimizer,
     weights_and_masks: Iterable[tuple[keras.Variable, keras.Variable]],
@@ -105,7 +67,7 @@ def mask_slots(
         weights_and_masks: Pairs of a weight and its boolean mask.
     """
     masks = {id(weight): mask for weight, mask in weights_and_masks}
-    for variable, slot, rest in slots(optimizer):
+    for variable, slot, rest in slots_by_variable(optimizer):
         if id(variable) in masks:
             mask = ops.convert_to_tensor(masks[id(variable)])
             value = ops.convert_to_tensor(slot)

@@ -12,6 +12,7 @@ from tfticket.keras_models.gradients import (
     mean_gradient,
     mean_hessian_gradient,
 )
+from tfticket.keras_models.internals import jax_state_sync
 from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.masks import get_pruned_weights, masked_weights
 from tfticket.pruning.synflow import synaptic_flow
@@ -205,9 +206,7 @@ class ChangeTracker:
 
     def _sync(self):
         # While `fit` runs on JAX, the weights are outside of the variables.
-        sync = getattr(self._model, "jax_state_sync", None)
-        if sync is not None:
-            sync()
+        jax_state_sync(self._model)
 
 
 def _arrays(variables):

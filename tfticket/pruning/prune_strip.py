@@ -18,6 +18,7 @@ from tfticket.keras_models.copies import (
     require_transformable,
     unwrapped_layers,
 )
+from tfticket.keras_models.internals import attributes
 from tfticket.keras_models.kernels import (
     apply_mask,
     may_be_prunable,
@@ -259,9 +260,7 @@ def _take_masks_out(layer):
             f"Model '{layer.name}' is made by the layer that holds it and has wrapped "
             "layers: strip that model by itself."
         )
-    for attribute, value in list(vars(layer).items()):
-        if attribute == "_layers":
-            continue
+    for attribute, value in attributes(layer).items():
         plain = _without_masks(value)
         if plain is not value:
             # Deleted first, or Keras would go on tracking the masked layer.

@@ -8,8 +8,9 @@ from keras import ops
 
 from tfticket.keras_models.copies import clone_with
 from tfticket.keras_models.gradients import gradient_of, tensors
+from tfticket.keras_models.graph import input_structure
 from tfticket.keras_models.masked_layer import inner_layer
-from tfticket.keras_models.names import named_weights
+from tfticket.keras_models.names import every_layer, is_graph, named_weights
 from tfticket.pruning.masks import masked_weights
 
 # Identity for what is positive, or a shift and scale of the input.
@@ -79,9 +80,7 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
     _require_linear(model)
     copy = clone_with(model, _linear, _copy_sizes)
     _pass_operations_through(copy)
-    sequential = isinstance(copy, keras.Sequential)
-    inputs = copy.inputs[0] if sequential else copy.input
-    inputs = keras.tree.map_structure(_ones, inputs)
+    inputs = keras.tree.map_structure(_ones, input_structure(copy))
     variables = named_weights(copy)
     masked = masked_weights(model)
     weights = [variables[name] for name in masked]
@@ -124,13 +123,13 @@ def _check(name, score, mask):
 
 
 def _require_linear(model):
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+    if not is_graph(model):
         raise NotImplementedError(
             f"Model '{model.name}' ({type(model).__name__}) is subclassed, and "
             "SynFlow works on a copy of the layers' graph. Rebuild it as a Functional "
             "model, or use another criterion."
         )
-    for layer in model._flatten_layers():
+    for _, layer in every_layer(model):
         kinds = {kind.__name__ for kind in type(layer).__mro__}
         if kinds & _REFUSED:
             raise NotImplementedError(
@@ -150,7 +149,7 @@ def _linear(layer):
 
 def _pass_operations_through(copy):
     """Makes `keras.ops.softmax` and other activations of the graph the identity."""
-    for graph in copy._flatten_layers():
+    for _, graph in every_layer(copy):
         for operation in getattr(graph, "operations", ()):
             snake = re.sub(r"(?<!^)(?=[A-Z])", "_", type(operation).__name__).lower()
             if isinstance(operation, keras.layers.Layer):
@@ -191,8 +190,9 @@ def _copy_sizes(source, target):
     source = inner_layer(source)
     if isinstance(target, _PassThrough):
         return
-    target.set_weights([np.abs(np.float64(value)) for value in source.get_weights()])
-    for layer in target._flatten_layers():
+    values = source.get_weights()
+    target.set_weights([np.abs(np.asarray(value, "float64")) for value in values])
+    for _, layer in every_layer(target):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
 

@@ -1,25 +1,47 @@
 """`Prune`: the layer wrapper that owns the masks and makes them act."""
 
 import contextlib
+import functools
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfticket.keras_models.copies import copy_by_name, copy_state
+from tfticket.keras_models.internals import clear_losses, value_is_there
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
     effective_value,
     has_adapter,
     prunable_weights,
+    weights_named,
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
+
+
+class _SignatureOfTheLayer:
+    """A method with the signature that its object names.
+
+    Keras hands masks, `training` and shapes to a `call` that asks for them by name, and
+    reads its signature (PEP 362) when a layer is made.
+    """
+
+    def __init__(self, function):
+        self.function = function
+
+    def __get__(self, wrapper, owner=None):
+        if wrapper is None:
+            return self.function
+        bound = functools.partial(self.function, wrapper)
+        bound.__signature__ = wrapper._signature
+        return bound
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -50,6 +72,10 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             the callback `GradualPruning` follows it. `None`: as the callback says.
         structure: What is pruned together, as of `tfticket.structures`. `None`: as
             the callback says.
+        weights: Names of the weights that get masks, "kernel" or "cell/kernel". `None`
+            is every kernel; channels that go as a whole need masks on biases and
+            normalizations too, which `tfticket.prune(model, structure=Channel())` sees
+            to.
         **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
 
     Raises:
@@ -71,6 +97,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         layer: keras.layers.Layer,
         schedule: Schedule | None = None,
         structure: Unstructured | None = None,
+        weights: Collection[str] | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", getattr(layer, "name", None))
@@ -78,23 +105,27 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         # see variables in their stored dtype, whatever the compute dtype is.
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
+        signature = inspect.signature(layer.call)
+        self._passes_training = "training" in signature.parameters
+        if not self._passes_training:
+            # Asked for all the same, to know whether a schedule should be followed.
+            training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY)
+            parameters = [
+                *signature.parameters.values(),
+                training.replace(default=None),
+            ]
+            parameters.sort(key=lambda x: x.kind)
+            signature = signature.replace(parameters=parameters)
+        self._signature = signature
         super().__init__(layer, autocast=False, **kwargs)
-        self._take_signature(inspect.signature(self.layer.call))
         self.supports_masking = self.layer.supports_masking
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
+        self.masked_names = None if weights is None else tuple(weights)
         # True while a callback follows `schedule`.
         self.is_followed = False
         self.masks: list[keras.Variable] = []
         self._masked: tuple[MaskedWeight, ...] = ()
-
-    def _take_signature(self, signature):
-        # Keras hands masks, `training` and shapes to those who ask for them by name.
-        self._call_signature = signature
-        self.call_signature_parameters = list(signature.parameters)
-        self._call_has_training_arg = "training" in signature.parameters
-        self._call_has_mask_arg = "mask" in signature.parameters
-        self._call_has_context_arg = {"training": self._call_has_training_arg}
 
     def __call__(self, *args, **kwargs):
         if not self.layer.built:
@@ -104,9 +135,12 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape=None):
-        """Builds the wrapped layer, then one all-True mask a prunable weight."""
+        """Builds the wrapped layer, then an all-True mask for each weight to prune."""
         super().build(input_shape)
-        prunable = prunable_weights(self.layer)
+        if self.masked_names is None:
+            prunable = prunable_weights(self.layer)
+        else:
+            prunable = weights_named(self.layer, self.masked_names)
         if not prunable:
             raise ValueError(
                 f"Layer '{self.layer.name}' ({type(self.layer).__name__}) has no "
@@ -129,6 +163,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         )
         for masked in self._masked:
             weight, mask = masked.variable, masked.mask
+            if not weight.trainable and masked.is_statistic:
+                continue  # no optimizer sees it
             weight.constraint = MaskConstraint(mask, weight.constraint)
             if weight.regularizer is not None:
                 weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
@@ -184,8 +220,11 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                     "they can't be merged. Merge them first, or include the layer."
                 )
 
+    @_SignatureOfTheLayer
     def call(self, *args, **kwargs):
         self._require_follower(kwargs.get("training"))
+        if not self._passes_training:
+            kwargs.pop("training", None)
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
         # every variable of the layer goes in with its present value.
         variables = {id(v): v for v in (*self.layer.variables, *self._states())}
@@ -206,7 +245,9 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                 # sum can be masked.
                 value = apply_mask(effective_value(weight), mask)
                 adapted.append(weight.layer)
-            values[id(weight.variable)] = mask_gradient(value, mask)
+            if not weight.is_statistic:
+                value = mask_gradient(value, mask)
+            values[id(weight.variable)] = value
         scope = keras.StatelessScope(
             [(variables[k], value) for k, value in values.items()],
             collect_losses=True,
@@ -216,12 +257,14 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             outputs = self.layer(*args, **kwargs)
         # What the layer updated (BatchNorm statistics, a seed's state) and added
         # as a loss would end with the scope: carry it out.
+        masks = {id(x.variable): x.mask for x in self._masked}
         for key, variable in variables.items():
             after = scope.get_current_value(variable)
             if after is not before[key]:
-                variable.assign(after)
+                mask = masks.get(key)
+                variable.assign(after if mask is None else apply_mask(after, mask))
         # From now on they are ours; in an outer scope (JAX) they would count twice.
-        self.layer._clear_losses()
+        clear_losses(self.layer)
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
@@ -236,8 +279,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     def _require_follower(self, training):
         if self.schedule is None or self.is_followed:
             return
-        if training is None:
-            training = getattr(self._get_call_context(), "training", None)
         if training:
             raise ValueError(
                 f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
@@ -251,6 +292,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
+        if not self._passes_training:
+            kwargs.pop("training", None)
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, *args, **kwargs):
@@ -258,6 +301,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
 
     def get_config(self):
         config = super().get_config()
+        if self.masked_names is not None:
+            config["weights"] = list(self.masked_names)
         for name, value in (("schedule", self.schedule), ("structure", self.structure)):
             if value is not None:
                 config[name] = keras.saving.serialize_keras_object(value)
@@ -313,7 +358,7 @@ class MaskConstraint(keras.constraints.Constraint):
     def _as_seen(self, weight):
         import jax
 
-        here = self.mask._value is not None
+        here = value_is_there(self.mask)
         if here and not isinstance(self._seen, jax.core.Tracer):
             return self._masked(weight, self.mask)
         try:

@@ -1,193 +1,141 @@
-"""Runs a written file in another process and compares it with the model."""
+"""Compares the outputs of a written file with those of the model it was made from."""
 
-import dataclasses
-import pathlib
-import subprocess
-import sys
-import tempfile
-from typing import Literal
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from tfticket.export.served.function import SIGNATURE, Serving
+from tfticket.export.checking.exported import ExportError
+from tfticket.export.checking.processes import RunError
 
-_SERVER = pathlib.Path(__file__).with_name("programs") / "run_exported.py"
-_C_API = "c_api"
-
-
-class ExportError(RuntimeError):
-    """A written file does not compute what the model computes."""
+Outputs = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """A file or folder that was written, loaded elsewhere and found equal.
+class Difference(NamedTuple):
+    """How far some outputs are from the expected ones.
 
     Args:
-        path: Where it is.
-        size: Bytes of all its files.
-        max_error: Largest absolute difference to the model's outputs.
-        agreement: Fraction of samples with the same argmax over the last axis, in
-            [0, 1]; `None` where no output has several values there.
-        latency_ms: Median milliseconds of a call with one sample in that process;
-            `None` where not timed.
-        c_api: Whether the loader of TensorFlow's C API, which is TensorFlow Serving's,
-            has loaded and run it as well.
-        format: How weights are stored: "dense", "encoded", "csr"; `None` of a
-            `.tflite` file.
-        notes: What was done or chosen for you, and what that costs.
+        absolute: Largest absolute difference in any output.
+        relative: Largest of the outputs' differences, each relative to the largest
+            absolute value expected of that output; NaN or infinite if a value is.
+        output: Name of the output that this is of.
     """
 
-    path: pathlib.Path
-    size: int
-    max_error: float
-    agreement: float | None
-    latency_ms: float | None = None
-    c_api: bool = False
-    format: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        text = f"{self.path} ("
-        if self.format not in (None, "dense"):
-            text += f"{self.format}, "
-        text += (
-            f"{self.size / 1000:.0f} kB, checked in another process: "
-            f"largest difference {self.max_error:.1e}"
-        )
-        if self.agreement is not None:
-            text += f", same answer for {self.agreement:.1%} of the samples"
-        if self.latency_ms is not None:
-            text += f", {self.latency_ms:.2g} ms a sample"
-        return "; ".join([text, *self.notes]) + ")"
+    absolute: float
+    relative: float
+    output: str
 
 
-def check(
-    kind: Literal["saved_model", "litert"],
-    written: pathlib.Path,
-    target: pathlib.Path,
-    serving: Serving,
-    inputs: dict[str, np.ndarray],
-    tolerance: float,
-) -> Exported:
-    """Compares a written file with the model it was made from.
+def difference(expected: Outputs, actual: Outputs) -> Difference:
+    """How far outputs are from the expected ones, relative to the largest of each.
 
-    The file is loaded by a Python process in which keras and tfticket can't be
-    imported: what it needs beyond TensorFlow or LiteRT would show. A file that
-    crashes its interpreter takes that process down and not this one. A SavedModel is
-    loaded there once more through TensorFlow's C API.
+    An output that should be zero everywhere has no scale: its difference counts as
+    it is.
 
     Args:
-        kind: How to load it.
-        written: Where the file is now.
-        target: Where it is going to be, for the result.
-        serving: The model it was made from.
-        inputs: Arrays by input name.
-        tolerance: Largest difference allowed, relative to the largest absolute
-            output (at least 1).
+        expected: Arrays by the name of the output.
+        actual: The same names and shapes.
 
-    Raises:
-        ExportError: If the file does not load or run, or its outputs differ.
+    Example:
+
+    >>> found = difference({"y": np.array([1e-9, 2e-9])}, {"y": np.array([0.0, 2e-9])})
+    >>> found.relative
+    0.5
     """
-    expected = serving.predict(inputs)
-    results, latency = _run(kind, written, target, inputs)
-    errors, same = [0.0], []
-    for by in (SIGNATURE, _C_API):
-        if by == _C_API and by not in results:
-            continue
-        label = f"The {kind} written for {target}"
-        if by == _C_API:
-            label += ", loaded through TensorFlow's C API,"
-        errors.append(_compared(label, results[by], expected, tolerance))
-        same += _agreements(results[by], expected)
-    for name, difference in serving.differences.items():
-        scale = max(_scale(value) for value in results[SIGNATURE].values())
-        found = difference(results[SIGNATURE], results[name])
-        if not found <= tolerance * scale:
-            raise ExportError(
-                f"The {kind} written for {target} differs from itself: signature "
-                f"'{name}' by {found:.3g} from {SIGNATURE}. Nothing was kept."
-            )
-    return Exported(
-        target,
-        size_of(written),
-        max(errors),
-        float(np.mean(same)) if same else None,
-        latency,
-        c_api=_C_API in results,
-        notes=serving.notes,
-    )
-
-
-def size_of(path: pathlib.Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(
-        file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()
-    )
-
-
-def _run(kind, written, target, inputs):
-    """Outputs by signature and name, and milliseconds, from another process."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, got = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
-        # With a folder before each name: NumPy has parameters of its own ("file").
-        np.savez(given, **{f"inputs/{name}": value for name, value in inputs.items()})
-        run = subprocess.run(
-            [sys.executable, str(_SERVER), kind, str(written), str(given), str(got)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            raise ExportError(
-                f"The {kind} written for {target} does not run where keras, tfticket "
-                f"and the model's own code are missing (exit code {run.returncode}). "
-                f"Nothing was kept. It says:\n{run.stderr[-2000:]}"
-            )
-        with np.load(got) as file:
-            flat = dict(file)
-    latency = flat.pop("latency_ms", None)
-    results = {}
-    for key, value in flat.items():
-        signature, name = key.split("/", 1)
-        results.setdefault(signature, {})[name] = value
-    return results, None if latency is None else float(latency)
-
-
-def _compared(label, actual, expected, tolerance):
-    """The largest difference, where all are in the tolerance."""
-    if set(actual) != set(expected):
-        raise ExportError(
-            f"{label} has the outputs {sorted(actual)}, and the model has "
-            f"{sorted(expected)}."
-        )
-    error = 0.0
+    found = []
     for name, value in expected.items():
-        if actual[name].shape != value.shape:
-            raise ExportError(
-                f"{label} differs from the model: output '{name}' has shape "
-                f"{actual[name].shape}, and not {value.shape}."
-            )
-        value = value.astype(np.float64)
-        found = actual[name].astype(np.float64)
-        difference = float(np.max(np.abs(found - value), initial=0.0))
-        limit = tolerance * _scale(value)
-        if not difference <= limit:  # NaN is not
-            raise ExportError(
-                f"{label} differs from the model: output '{name}' by "
-                f"{difference:.3g}, where {limit:.3g} is allowed. Nothing was kept."
-            )
-        error = max(error, difference)
-    return error
+        wide = np.asarray(value, np.float64)
+        apart = float(
+            np.max(np.abs(np.asarray(actual[name], np.float64) - wide), initial=0.0)
+        )
+        found.append((apart, apart / scale({name: value}), name))
+    # NumPy's maximum: Python's loses a NaN that does not come first.
+    absolute, relative = (float(np.max([x[i] for x in found])) for i in (0, 1))
+    # `nan == nan` is false: then the first NaN.
+    worst = next(
+        name
+        for _, value, name in found
+        if value == relative or (np.isnan(value) and np.isnan(relative))
+    )
+    return Difference(absolute, relative, worst)
 
 
-def _agreements(actual, expected):
-    return [
+def scale(outputs: Outputs) -> float:
+    """The largest absolute value of some outputs; 1 where all are zero."""
+    largest = max(
+        float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))
+        for value in outputs.values()
+    )
+    return 1.0 if largest == 0 else largest
+
+
+def agreement(expected: Outputs, actual: Outputs) -> float | None:
+    """Fraction of samples with the same argmax; `None` where nothing has several."""
+    same = [
         np.mean(actual[name].argmax(-1) == value.argmax(-1))
         for name, value in expected.items()
         if value.ndim > 1 and value.shape[-1] > 1
     ]
+    return float(np.mean(same)) if same else None
 
 
-def _scale(value):
-    return max(1.0, float(np.max(np.abs(value.astype(np.float64)), initial=0.0)))
+def require_close(
+    label: str,
+    expected: Outputs,
+    actual: Outputs,
+    tolerance: float,
+    than: str = "the model",
+    advice: str = "",
+) -> float:
+    """The largest absolute difference, where all outputs are in the tolerance.
+
+    Args:
+        label: What was run, for errors: "The SavedModel written for models/1".
+        expected: Arrays by the name of the output.
+        actual: What the written file gave.
+        tolerance: Largest difference allowed, relative to the largest absolute value
+            of the output.
+        than: What the file is compared with, for errors.
+        advice: A sentence that says what to do instead, for errors.
+
+    Raises:
+        ExportError: If names, shapes or values differ, or the expected values are not
+            finite and so can't be compared.
+    """
+    advice = f"{advice} " if advice else ""
+    if set(actual) != set(expected):
+        raise ExportError(
+            f"{label} has the outputs {sorted(actual)}, and {than} has "
+            f"{sorted(expected)}. Nothing was kept."
+        )
+    for name, value in expected.items():
+        if actual[name].shape != value.shape:
+            raise ExportError(
+                f"{label} differs from {than}: output '{name}' has shape "
+                f"{actual[name].shape}, and not {value.shape}. Nothing was kept."
+            )
+        if not np.all(np.isfinite(np.asarray(value, np.float64))):
+            raise ExportError(
+                f"{label} can't be checked: output '{name}' of {than} is NaN or "
+                "infinite for some of the samples. Pass inputs= with samples that the "
+                "model can answer. Nothing was kept."
+            )
+    found = difference(expected, actual)
+    if not found.relative <= tolerance:  # NaN is not
+        of_output = {found.output: expected[found.output]}
+        limit = tolerance * scale(of_output)
+        apart = difference(of_output, actual).absolute
+        raise ExportError(
+            f"{label} differs from {than}: output '{found.output}' by {apart:.3g}, "
+            f"where {limit:.3g} is allowed. {advice}Nothing was kept."
+        )
+    return found.absolute
+
+
+def not_run(label: str, error: RunError, advice: str = "") -> ExportError:
+    """The error for a file that did not run in its process."""
+    advice = f"{advice} " if advice else ""
+    said = f" It says:\n{error.stderr}" if error.stderr else ""
+    return ExportError(
+        f"{label} does not run: {error.reason}. {advice}Nothing was kept.{said}"
+    )

@@ -7,8 +7,12 @@ import keras
 from tfticket.export.compaction.liveness import Liveness
 from tfticket.keras_models.channels.rule import Barrier, Resized
 from tfticket.keras_models.copies import copy_layer, copy_state
-from tfticket.keras_models.graph import FlatGraph, functional
-from tfticket.keras_models.names import weights_by_path
+from tfticket.keras_models.graph import (
+    FlatGraph,
+    input_structure,
+    output_structure,
+)
+from tfticket.keras_models.names import every_layer, weights_by_path
 
 
 def rebuild(
@@ -121,18 +125,17 @@ def _is_chain(graph):
 
 def _connect(graph, ordered, inputs, emits):
     values = {i: x.output for i, x in zip(graph.inputs, inputs, strict=True)}
+    makers = {i: layer.name for i, layer in zip(graph.inputs, inputs, strict=True)}
     for call, layer, emit in zip(graph.calls, ordered, emits, strict=True):
         args, kwargs = call.with_values(values)
-        if emit is None:
-            made = keras.tree.flatten(layer(*args, **kwargs))
-        else:
-            made = keras.tree.flatten(emit(layer, args, kwargs))
-        values.update(zip(call.outputs, made, strict=True))
+        made = layer(*args, **kwargs) if emit is None else emit(layer, args, kwargs)
+        values.update(zip(call.outputs, keras.tree.flatten(made), strict=True))
+        name = layer.name if emit is None else ""
+        makers.update(dict.fromkeys(call.outputs, name))
     outputs = [
-        _named(values[i], name)
+        values[i] if makers[i] == name else _named(values[i], name)
         for i, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
-    source = functional(graph.model)
     kind = type(graph.model)
     own = next(x for x in kind.__mro__ if "__init__" in vars(x))
     if isinstance(graph.model, keras.Sequential) or not own.__module__.startswith(
@@ -141,17 +144,15 @@ def _connect(graph, ordered, inputs, emits):
         kind = keras.Model
     return kind(
         keras.tree.pack_sequence_as(
-            source._inputs_struct, [values[i] for i in graph.inputs]
+            input_structure(graph.model), [values[i] for i in graph.inputs]
         ),
-        keras.tree.pack_sequence_as(source._outputs_struct, outputs),
+        keras.tree.pack_sequence_as(output_structure(graph.model), outputs),
         name=graph.model.name,
     )
 
 
 def _named(tensor, name):
-    """The tensor, from a layer of that name."""
-    if tensor._keras_history.operation.name == name:
-        return tensor
+    """The same values, from a layer of that name."""
     dtype = tensor.dtype if keras.backend.is_float_dtype(tensor.dtype) else None
     return keras.layers.Identity(name=name, dtype=dtype)(tensor)
 
@@ -169,7 +170,7 @@ def _set_weights(source, target, changed):
         weight.assign(changed.get(name, like))
         # A bias made for constants is trained if the layer is.
         weight.trainable = source.trainable if like is None else like.trainable
-    for part in target._flatten_layers():
+    for _, part in every_layer(target):
         if hasattr(part, "finalize_state"):
             # Preprocessing layers work out more from their weights.
             part.finalize_state()

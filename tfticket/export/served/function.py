@@ -9,7 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.arguments import check_instance
 from tfticket.edge_popup.model import PopupModel
+from tfticket.keras_models.graph import input_layers, output_names
+from tfticket.keras_models.names import every_layer
 from tfticket.pruning.masks import get_masks, get_pruned_weights
 from tfticket.pruning.prune_strip import strip
 
@@ -46,7 +49,7 @@ class Serving:
         predict: Runs the Keras model that was given, not the stripped one, on a dict
             of arrays, for comparison.
         others: Concrete functions of the same inputs by the name of their signature,
-            written beside `serving_default`.
+            written besides `serving_default`.
         differences: By name of such a signature, how far its outputs are from what
             follows from those of `serving_default`: a function of the two dicts.
         notes: What was done to the model that was given.
@@ -84,8 +87,7 @@ def prepare(model: keras.Model) -> Prepared:
             f"'{keras.backend.backend()}'. Save the ticket or the stripped model, and "
             "load and export it in a process with KERAS_BACKEND=tensorflow."
         )
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model. Received: {model!r}")
+    check_instance("model", model, keras.Model, "a keras.Model")
     if not model.built or not getattr(model, "inputs", None):
         raise ValueError(
             f"Model '{model.name}' has no known inputs. Start it with "
@@ -99,7 +101,7 @@ def prepare(model: keras.Model) -> Prepared:
         weights = get_pruned_weights(given)
         if any(np.any(weights[name][~masks[name]]) for name in weights):
             given = model  # not masked since its weights were set: strip has done it
-    for layer in model._flatten_layers():
+    for _, layer in every_layer(model):
         if getattr(layer, "lookup_table", None) is not None:
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) keeps a table of its "
@@ -112,9 +114,13 @@ def prepare(model: keras.Model) -> Prepared:
             raise ValueError(f"Weight '{weight.path}' has NaN or infinite values.")
     signature = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in _named(model.inputs).items()
+        for name, tensor in zip(
+            _served_names([layer.name for layer in input_layers(model)]),
+            model.inputs,
+            strict=True,
+        )
     }
-    output_names = list(_named(model.outputs))
+    served_outputs = _served_names(output_names(model))
 
     def function_of(model):
         # Over the same layers, with inputs and outputs as flat lists.
@@ -122,7 +128,7 @@ def prepare(model: keras.Model) -> Prepared:
 
         def call(inputs):
             outputs = flat([inputs[name] for name in signature], training=False)
-            return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
+            return dict(zip(served_outputs, keras.tree.flatten(outputs), strict=True))
 
         return call
 
@@ -242,16 +248,15 @@ def _flat(model):
     return kind(model.inputs, model.outputs)
 
 
-def _named(tensors):
-    """Tensors by the name of their layer, as TensorFlow spells it, each its own."""
-    named = {}
-    for tensor in tensors:
-        layer = tensor._keras_history[0].name
+def _served_names(layers):
+    """Names of layers as TensorFlow spells them, each its own."""
+    names: list[str] = []
+    for layer in layers:
         name = "".join(c if c.isalnum() else "_" for c in layer)
         name = name if name[0].isalpha() else f"arg_{name}"
         number = itertools.count(1)
         unique = name
-        while unique in named:
+        while unique in names:
             unique = f"{name}_{next(number)}"
-        named[unique] = tensor
-    return named
+        names.append(unique)
+    return names

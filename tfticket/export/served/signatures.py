@@ -1,4 +1,4 @@
-"""What a server may be asked besides: classes by name, and pictures of uint8."""
+"""Signatures besides `serving_default`: classes by name, and uint8 images as input."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.arguments import check_integer
 from tfticket.export.served.function import Prepared, Serving, concrete
 
 CLASSIFY = "classify"
@@ -18,7 +19,7 @@ PREPROCESSING = {
 
 
 def with_image_input(prepared: Prepared, image: str | Callable) -> Prepared:
-    """The same model, fed with uint8 and preprocessing it inside the served function.
+    """The same model with uint8 input, preprocessed inside the served function.
 
     Args:
         prepared: A model with one input.
@@ -97,12 +98,9 @@ def with_classes(ready: Serving, labels: Sequence[str], top_k: int | None) -> Se
             f"labels must have {spec.shape[-1]} different strings, one for each value "
             f"of output '{output}'. Received: {labels}"
         )
-    count = len(labels) if top_k is None else top_k
-    if isinstance(count, bool) or not 1 <= count <= len(labels):
-        raise ValueError(
-            f"top_k must be 1 to {len(labels)}, the number of labels. "
-            f"Received: top_k={top_k!r}"
-        )
+    count = len(labels)
+    if top_k is not None:
+        count = check_integer("top_k", top_k, 1, len(labels))
 
     def classify(inputs):
         scores, best = tf.math.top_k(ready.function(**inputs)[output], count)

@@ -31,7 +31,7 @@ def write_warmup(
     """Writes one request for each signature, where TensorFlow Serving looks for them.
 
     Args:
-        folder: Of the SavedModel.
+        folder: The folder of the SavedModel.
         model_name: What the server calls the model.
         signatures: Names of signatures, all with the same inputs.
         inputs: Arrays by name.
@@ -49,8 +49,8 @@ def prediction_log(
     """One `PredictionLog` that holds a `PredictRequest`, serialized.
 
     Args:
-        model_name: Of its `ModelSpec`.
-        signature: Of its `ModelSpec`.
+        model_name: The name in its `ModelSpec`.
+        signature: The signature in its `ModelSpec`.
         inputs: Arrays by name.
 
     Example:

@@ -11,7 +11,10 @@ import tensorflow as tf
 from tfticket.export.storage.encoded import Stored, store
 from tfticket.export.storage.encoding import encode, positions
 from tfticket.export.storage.format_table import CSR
-from tfticket.export.storage.packed import Packed, aligned
+from tfticket.export.storage.packed import Packed
+from tfticket.keras_models.calls import calls_replaced
+from tfticket.keras_models.names import every_layer
+from tfticket.sparsity.encoded_size import aligned
 
 
 def candidates(model: keras.Model) -> list[keras.layers.Dense]:
@@ -22,7 +25,7 @@ def candidates(model: keras.Model) -> list[keras.layers.Dense]:
     """
     return [
         layer
-        for layer in model._flatten_layers()
+        for _, layer in every_layer(model)
         if type(layer) is keras.layers.Dense
         and layer.built
         and not layer.quantization_mode
@@ -63,15 +66,12 @@ def store_csr(
 
     @contextlib.contextmanager
     def computing():
-        indices = pack.read()
-        for layer, matrix, where in zip(layers, matrices, indices, strict=True):
-            # An attribute of the instance goes before the method.
-            vars(layer)["call"] = _call_of(layer, matrix, where)
-        try:
+        calls = {
+            layer: _call_of(layer, matrix, where)
+            for layer, matrix, where in zip(layers, matrices, pack.read(), strict=True)
+        }
+        with calls_replaced(calls):
             yield
-        finally:
-            for layer in layers:
-                del vars(layer)["call"]
 
     held = [array for m in matrices for array in (m.places, m.values)]
     nbytes = rest.nbytes + sum(array.numpy().nbytes for array in held)

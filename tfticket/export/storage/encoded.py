@@ -9,14 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfticket.export.served.function import concrete
-from tfticket.export.storage.encoding import decode, encode, smallest_form
-from tfticket.export.storage.packed import Packed, aligned
+from tfticket.export.storage.encoding import decode, encode
+from tfticket.export.storage.packed import Packed
+from tfticket.sparsity.encoded_size import aligned, is_encoded, smallest_form
 
 ValueDtype = str
 """'float32' keeps each weight's own dtype; 'float16' stores matrices in half."""
-
-LEAST = 512
-"""Smaller weights are not encoded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ def store(
     Args:
         variables: The weights of a model.
         value_dtype: "float16" rounds those of them that are of float32. Biases,
-            statistics and weights of less than `LEAST` values stay as they are.
+            statistics and small weights stay as they are.
         elsewhere: The `id` of weights that are not to be stored here.
         as_they_are: The `id` of weights that are not to be encoded.
 
@@ -62,7 +60,7 @@ def store(
             continue
         value = keras.ops.convert_to_numpy(variable)
         stored, form = value.dtype, "plain"
-        if _worth(value) and id(variable) not in as_they_are:
+        if is_encoded(value) and id(variable) not in as_they_are:
             stored = _stored_dtype(value, value_dtype)
             form = smallest_form(value, stored.itemsize)
         if form == "plain" and stored == value.dtype:
@@ -172,13 +170,6 @@ def _pack(parts, members, dtype):
         content += [part.places.tobytes(), part.values.tobytes()]
     pack = Packed(shapes, dtype, compute, b"".join(content))
     return pack, [variable for stored in held for variable in stored]
-
-
-def _worth(value):
-    """Whether encoding may pay. Biases seldom have zeros, and each kind of decoding
-    costs the loader milliseconds."""
-    floats = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
-    return floats and value.ndim > 1 and value.size >= LEAST
 
 
 def _stored_dtype(value, value_dtype):

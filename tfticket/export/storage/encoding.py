@@ -1,26 +1,16 @@
 """Sparse encoding of weights in NumPy, and its decoding by operations of TensorFlow.
 
-Three forms of a flat array, in bytes for k values left of n, each of v bytes:
-
-    gaps    k (1 + v)     the distance from each value to the next, in one byte
-    bits    n / 8 + k v   one bit for every place, then the values
-    plain   n v           every value, where few are zero
-
-A distance over 255 is several: the values in between are zeros that are stored.
+The forms, and which one is taken, are those of `tfticket.sparsity.encoded_size`.
 """
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-FAR = 255
-"""The longest distance that one byte holds."""
+from tfticket.sparsity.encoded_size import FAR, Form, far_zeros, gaps_of
 
 _WHOLE = {2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
-
-Form = Literal["gaps", "bits", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,28 +35,6 @@ class Encoded:
         return self.places.nbytes + self.values.nbytes
 
 
-def smallest_form(array: np.ndarray, value_bytes: int) -> Form:
-    """The form that takes the fewest bytes.
-
-    Args:
-        array: A weight.
-        value_bytes: Bytes of one stored value.
-
-    Example:
-
-    >>> smallest_form(np.eye(64), 4), smallest_form(np.ones(64), 4)
-    ('gaps', 'plain')
-    """
-    gaps = _gaps(np.flatnonzero(array))
-    stored = len(gaps) + int(np.sum(_far(gaps)))
-    bytes_of: dict[Form, int] = {
-        "gaps": stored * (1 + value_bytes),
-        "bits": -(-array.size // 8) + len(gaps) * value_bytes,
-        "plain": array.size * value_bytes,
-    }
-    return min(bytes_of, key=bytes_of.__getitem__)
-
-
 def encode(flat: np.ndarray, form: Form) -> Encoded:
     """Encodes a flat array; `decode` gives each value back bit by bit.
 
@@ -89,8 +57,8 @@ def encode(flat: np.ndarray, form: Form) -> Encoded:
         places = np.packbits(kept, bitorder="little")
         return Encoded(form, flat.size, places, flat[kept])
     at = np.flatnonzero(flat)
-    gaps = _gaps(at)
-    far = _far(gaps)
+    gaps = gaps_of(at)
+    far = far_zeros(gaps)
     last = np.cumsum(far + 1) - 1  # where each value stands, behind its stored zeros
     places = np.full(len(at) + int(far.sum()), FAR, np.uint8)
     values = np.zeros(len(places), flat.dtype)
@@ -122,7 +90,7 @@ def decode(
     Args:
         form: How it is stored.
         size: Values in the array, zeros included.
-        dtype: Of the result.
+        dtype: The dtype of the result.
         values: As in `Encoded`, perhaps of a narrower dtype.
         places: As in `Encoded`; none where plain.
     """
@@ -140,13 +108,3 @@ def decode(
     whole = _WHOLE[values.dtype.size]
     flat = tf.scatter_nd(at, tf.bitcast(values, whole), tf.constant([size], at.dtype))
     return tf.bitcast(flat, values.dtype)
-
-
-def _gaps(at):
-    """Distances between neighbours; the first is from the array's beginning."""
-    return np.diff(at, prepend=0)
-
-
-def _far(gaps):
-    """How many zeros have to be stored before each value."""
-    return np.maximum(gaps - 1, 0) // FAR

@@ -56,8 +56,7 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         warnings.warn(text, stacklevel=3)
         notes.append(text)
     if format == "dense":
-        nbytes = sum(keras.ops.convert_to_numpy(v).nbytes for v in model.variables)
-        stored, chosen = None, Chosen(format, nbytes)
+        chosen = Chosen(format, _nbytes(model.weights))
         served = trace(prepared)
     else:
         computing: Callable[[], Any] = contextlib.nullcontext
@@ -67,7 +66,9 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
             notes.append(f"{len(candidates(model))} Dense layers compute on sparse")
         else:
             stored = store(model.variables, value_dtype, as_they_are=changing)
-        chosen = Chosen(format, stored.nbytes, stored.rounding)
+        # Seeds of random layers are stored with the weights, and are none.
+        others = _nbytes(model.variables) - _nbytes(model.weights)
+        chosen = Chosen(format, stored.nbytes - others, stored.rounding)
 
         def call(inputs):
             with computing():
@@ -105,6 +106,10 @@ def sparsity(model: keras.Model) -> float:
     values = [keras.ops.convert_to_numpy(v) for v in _matrices(model)]
     size = sum(value.size for value in values)
     return 1 - sum(np.count_nonzero(value) for value in values) / max(1, size)
+
+
+def _nbytes(variables):
+    return sum(keras.ops.convert_to_numpy(v).nbytes for v in variables)
 
 
 def _matrices(model):

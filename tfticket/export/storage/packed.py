@@ -1,4 +1,4 @@
-"""Arrays that a loaded SavedModel works out once, and its functions then read."""
+"""Arrays that a loaded SavedModel computes once, and that its functions then read."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -6,29 +6,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-# Eigen's alignment is 64 bytes, and every dtype has at least one: a part that starts
-# at a multiple of this many values is a view, where TensorFlow would copy another.
-ALIGNED = 64
-
-
-def aligned(size: int) -> int:
-    """The size with what has to follow it so that the next part is aligned."""
-    return -(-size // ALIGNED) * ALIGNED
+from tfticket.sparsity.encoded_size import aligned
 
 
 class Packed(tf.saved_model.experimental.TrackableResource):
-    """Arrays one behind the other in one variable that the checkpoint doesn't hold.
+    """Arrays, one after the other, in one variable that the checkpoint doesn't hold.
 
     The loader runs `_create_resource` and then `_initialize`: Python's, the one of
     TensorFlow's C API and so TensorFlow Serving's. One variable for all, since each
     costs the loader three functions.
 
     Args:
-        shapes: Of the arrays, in order.
-        dtype: Of all of them.
+        shapes: Shapes of the arrays, in order.
+        dtype: The dtype of all of them.
         compute: Function of no arguments that returns the values, flat, where each
             array is followed by padding up to its `aligned` size.
-        content: What tells these values from any others.
+        content: Bytes that differ wherever the values do.
     """
 
     def __init__(
@@ -42,7 +35,7 @@ class Packed(tf.saved_model.experimental.TrackableResource):
         self._shapes = [tuple(shape) for shape in shapes]
         self._dtype = tf.as_dtype(dtype)
         self._compute = compute
-        # In a session the function that makes the variable runs anew each time and has
+        # In a session the function that makes the variable runs again each time and has
         # to find it by name. A process that loads one model twice shares it; two
         # models must not, which is why the name is made of the content.
         self._name = f"tfticket_{hashlib.sha256(content).hexdigest()[:32]}"

@@ -1,13 +1,16 @@
 """Compares a `.tflite` file with the model, and a sparse one with its dense twin."""
 
-import dataclasses
+import contextlib
+import importlib.metadata
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfticket.export.checking import compare, litert_runtimes
+from tfticket.export.checking import processes
+from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.served.function import Serving
 from tfticket.export.tflite import known_faults
 from tfticket.export.tflite.reader import EncodedWeight
@@ -17,8 +20,7 @@ from tfticket.export.tflite.reader import EncodedWeight
 # activations are quantized, that may push one of them over to the next step.
 _TWIN = {None: 1e-4, "float16": 1e-3, "dynamic": 1e-2, "int8": 2e-2}
 
-# A model that answers zero has no scale: differences of rounding are no error.
-_TINY = 1e-6
+_SPARSE = "Use sparse=False, or fallback=True to have that done."
 
 _NAMES = {"xnnpack": "with XNNPACK", "builtin": "without XNNPACK"}
 
@@ -30,8 +32,8 @@ def refuse_known(
     target: pathlib.Path,
 ) -> None:
     """Raises an ExportError where the installed LiteRT is known to go wrong."""
-    versions = litert_runtimes.versions()
-    if not known_faults.known(versions):
+    installed = versions()
+    if not known_faults.known(installed):
         return
     weights_by_rule: dict[Any, list] = {}
     for one in known_faults.findings(weights, quantization):
@@ -49,10 +51,10 @@ def refuse_known(
             f"{reason} ({', '.join(where)}). Weights: {names}{more}. Use "
             f"{rule.instead}."
         )
-    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    raise compare.ExportError(
+    known_of = ", ".join(f"{name} {version}" for name, version in installed.items())
+    raise ExportError(
         f"A sparse {quantization or 'float32'} file for {target} would not be right: "
-        f"{' Also, '.join(text)} Known of {installed}; fallback=True writes the dense "
+        f"{' Also, '.join(text)} Known of {known_of}; fallback=True writes the dense "
         "file in such a case. Nothing was kept."
     )
 
@@ -66,7 +68,7 @@ def check(
     tolerance: float,
     runtimes: Collection[str],
     dense: pathlib.Path | None = None,
-) -> compare.Exported:
+) -> Exported:
     """Runs a file in every runtime; the result is of the worst of them.
 
     Args:
@@ -74,87 +76,73 @@ def check(
         target: Where it is going to be, for errors.
         serving: The model it was made from.
         inputs: Arrays by input name.
-        quantization: Of the file.
-        tolerance: Largest difference to the model, relative to the largest output.
+        quantization: That of the file.
+        tolerance: Largest difference to the model, relative to the largest absolute
+            value of the output.
         runtimes: Which to run it in.
         dense: The dense file of the same quantization, where `written` is sparse.
 
     Raises:
         ExportError: If it does not run or differs in one of them.
     """
-    result = compare.Exported(target, written.stat().st_size, 0.0, None)
     expected = serving.predict(dict(inputs))
-    if "xnnpack" in runtimes:
-        # It takes differences relative to 1 where outputs are smaller.
-        _, scale = difference(expected, expected)
-        strict = tolerance * min(1.0, max(scale, _TINY))
-        result = compare.check("litert", written, target, serving, dict(inputs), strict)
-        if dense is None:
-            runtimes = [runtime for runtime in runtimes if runtime != "xnnpack"]
-    errors, agreements = [result.max_error], [result.agreement]
+    files = [written] if dense is None else [written, dense]
+    errors, agreements = [], []
     for runtime in runtimes:
-        kind = f"{quantization or 'float32'}{' sparse' if dense else ''} file"
-        place = f"The {kind} written for {target}, run {_NAMES[runtime]},"
-        files = [written] if dense is None else [written, dense]
+        label = f"The .tflite file written for {target}, run {_NAMES[runtime]},"
         try:
-            outputs = [
-                found for found, _ in litert_runtimes.run(files, inputs, runtime)
-            ]
-        except litert_runtimes.RunError as failed:
-            raise compare.ExportError(
-                f"{place} does not run: {failed}. {_instead(dense)} Nothing was kept."
-            ) from failed
-        error, scale = difference(expected, outputs[0])
-        limit = tolerance * max(scale, _TINY)
-        if not error <= limit:  # NaN is not
-            raise compare.ExportError(
-                f"{place} differs from the model by {error:.3g}, where {limit:.3g} is "
-                f"allowed. {_instead(dense)} Nothing was kept."
-            )
-        errors.append(error)
-        agreements.append(agreement(expected, outputs[0]))
-        if dense is not None:
-            apart, scale = difference(outputs[1], outputs[0])
-            limit = _TWIN[quantization] * max(scale, _TINY)
-            if not apart <= limit:
-                raise compare.ExportError(
-                    f"{place} differs from the dense one by {apart:.3g}, where "
-                    f"{limit:.3g} is allowed. {_instead(dense)} Nothing was kept."
-                )
+            found, *twin = [outputs for outputs, _ in run(files, inputs, runtime)]
+        except processes.RunError as failed:
+            raise not_run(label, failed, _instead(dense)) from failed
+        errors.append(
+            require_close(label, expected, found, tolerance, advice=_instead(dense))
+        )
+        if twin:
+            near = _TWIN[quantization]
+            require_close(label, twin[0], found, near, "the dense one", _SPARSE)
+        agreements.append(agreement(expected, found))
     known = [value for value in agreements if value is not None]
-    return dataclasses.replace(
-        result, max_error=max(errors), agreement=min(known, default=None)
+    return Exported(
+        target,
+        written.stat().st_size,
+        max(errors),
+        min(known, default=None),
+        notes=serving.notes,
     )
 
 
-def difference(
-    expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]
-) -> tuple[float, float]:
-    """Largest absolute difference, NaN where one is, and largest expected output."""
-    if {k: v.shape for k, v in expected.items()} != {
-        k: v.shape for k, v in actual.items()
-    }:
-        return np.inf, 1.0
-    pairs = [
-        (np.asarray(value, np.float64), np.asarray(actual[name], np.float64))
-        for name, value in expected.items()
-    ]
-    differences = [np.max(np.abs(a - b), initial=0.0) for a, b in pairs]
-    largest = max(np.max(np.abs(a), initial=0.0) for a, _ in pairs)
-    # Not Python's max, which loses a NaN that does not come first.
-    return float(np.max(differences)), float(largest)
+def run(
+    models: Sequence[pathlib.Path],
+    inputs: Mapping[str, np.ndarray],
+    runtime: str,
+    rounds: int = 0,
+) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Outputs by name, and the seconds of each round, for each of some files.
+
+    Args:
+        models: Files. They run in one process, round by round in turn.
+        inputs: Arrays by input name.
+        runtime: One of `RUNTIMES`.
+        rounds: How often to run them for time, on one thread.
+
+    Raises:
+        RunError: If one of the files does not load or run, or crashes.
+    """
+    stored = processes.run("run_litert", inputs, runtime, rounds, *models)
+    found: list[dict[str, np.ndarray]] = [{} for _ in models]
+    for key, value in stored.items():
+        number, name = key.split("/", 1)
+        found[int(number)][name] = value
+    return [(outputs, outputs.pop("")) for outputs in found]
 
 
-def agreement(
-    expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]
-) -> float | None:
-    """Fraction of samples with the same argmax; `None` where nothing has several."""
-    same = [
-        np.mean(actual[name].argmax(-1) == value.argmax(-1))
-        for name, value in expected.items()
-        if value.ndim > 1 and value.shape[-1] > 1
-    ]
-    return float(np.mean(same)) if same else None
+def versions() -> dict[str, str]:
+    """Versions of the converter and of the interpreter, by package."""
+    found = {"tensorflow": importlib.metadata.version("tensorflow")}
+    # Without it, TensorFlow's own interpreter runs the files.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["ai-edge-litert"] = importlib.metadata.version("ai-edge-litert")
+    return found
 
 
 def _described(weight):
@@ -166,4 +154,4 @@ def _described(weight):
 def _instead(dense):
     if dense is None:
         return "Use another quantization, or raise tolerance if that will do."
-    return "Use sparse=False, or fallback=True to have that done."
+    return _SPARSE

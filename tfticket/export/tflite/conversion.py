@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tfticket.export.checking.compare import ExportError
+from tfticket.export.checking.exported import ExportError
 from tfticket.export.served.function import SIGNATURE
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")

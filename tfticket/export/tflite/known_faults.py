@@ -7,8 +7,11 @@ rules and the installed versions part; its results are `docs/results/litert_matr
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from tfticket.export.checking.litert_runtimes import RUNTIMES
 from tfticket.export.tflite.reader import EncodedWeight
+
+# XNNPACK is what an interpreter uses unless told not to; "builtin" are the kernels
+# behind it, which also run where XNNPACK is left out of the build.
+RUNTIMES = ("xnnpack", "builtin")
 
 # What the rules were found with. For other releases than these nothing is claimed.
 MADE_FOR = {"tensorflow": "2.21", "ai-edge-litert": "2.3"}
@@ -25,9 +28,9 @@ class Rule:
             NaN or merely false) or "fails" (the file does not load).
         reason: What happens, for the error.
         instead: What to do instead.
-        types: Types of stored weights that it is about.
+        types: Types of stored weights that it applies to.
         blocks: Lengths of blocks, 1 for unstructured.
-        quantizations: Of the whole file.
+        quantizations: Quantizations of the whole file.
         operations: What computes with the weight; empty for all.
         undivided: Only where the block does not divide the weight's inputs.
     """

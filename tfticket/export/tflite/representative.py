@@ -17,8 +17,8 @@ def representative_samples(
 
     Args:
         data: An array of samples or a dict of them by input name; or an iterable,
-            a `tf.data.Dataset` for example, of batches or single samples. Of a tuple
-            in it the first part is taken, as `fit` does.
+            a `tf.data.Dataset` for example, of batches or single samples. The first
+            part of a tuple is taken, as by `fit`.
         signature: Input name to `tf.TensorSpec`.
 
     Raises:

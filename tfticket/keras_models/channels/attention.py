@@ -5,11 +5,10 @@ of their products, which the smaller layer takes from its size: the query makes 
 it.
 """
 
-import math
-
 import keras
 import numpy as np
 
+from tfticket.keras_models.calls import attention_flops
 from tfticket.keras_models.channels.rule import (
     Channels,
     Member,
@@ -115,16 +114,13 @@ class MultiHeadAttention(Rule):
         return [made, *(np.full(len(x), np.nan) for x in node.outputs[1:])]
 
     def products(self, node):
-        places = [x for shape in node.in_shapes[:2] for x in shape[1:-1]]
-        count = None if None in places else math.prod(places)
         by = {(id(x.variable), x.axis): x.labels for x in node.members}
         weights = self._weights(node)
         query, value = weights["query_dense/kernel"], weights["value_dense/kernel"]
         heads = by[id(query), 1]
-        return [
-            Product(count, (heads, by[id(query), 2])),
-            Product(count, (heads, by[id(value), 2])),
-        ]
+        compared, passed = by[id(query), 2], by[id(value), 2]
+        count = _places(node, len(heads) * (len(compared) + len(passed)))
+        return [Product(count, (heads, compared)), Product(count, (heads, passed))]
 
     def resized(self, node, kept):
         weights = cut(node, kept)
@@ -167,6 +163,14 @@ class MultiHeadAttention(Rule):
         ):
             config["output_shape"] = [width]
         return config
+
+
+def _places(node, size):
+    """Pairs of positions whose products an attention layer computes."""
+    shapes = [(1, *shape[1:]) for shape in node.in_shapes]
+    if any(None in shape for shape in shapes):
+        return None
+    return attention_flops(node.layer, *shapes) // (2 * size)
 
 
 class GroupedQueryAttention(MultiHeadAttention):
@@ -216,6 +220,11 @@ class Attention(Rule):
             for x in node.layer.weights
             if len(x.shape) == 1 and x.name == "scale"
         ]
+
+    def products(self, node):
+        query, value = node.inputs[0].labels, node.inputs[1].labels
+        count = _places(node, len(query) + len(value))
+        return [Product(count, (query,)), Product(count, (value,))]
 
     def constants(self, node, given):
         # Weights that sum to one.

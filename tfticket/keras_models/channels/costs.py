@@ -11,8 +11,8 @@ from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.masked_layer import inner_layer
 
 
-def uses(graph: FlatGraph) -> dict[int, int | None]:
-    """How often a sample uses each value of the kernels, by the `id` of the variable.
+def uses(graph: FlatGraph) -> tuple[dict[int, int | None], int | None]:
+    """How often a sample uses each value of the kernels, and operations of no kernel.
 
     Shapes in the graph say it for layers of one kernel. A pass through the whole model,
     which takes longer, is made only if it holds others: attention, recurrent layers.
@@ -21,30 +21,43 @@ def uses(graph: FlatGraph) -> dict[int, int | None]:
         graph: The model, flat.
 
     Returns:
-        The counts, `None` where that is not known. Weights not in it are not kernels.
+        Counts by the `id` of the variable, `None` where that is not known; weights that
+        are not in it are not kernels. And the operations of the products inside
+        attention; `None` if they are not known.
     """
     found: dict[int, int | None] = {}
     for call in graph.calls:
         layer = inner_layer(call.operation)
-        if not getattr(layer, "weights", ()) or _without_products(layer):
+        if _without_products(layer):
             continue
         count = positions(layer, call.in_shapes[0], call.out_shapes[0])
-        if count is None or not isinstance(count, int):
-            calls = layer_calls(graph.model)
-            return {
-                id(weight): known if isinstance(known, int) else None
-                for weight in graph.model.weights
-                for known in [calls.uses.get(id(weight), None if calls.failure else 0)]
-            }
+        if count is None:
+            return _traced_uses(graph.model)
         for kernel in kernels(layer):
             before = found.get(id(kernel), 0)
             found[id(kernel)] = None if before is None else before + count
-    return found
+    return found, 0
+
+
+def _traced_uses(model):
+    calls = layer_calls(model)
+    other = None if calls.failure else 0
+    counts = {
+        id(weight): use
+        if isinstance(use := calls.uses.get(id(weight), other), int)
+        else None
+        for weight in model.weights
+    }
+    products = list(calls.products.values())
+    known = all(isinstance(x, int) for x in products)
+    return counts, sum(products) if known else None
 
 
 def _without_products(layer):
+    if isinstance(layer, (keras.layers.Attention, keras.layers.AdditiveAttention)):
+        return False
     return isinstance(layer, _NO_PRODUCTS) or all(
-        len(x.shape) < 2 for x in layer.weights
+        len(x.shape) < 2 for x in getattr(layer, "weights", ())
     )
 
 

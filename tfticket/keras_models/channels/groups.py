@@ -317,7 +317,7 @@ def _placed(member, order, units, paths):
 
 def _costs(traced, found, variables):
     """What each weight and each product of tensors costs, by numbers of units."""
-    used = uses(traced.graph)
+    used, _ = uses(traced.graph)
     times: dict[tuple, dict[str, int]] = {}
     for group, _ in found:
         for member in group.members:

@@ -47,8 +47,7 @@ class ReversibleEmbedding(Embedding):
     any_axis = False
 
     def _reverse(self, node):
-        arguments = node.call.arguments
-        return arguments.kwargs.get("reverse", (*arguments.args, False)[1])
+        return node.kwargs.get("reverse", (*node.args, False)[1])
 
     def outputs(self, node, labels):
         if not self._reverse(node):

@@ -210,7 +210,7 @@ class GetItem(Rule):
 
     def _key(self, node):
         """Place of the channels' key, all keys, and the channels' axis after it."""
-        args, kwargs = node.call.arguments.args, node.call.arguments.kwargs
+        args, kwargs = node.args, node.kwargs
         key = kwargs["key"] if "key" in kwargs else args[1]
         keys = list(key) if isinstance(key, (tuple, list)) else [key]
         for x in keys:
@@ -284,7 +284,7 @@ class Take(Rule):
         return node.layer.axis % rank == node.inputs[0].axis % rank
 
     def _numbers(self, node):
-        args, kwargs = node.call.arguments.args, node.call.arguments.kwargs
+        args, kwargs = node.args, node.kwargs
         return np.asarray(kwargs["indices"] if "indices" in kwargs else args[1])
 
     def outputs(self, node, labels):

@@ -80,8 +80,7 @@ class ElementWise(Rule):
         return Resized(emit=emit)
 
     def _arrays(self, node):
-        arguments = node.call.arguments
-        leaves = keras.tree.flatten((arguments.args, arguments.kwargs))
+        leaves = keras.tree.flatten(node.call.arguments)
         return [
             keras.ops.convert_to_numpy(x)
             for x in leaves
@@ -107,12 +106,13 @@ class ElementWise(Rule):
 
 def _dtype(node, number):
     """The type of a value that a call takes."""
-    for i, tensor in zip(
-        node.call.inputs, node.call.arguments.keras_tensors, strict=True
-    ):
-        if i == number:
-            return "float32" if tensor.dtype == "bfloat16" else tensor.dtype
-    raise KeyError(number)
+    tensors = [
+        x
+        for x in keras.tree.flatten(node.call.arguments)
+        if isinstance(x, keras.KerasTensor)
+    ]
+    kind = tensors[node.call.inputs.index(number)].dtype
+    return "float32" if kind == "bfloat16" else kind
 
 
 class Reduce(Rule):
@@ -177,8 +177,7 @@ class Padding(Rule):
         return node.layer.pad_width[node.inputs[0].axis]
 
     def _with_zeros(self, node):
-        arguments = node.call.arguments
-        number = arguments.kwargs.get("constant_values", (*arguments.args, None)[1])
+        number = node.kwargs.get("constant_values", (*node.args, None)[1])
         return node.layer.mode == "constant" and not number
 
     def outputs(self, node, labels):

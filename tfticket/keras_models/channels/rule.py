@@ -101,6 +101,16 @@ class Node:
     own: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
+    def args(self) -> tuple:
+        """Positional arguments of the call, a `keras.KerasTensor` for each value."""
+        return self.call.arguments[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of the call."""
+        return self.call.arguments[1]
+
+    @property
     def out_shapes(self) -> tuple[tuple, ...]:
         return self.call.out_shapes
 

@@ -151,17 +151,15 @@ def _refusal(node, sides):
 
 
 def _plain_arguments(call, rule):
-    arguments = call.arguments
-    if arguments.kwargs.get("training"):
+    args, kwargs = call.arguments
+    if kwargs.get("training"):
         return False
     if rule.any_arguments:
         return True
     others = {
-        k: v
-        for k, v in arguments.kwargs.items()
-        if k != "training" and not (k.endswith("mask"))
+        k: v for k, v in kwargs.items() if k != "training" and not (k.endswith("mask"))
     }
-    leaves = keras.tree.flatten((arguments.args, others))
+    leaves = keras.tree.flatten((args, others))
     return all(
         isinstance(leaf, keras.KerasTensor) for leaf in leaves if leaf is not None
     )

@@ -1,10 +1,10 @@
 """Loads a SavedModel through TensorFlow's C API and runs it, by ctypes.
 
 `TF_LoadSessionFromSavedModel` is the loader of TensorFlow Serving: a graph and a
-session, initialized by the SavedModel's own operations, with no Python in it. A
-program beside `run_exported`, whose process it shares; also a program of its own:
+session, initialized by the SavedModel's own operations, with no Python in it.
+`run_saved_model` imports it; it is also a program by itself:
 
-    python run_c_api.py LIBRARY MODEL INPUTS.npz OUTPUTS.npz NAMES.json
+    python run_c_api.py INPUTS.npz OUTPUTS.npz LIBRARY MODEL NAMES.json
 
 where NAMES.json has {"inputs": {name: tensor}, "outputs": {name: tensor}}.
 """
@@ -144,7 +144,7 @@ class Session:
         return np.frombuffer(content, name).reshape(shape)
 
 
-def main(library, model, inputs, outputs, names):
+def main(inputs, outputs, library, model, names):
     with open(names) as file:
         tensors = json.load(file)
     with np.load(inputs) as file:

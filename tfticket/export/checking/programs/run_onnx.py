@@ -1,6 +1,6 @@
 """Runs an `.onnx` file by ONNX Runtime, on the CPU: a program, not a module.
 
-    python run_onnx.py MODEL INPUTS.npz OUTPUTS.npz
+    python run_onnx.py INPUTS.npz OUTPUTS.npz MODEL
 
 Names are "inputs/name" and "outputs/name".
 """
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 
-def main(model, inputs, outputs):
+def main(inputs, outputs, model):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -6,42 +6,43 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
+import numpy as np
 
-from tfticket.common.arguments import check_choice
+from tfticket.common.arguments import check_bool, check_choice, check_number
 from tfticket.common.files import atomic_path
-from tfticket.export.checking import compare
-from tfticket.export.checking.litert_runtimes import RUNTIMES
-from tfticket.export.saved_model import write
-from tfticket.export.served.function import named_inputs, serving
-from tfticket.export.tflite import reader
-from tfticket.export.tflite.check import check, refuse_known
+from tfticket.export.checking.exported import Exported, ExportError
+from tfticket.export.saved_model_export import disk_errors, write
+from tfticket.export.served.function import Serving, named_inputs, serving
+from tfticket.export.tflite import check, reader
 from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
+from tfticket.export.tflite.known_faults import RUNTIMES
 from tfticket.export.tflite.representative import check_range, representative_samples
 
-# Of the largest output. Quantization errors add up with depth; these hold for the
-# networks of `tfticket.models` with room to spare.
+# Relative to the largest output. Quantization errors add up with depth; these hold for
+# the networks of `tfticket.models` with room to spare.
 _TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15}
 
-_FIELDS = dataclasses.fields(compare.Exported)
+_FIELDS = dataclasses.fields(Exported)
 
 # Samples of representative data that the file is checked on.
 _CHECKED = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportedLiteRT(compare.Exported):
+class ExportedLiteRT(Exported):
     """A `.tflite` file that was written, run elsewhere and found right.
 
-    `max_error` and `agreement` are of the worst runtime.
+    `max_error` and `agreement` are those of the worst runtime.
 
     Args:
         quantization: As asked for.
         sparse: Name of each weight that is stored sparse to "unstructured", "1x4" or
             "1x16". Empty for a dense file.
-        tolerance: Largest difference that was allowed, relative to the largest output.
+        tolerance: Largest difference that was allowed, relative to the largest
+            absolute value of the output.
         runtimes: Interpreters it was found right in, of "xnnpack" and "builtin".
         fallback: Why the file is dense although a sparse one was asked for, or `None`.
     """
@@ -103,12 +104,12 @@ def litert(
             The result says which.
         representative_data: For `"int8"`: an array, a dict by input name, or an
             iterable (a `tf.data.Dataset`) of batches or samples. The first 512 count.
-        inputs: Sample to check the export on, as for `saved_model`. `None` takes some
-            of the representative data, or makes up a random one.
+        inputs: Samples to check the export on, as for `saved_model`. `None` takes some
+            of the representative data, or makes up random ones.
         tolerance: Largest difference allowed between the outputs of the file and of
-            the model, relative to the largest output. `None` is 0.001, 0.01 (float16),
-            0.1 (dynamic) or 0.15 (int8). Against the dense file of the same
-            quantization a sparse one is held to far less.
+            the model, relative to the largest absolute value of the output. `None` is
+            0.001, 0.01 (float16), 0.1 (dynamic) or 0.15 (int8). A sparse file must be
+            much closer than that to the dense file of the same quantization.
         overwrite: Whether an existing file may be replaced.
         fallback: Whether to write the dense file, with a warning, where the sparse one
             would be wrong. Else that is an error.
@@ -125,6 +126,8 @@ def litert(
         ExportError: If the model can't be converted, the combination is known to go
             wrong in LiteRT, or the written file does not compute what the model does.
             Nothing is left behind.
+        OSError: If the disk can't be written.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not built or has NaN weights, or an argument does
             not fit.
 
@@ -141,81 +144,164 @@ def litert(
     ('dynamic', 0.1)
     """
     path = pathlib.Path(path)
-    check_choice("quantization", quantization, QUANTIZATIONS)
-    runtimes = _checked_runtimes(runtimes)
-    if representative_data is not None and quantization != "int8":
-        raise ValueError(
-            "representative_data is for quantization='int8' only. Received: "
-            f"quantization={quantization!r}"
-        )
+    chosen = _checked_runtimes(runtimes)
+    _check_arguments(quantization, sparse, representative_data, overwrite, fallback)
+    if tolerance is None:
+        tolerance = _TOLERANCES[quantization]
+    check_number("tolerance", tolerance, 0)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
-    tolerance = _TOLERANCES[quantization] if tolerance is None else tolerance
     ready = serving(model)
     samples = None
     if quantization == "int8":
         samples = representative_samples(representative_data, ready.signature)
-        if inputs is None:
-            inputs = {name: value[:_CHECKED] for name, value in samples.items()}
-    inputs = named_inputs(inputs, ready.signature)
-    if samples is not None:
-        check_range(samples, inputs)
-
+    inputs = _inputs(inputs, samples, ready.signature)
     with (
+        disk_errors(path),
         tempfile.TemporaryDirectory() as folder,
         atomic_path(path) as temporary,
     ):
         source = pathlib.Path(folder, "model")
         write(ready, source)
-
-        def converted(sparse):
-            return convert(source, model.name, quantization, sparse, samples)
-
-        def checked(dense=None):
-            return check(
-                temporary, path, ready, inputs, quantization, tolerance, runtimes, dense
-            )
-
-        forms, reason = {}, None
-        if sparse:
-            try:
-                content = converted(sparse=True)
-                weights = reader.read(content).sparse
-                refuse_known(weights, quantization, runtimes, path)
-                twin = pathlib.Path(folder, "dense.tflite")
-                twin.write_bytes(converted(sparse=False))
-                temporary.write_bytes(content)
-                found = checked(twin)
-                forms = {weight.name: weight.form for weight in weights}
-            except compare.ExportError as error:
-                if not fallback:
-                    raise
-                reason = str(error)
-                warnings.warn(f"{path} is dense. {reason}", stacklevel=2)
-            else:
-                if not forms:
-                    warnings.warn(_nothing_sparse(model, path), stacklevel=2)
-        if not sparse or reason:
-            temporary.write_bytes(converted(sparse=False))
-            found = checked()
-    own = {field.name: getattr(found, field.name) for field in _FIELDS}
+        job = _Job(
+            model.name,
+            source,
+            temporary,
+            path,
+            ready,
+            inputs,
+            samples,
+            quantization,
+            tolerance,
+            chosen,
+        )
+        found = _sparse(job, pathlib.Path(folder, "dense.tflite")) if sparse else None
+        if isinstance(found, ExportError) and not fallback:
+            raise found
+        if isinstance(found, ExportError):
+            warnings.warn(f"{path} is dense. {found}", stacklevel=2)
+        elif found is not None and not found.forms:
+            warnings.warn(_nothing_sparse(model, path), stacklevel=2)
+        made = found if isinstance(found, _Made) else _dense(job)
     return ExportedLiteRT(
-        **own,
+        **{field.name: getattr(made.exported, field.name) for field in _FIELDS},
         quantization=quantization,
-        sparse=forms,
+        sparse=made.forms,
         tolerance=tolerance,
-        runtimes=runtimes,
-        fallback=reason,
+        runtimes=chosen,
+        fallback=str(found) if isinstance(found, ExportError) else None,
     )
 
 
-def _checked_runtimes(runtimes: Collection[str]) -> tuple[str, ...]:
+def _inputs(inputs, samples, signature):
+    """Arrays to check the file on, of the same scale as what int8 calibrates on."""
+    if samples is None:
+        return named_inputs(inputs, signature)
+    if inputs is None:
+        inputs = {name: value[:_CHECKED] for name, value in samples.items()}
+    inputs = named_inputs(inputs, signature)
+    check_range(samples, inputs)
+    return inputs
+
+
+class _Job(NamedTuple):
+    """A model on its way to one file.
+
+    Args:
+        name: The model's name, for errors.
+        source: Its SavedModel.
+        written: Where the file is written first.
+        target: Where it is going to be.
+        serving: The model made ready.
+        inputs: Arrays to check the file on, by input name.
+        samples: Arrays to calibrate int8 with, by input name.
+        quantization: One of `QUANTIZATIONS`.
+        tolerance: Largest difference allowed.
+        runtimes: Interpreters that the file has to be right in.
+    """
+
+    name: str
+    source: pathlib.Path
+    written: pathlib.Path
+    target: pathlib.Path
+    serving: Serving
+    inputs: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray] | None
+    quantization: str | None
+    tolerance: float
+    runtimes: tuple[str, ...]
+
+    def converted(self, sparse: bool = False) -> bytes:
+        """The bytes of the file."""
+        return convert(self.source, self.name, self.quantization, sparse, self.samples)
+
+    def checked(self, dense: pathlib.Path | None = None) -> Exported:
+        """Result of the check of the written file."""
+        return check.check(
+            self.written,
+            self.target,
+            self.serving,
+            self.inputs,
+            self.quantization,
+            self.tolerance,
+            self.runtimes,
+            dense,
+        )
+
+
+class _Made(NamedTuple):
+    """What the check found, and the forms of the weights stored sparse, by name."""
+
+    exported: Exported
+    forms: dict[str, str]
+
+
+def _sparse(job: _Job, twin: pathlib.Path) -> _Made | ExportError:
+    """Writes the sparse file, or says why it would not be right.
+
+    Args:
+        job: What to write.
+        twin: Where to write the dense file that it is compared with.
+    """
+    try:
+        content = job.converted(sparse=True)
+        weights = reader.read(content).sparse
+        check.refuse_known(weights, job.quantization, job.runtimes, job.target)
+        twin.write_bytes(job.converted())
+        job.written.write_bytes(content)
+        exported = job.checked(dense=twin)
+    except ExportError as refusal:
+        return refusal
+    return _Made(exported, {weight.name: weight.form for weight in weights})
+
+
+def _dense(job: _Job) -> _Made:
+    """Writes the dense file."""
+    job.written.write_bytes(job.converted())
+    return _Made(job.checked(), {})
+
+
+def _check_arguments(quantization, sparse, representative_data, overwrite, fallback):
+    check_choice("quantization", quantization, QUANTIZATIONS)
+    check_bool("sparse", sparse)
+    check_bool("overwrite", overwrite)
+    check_bool("fallback", fallback)
+    if representative_data is not None and quantization != "int8":
+        raise ValueError(
+            "representative_data is for quantization='int8' only. Received: "
+            f"quantization={quantization!r}"
+        )
+
+
+def _checked_runtimes(runtimes):
     found = (runtimes,) if isinstance(runtimes, str) else tuple(runtimes)
-    if not found or not set(found) <= set(RUNTIMES):
+    if not found:
         raise ValueError(
             f"runtimes must be one or both of {RUNTIMES}. Received: "
             f"runtimes={runtimes!r}"
         )
+    for runtime in found:
+        check_choice("runtimes", runtime, RUNTIMES)
     return tuple(runtime for runtime in RUNTIMES if runtime in found)
 
 

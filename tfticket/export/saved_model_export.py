@@ -6,16 +6,22 @@ import errno
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfticket.common.arguments import check_choice
-from tfticket.export.checking import compare
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+)
+from tfticket.export.checking.exported import Exported, ExportError, size_of
 from tfticket.export.manifest import write_manifest
+from tfticket.export.served import check
 from tfticket.export.served.function import SIGNATURE, Serving, named_inputs, prepare
 from tfticket.export.served.signatures import with_classes, with_image_input
 from tfticket.export.served.warmup import write_warmup
@@ -36,28 +42,28 @@ def saved_model(
     top_k: int | None = None,
     image: str | Callable | None = None,
     warmup: bool = True,
-) -> compare.Exported:
+) -> Exported:
     """Exports a model as `path/version/`, checked in another process.
 
     The SavedModel has the signature `serving_default`, with inputs named as
     the model's `keras.Input`s, and loads with TensorFlow alone. The version
     folder appears whole or not at all, so a server may poll `path` meanwhile.
 
-    Beside what TensorFlow reads, it holds `tfticket.json`: sizes, density of every
-    layer, checksums, what the check found and how it was made; TensorFlow Serving
-    passes it by. Its `assets.extra/tf_serving_warmup_requests` has one request, the
-    first sample of `inputs`, for each signature.
+    Besides what TensorFlow reads, the folder holds `tfticket.json`: the size, density
+    and operations of every weight, checksums, what the check found and how the export
+    was made. TensorFlow Serving ignores it. `assets.extra/tf_serving_warmup_requests`
+    has one request, the first sample of `inputs`, for each signature.
 
     Args:
         model: A built Keras model. A wrapped one is stripped first, which the
             result's `notes` say.
         path: Folder of the model, one level above the version.
         version: Number of the version, 1 or more. `None` is the next free one.
-        inputs: Sample to check the export on: an array, a list of them, or a
-            dict by input name. `None` makes up a random one.
+        inputs: Samples to check the export on: an array, a list of them, or a
+            dict by input name. `None` makes up random ones.
         tolerance: Largest difference allowed between the outputs of the file
-            and of the model, relative to the largest output. `None` is 1e-4, with
-            float16 values 1e-2.
+            and of the model, relative to the largest absolute value of the output.
+            `None` is 1e-4, with float16 values 1e-2.
         overwrite: Whether a folder of this version may be replaced.
         format: "dense" stores zeros as they are. "encoded" stores weights sparse and
             expands them once, at load: fewer bytes, and the dense latency. "csr" is
@@ -66,7 +72,7 @@ def saved_model(
             `notes` say why.
         value_dtype: "float16" halves the values that "encoded" stores of weights with
             two or more dimensions; `notes` say by how much that rounds them.
-        labels: Name of each class. Adds the signature `classify` with the outputs
+        labels: The name of each class. Adds the signature `classify` with the outputs
             `classes` (strings) and `scores` (the model's own output), both of shape
             (batch, `top_k`), the best first.
         top_k: How many classes that signature names; `None` is all.
@@ -82,7 +88,8 @@ def saved_model(
         FileExistsError: If that version exists and `overwrite` is off.
         OSError: If the disk can't be written. Nothing is left behind.
         ExportError: If the written file does not compute what the model does, or
-            needs code that a server has not. Nothing is left behind.
+            needs code that a server does not have. Nothing is left behind.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not built or has NaN weights, or an argument
             does not fit it.
 
@@ -97,15 +104,9 @@ def saved_model(
     >>> exported.path.name, exported.agreement
     ('1', 1.0)
     """
-    check_choice("format", format, formats.FORMATS)
-    check_choice("value_dtype", value_dtype, ("float32", "float16"))
-    if value_dtype == "float16" and format not in ("encoded", "auto"):
-        raise ValueError(
-            "value_dtype='float16' is for format='encoded'. Received: "
-            f"format={format!r}"
-        )
-    if top_k is not None and labels is None:
-        raise ValueError(f"top_k={top_k!r} needs labels=, the names of the classes.")
+    _check_arguments(format, value_dtype, labels, top_k, tolerance)
+    check_bool("overwrite", overwrite)
+    check_bool("warmup", warmup)
     path = pathlib.Path(path)
     target = _target(path, version, overwrite)
     prepared = prepare(model)
@@ -120,15 +121,13 @@ def saved_model(
         ready = with_classes(ready, labels, top_k)
     if tolerance is None:
         tolerance = 1e-2 if value_dtype == "float16" else 1e-4
-    with _disk_errors(target), _folder_beside(path) as folder:
+    with disk_errors(target), _folder_beside(path) as folder:
         written = folder / "new"
         write(ready, written)
         if warmup:
             first = {name: value[:1] for name, value in inputs.items()}
             write_warmup(written, path.name, [SIGNATURE, *ready.others], first)
-        exported = compare.check(
-            "saved_model", written, target, ready, inputs, tolerance
-        )
+        exported = check.check(written, target, ready, inputs, tolerance)
         exported = dataclasses.replace(exported, format=chosen.format)
         made = {
             "format": chosen.format,
@@ -139,9 +138,25 @@ def saved_model(
             "tolerance": tolerance,
         }
         write_manifest(written, prepared.model, exported, made)
-        exported = dataclasses.replace(exported, size=compare.size_of(written))
+        exported = dataclasses.replace(exported, size=size_of(written))
         _put(written, target, folder / "old")
     return exported
+
+
+def _check_arguments(format, value_dtype, labels, top_k, tolerance):
+    check_choice("format", format, formats.FORMATS)
+    check_choice("value_dtype", value_dtype, ("float32", "float16"))
+    if value_dtype == "float16" and format not in ("encoded", "auto"):
+        raise ValueError(
+            "value_dtype='float16' is for format='encoded'. Received: "
+            f"format={format!r}"
+        )
+    if top_k is not None:
+        check_integer("top_k", top_k, 1)
+        if labels is None:
+            raise ValueError(f"top_k={top_k} needs labels=, the names of the classes.")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
 
 
 def write(ready: Serving, folder: pathlib.Path) -> None:
@@ -156,7 +171,7 @@ def write(ready: Serving, folder: pathlib.Path) -> None:
         if op.type in ("PyFunc", "PyFuncStateless", "EagerPyFunc")
     }
     if python:
-        raise compare.ExportError(
+        raise ExportError(
             f"The model calls Python through {sorted(python)[0]} (tf.py_function or "
             "tf.numpy_function), which no server can. Write that layer with keras.ops "
             "or TensorFlow operations."
@@ -172,13 +187,11 @@ def _target(path, version, overwrite):
     if version is None:
         taken = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
         version = max(taken, default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"version must be 1 or more. Received: version={version!r}")
-    target = path / str(version)
+    target = path / str(check_integer("version", version, 1))
     if target.exists() and not overwrite:
         raise FileExistsError(
             f"{target} exists. Pass overwrite=True to replace it, or version=None to "
-            "write the next version beside it."
+            "write the next version."
         )
     return target
 
@@ -200,8 +213,11 @@ def _folder_beside(path):
 
 
 @contextlib.contextmanager
-def _disk_errors(target):
-    """TensorFlow has classes of its own for a full disk; both name the target here."""
+def disk_errors(target: pathlib.Path) -> Iterator[None]:
+    """A context in which errors of the disk are OSErrors that name the target.
+
+    TensorFlow has classes of its own for a full disk.
+    """
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

@@ -1,10 +1,10 @@
-"""Loads an exported model as a server would, and runs it: a program, not a module.
+"""Loads a SavedModel as a server would, and runs it: a program, not a module.
 
-    python run_exported.py saved_model|litert MODEL INPUTS.npz OUTPUTS.npz
+    python run_saved_model.py INPUTS.npz OUTPUTS.npz MODEL
 
-Neither keras nor tfticket can be imported in it, so a model that needs either
-fails here and not in production. Results are named "signature/output". Of a
-SavedModel every signature runs, and `serving_default` runs once more through
+Neither keras nor tfticket can be imported in it, so a model that needs either fails
+here and not in production. Inputs are named "inputs/name" and results
+"signature/output". Every signature runs, and `serving_default` runs once more through
 TensorFlow's C API, as "c_api/output"; "latency_ms" is of one sample.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 SIGNATURE = "serving_default"
 
 
-def run_saved_model(path, inputs):
+def run(path, inputs):
     # Before TensorFlow's library is loaded; from this folder, which goes then.
     import run_c_api  # type: ignore[import-not-found]
 
@@ -54,17 +54,6 @@ def run_saved_model(path, inputs):
     return results
 
 
-def run_litert(path, inputs):
-    hide_the_sources()
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ModuleNotFoundError:
-        from tensorflow.lite.python.interpreter import Interpreter
-
-    outputs = Interpreter(path).get_signature_runner(SIGNATURE)(**inputs)
-    return {f"{SIGNATURE}/{name}": value for name, value in outputs.items()}
-
-
 def latency(run, most_seconds=0.2, most_runs=30):
     """Median milliseconds of a call, after one that may still set things up."""
     run()
@@ -83,8 +72,7 @@ def hide_the_sources():
         sys.modules[package] = None
 
 
-def main(kind, model, inputs, outputs):
-    run = {"saved_model": run_saved_model, "litert": run_litert}[kind]
+def main(inputs, outputs, model):
     with np.load(inputs) as file:
         results = run(model, {key.split("/", 1)[1]: file[key] for key in file})
     # NumPy's files know no bfloat16.

@@ -1,0 +1,58 @@
+"""What an export gives back, and what it raises."""
+
+import dataclasses
+import pathlib
+
+
+class ExportError(RuntimeError):
+    """A written file does not compute what the model computes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file or folder that was written, loaded elsewhere and found equal.
+
+    Args:
+        path: Where it is.
+        size: Bytes of all its files.
+        max_error: Largest absolute difference to the model's outputs.
+        agreement: Fraction of samples with the same argmax over the last axis, in
+            [0, 1]; `None` where no output has several values there.
+        latency_ms: Median milliseconds of a call with one sample in that process;
+            `None` where not timed.
+        c_api: Whether the loader of TensorFlow's C API, which is TensorFlow Serving's,
+            has loaded and run it as well.
+        format: How weights are stored: "dense", "encoded", "csr"; `None` of a
+            `.tflite` file.
+        notes: What was done or chosen for you, and what that costs.
+    """
+
+    path: pathlib.Path
+    size: int
+    max_error: float
+    agreement: float | None
+    latency_ms: float | None = None
+    c_api: bool = False
+    format: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.path} ("
+        if self.format not in (None, "dense"):
+            text += f"{self.format}, "
+        text += (
+            f"{self.size / 1000:.0f} kB, checked in another process: "
+            f"largest difference {self.max_error:.1e}"
+        )
+        if self.agreement is not None:
+            text += f", same answer for {self.agreement:.1%} of the samples"
+        if self.latency_ms is not None:
+            text += f", {self.latency_ms:.2g} ms a sample"
+        return "; ".join([text, *self.notes]) + ")"
+
+
+def size_of(path: pathlib.Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(
+        file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()
+    )

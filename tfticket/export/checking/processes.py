@@ -1,0 +1,95 @@
+"""Runs one of `checking/programs` on arrays, in a process of its own."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+PROGRAMS = pathlib.Path(__file__).with_name("programs")
+
+TIMEOUT = 1800.0
+"""Seconds after which a program is ended: a file may make its interpreter hang."""
+
+_SAID = 2000  # characters of the end of its standard error
+
+
+class RunError(RuntimeError):
+    """A program did not give outputs.
+
+    Args:
+        reason: What became of the process: "exit code 1".
+        stderr: The end of what it wrote to its standard error.
+        crashed: Whether the process died of a signal.
+    """
+
+    def __init__(self, reason: str, stderr: str = "", crashed: bool = False):
+        super().__init__(f"{reason}: {stderr}" if stderr else reason)
+        self.reason = reason
+        self.stderr = stderr
+        self.crashed = crashed
+
+
+def run(
+    program: str, inputs: Mapping[str, np.ndarray], *arguments: Any
+) -> dict[str, np.ndarray]:
+    """What a program makes of some arrays.
+
+    The program is called as `python PROGRAM.py INPUTS.npz OUTPUTS.npz ARGUMENT...`. A
+    file that crashes its interpreter takes that process down and not this one.
+
+    Args:
+        program: Name of a file in `PROGRAMS`, without ".py".
+        inputs: Arrays by name.
+        *arguments: What else the program takes, as text.
+
+    Returns:
+        The arrays it wrote, by the names that it gave them.
+
+    Raises:
+        RunError: If it failed, crashed, or took longer than `TIMEOUT`.
+        OSError: If the folder for temporary files can't hold the arrays.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            given, got = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
+            # With a folder before each name: NumPy has parameters of its own ("file").
+            arrays: dict[str, Any] = {f"inputs/{key}": x for key, x in inputs.items()}
+            np.savez(given, **arrays)
+            _call([PROGRAMS / f"{program}.py", given, got, *arguments])
+            with np.load(got) as file:
+                return dict(file)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            "The arrays that an export is checked on can't be written to the folder "
+            f"for temporary files: {error}. Set TMPDIR to one with room",
+        ) from error
+
+
+def _call(command):
+    try:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        reason = f"it gave no answer in {TIMEOUT:g} seconds"
+        raise RunError(reason, said.strip()[-_SAID:]) from error
+    said = done.stderr.strip()[-_SAID:]
+    if done.returncode < 0:
+        number = -done.returncode
+        known = {x.value: x.name for x in signal.Signals}
+        name = f" ({known[number]})" if number in known else ""
+        raise RunError(f"its process died of signal {number}{name}", said, True)
+    if done.returncode:
+        raise RunError(f"exit code {done.returncode}", said)

@@ -1,0 +1,161 @@
+"""Keras's private side: all that this package reads of it, one function an attribute.
+
+Whatever may break with a new Keras is here, and tests/test_internals.py tests each
+function by itself. Everything else uses what Keras documents.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+# Attributes in which Keras (the first) and TensorFlow's checkpoints (the others) keep
+# lists of what a layer's own attributes hold.
+_BOOKKEEPING = frozenset(
+    {
+        "_layers",
+        "_self_name_based_restores",
+        "_self_saveable_object_factories",
+        "_self_unconditional_checkpoint_dependencies",
+        "_self_unconditional_deferred_dependencies",
+        "_self_unconditional_dependency_names",
+    }
+)
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """What a layer holds, by the attribute that it was assigned to.
+
+    Leaves out what Keras and TensorFlow note down beside it, by exact names, since a
+    user's may begin alike: `_layers_out`, `_self_attention_layer`. Seen in Keras 3.7.0
+    and 3.15.1 on TensorFlow and JAX. If one of the names goes, nothing breaks; if one
+    is added, a layer may be found under a second name, of which the first counts.
+
+    Args:
+        layer: A layer or model.
+    """
+    found = dict(vars(layer))
+    # Where PyTorch keeps modules that are assigned to attributes.
+    found |= found.pop("_modules", {})
+    return {k: value for k, value in found.items() if k not in _BOOKKEEPING}
+
+
+def clear_losses(layer: keras.layers.Layer) -> None:
+    """Forgets the losses that a layer and those inside it have added since their call.
+
+    Reaches `Layer._clear_losses`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
+    raises an AttributeError: a wrapper that takes over the losses of the layer inside
+    would have them counted twice.
+
+    Args:
+        layer: A layer or model.
+    """
+    layer._clear_losses()
+
+
+def call_context_training(layer: keras.layers.Layer) -> bool | None:
+    """Whether the call that is going on trains, for a layer that is not told.
+
+    Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
+    raises an AttributeError in every call.
+
+    Args:
+        layer: A layer, inside its `call`.
+
+    Returns:
+        The `training` of the outermost call; `None` where it was not given.
+    """
+    return getattr(layer._get_call_context(), "training", None)
+
+
+def trainable_variables(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[keras.Variable]:
+    """The variables that an optimizer was built for, in the order of its slots.
+
+    Reaches `Optimizer._trainable_variables`, seen in Keras 3.7.0 and 3.15.1. If it
+    goes, this raises an AttributeError: silence would leave momentum to pruned weights.
+
+    Args:
+        optimizer: An optimizer, built; of one that is not the list is empty.
+    """
+    return list(optimizer._trainable_variables)
+
+
+def slots_by_variable(
+    optimizer: keras.optimizers.Optimizer,
+) -> Iterator[tuple[keras.Variable, keras.Variable, float]]:
+    """Yields (model variable, slot, value at rest) for all kept weight by weight.
+
+    Keras optimizers keep slots in attributes that are lists parallel to their
+    `trainable_variables`, and have no public way from a variable to its slots. What is
+    kept in another shape (a factored second moment) is not weight by weight and left
+    out. Seen in Keras 3.7.0 and 3.15.1, for every optimizer that those have; if the
+    lists go, nothing is found, which the tests of every optimizer would show.
+
+    The value at rest is what a weight without gradients has: 0.0, but for the
+    accumulators of Adagrad and Ftrl, which start above it because they divide by it.
+
+    Args:
+        optimizer: An optimizer, one that wraps others (`LossScaleOptimizer`,
+            `MultiOptimizer`) too. Not built, it has no slots.
+    """
+    for inner in inner_optimizers(optimizer):
+        variables = trainable_variables(inner)
+        for name, values in vars(inner).items():
+            if name in ("_trainable_variables", "_variables"):
+                continue  # those themselves, and a list of all slots
+            if not isinstance(values, list) or len(values) != len(variables):
+                continue
+            for variable, slot in zip(variables, values, strict=True):
+                if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
+                    yield variable, slot, _value_at_rest(inner, slot)
+
+
+def inner_optimizers(
+    optimizer: keras.optimizers.Optimizer,
+) -> Iterator[keras.optimizers.Optimizer]:
+    """Yields the optimizer and those that it wraps, at any depth.
+
+    Args:
+        optimizer: Any optimizer of Keras.
+    """
+    yield optimizer
+    # MultiOptimizer's; Keras 3.7 has none.
+    wrapped = list(getattr(optimizer, "optimizers", []))
+    if getattr(optimizer, "inner_optimizer", None) is not None:
+        wrapped.append(optimizer.inner_optimizer)  # LossScaleOptimizer's
+    for inner in wrapped:
+        yield from inner_optimizers(inner)
+
+
+def _value_at_rest(optimizer, slot):
+    if not slot.name.endswith("accumulator"):
+        return 0.0
+    return getattr(optimizer, "initial_accumulator_value", 0.0)
+
+
+def value_is_there(variable: keras.Variable) -> bool:
+    """Whether a variable has a value of its own; on JAX not while `fit` trains.
+
+    Reaches `Variable._value`, seen in Keras 3.7.0 and 3.15.1. If it goes, this raises
+    an AttributeError.
+
+    Args:
+        variable: A variable of a built model.
+    """
+    return variable._value is not None
+
+
+def jax_state_sync(model: keras.Model) -> None:
+    """Puts the weights back into a model's variables while `fit` runs on JAX.
+
+    Reaches `Model.jax_state_sync`, which has no underscore and no documentation, seen
+    in Keras 3.7.0 and 3.15.1. Nothing happens on other backends, where there is none.
+    If it goes from JAX's, this raises an AttributeError.
+
+    Args:
+        model: A model.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
