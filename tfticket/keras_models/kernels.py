@@ -60,6 +60,11 @@ class PrunableWeight:
     channel_axes: tuple[int, ...]
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether a layer multiplies by it or looks it up, as its axes tell."""
+        return bool(self.reduction_axes or self.channel_axes)
+
+    @property
     def is_statistic(self) -> bool:
         """Whether the layer itself keeps it up, as a moving mean: nothing trains it."""
         return self.variable.name.startswith("moving_")

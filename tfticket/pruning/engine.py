@@ -1,6 +1,6 @@
 """`Pruner`: criterion, scope and structure together cut the masks of a model."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 from tfticket.common.arguments import check_choice
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph
+from tfticket.pruning.channel_units import ChannelUnits, Units
 from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
 from tfticket.pruning.masks import ModelMasks, masked_layers, masked_names
 from tfticket.sparsity import criteria, structures
@@ -78,19 +79,23 @@ class Pruner:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kinds: dict[str, tuple] = {}
         self.masked = ModelMasks.of(model)
+        self.alike: dict[str, tuple] = {}
+        by_channels: dict[str, Channel] = {}
         for name, weight in self.masked.weights.items():
             layer = self.masked.layers[name]
             own = structures.get(layer.structure or structure)
             self.kinds[name] = (layer.inner_layer(), weight.layer)
+            if isinstance(own, Channel) and own.grouped:
+                by_channels[name] = own
+                continue
             if isinstance(own, Channel) and name in self.outputs:
                 continue  # its channels are the model's answers
-            self.structures[name] = own
-            self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
-            self.shapes[name] = tuple(weight.variable.shape)
-            try:
-                own.check(self.shapes[name], self.axes[name])
-            except ValueError as error:
-                raise ValueError(f"In weight '{name}': {error}.") from None
+            if not weight.is_kernel:
+                continue  # masked for the sake of channels only
+            self._add(name, own, weight)
+        self.channels: ChannelUnits | None = None
+        if by_channels:
+            self._add_channels(model, by_channels)
         if not self.structures:
             raise ValueError(
                 f"Model '{model.name}' has no masks to prune with. Wrap it "
@@ -103,6 +108,33 @@ class Pruner:
         self._source = {"data": data, "loss": loss, "batches": batches}
         self._seed = seed
         self._require_data()
+
+    def _add(self, name, structure, weight):
+        self.structures[name] = structure
+        self.axes[name] = Axes(weight.reduction_axes, weight.channel_axes)
+        self.shapes[name] = shape = tuple(weight.variable.shape)
+        # Of the same kind of layer, with windows of the same size.
+        window = tuple(n for i, n in enumerate(shape) if i < len(shape) - 2)
+        self.alike[name] = (type(weight.layer), window)
+        try:
+            structure.check(shape, self.axes[name])
+        except ValueError as error:
+            raise ValueError(f"In weight '{name}': {error}.") from None
+
+    def _add_channels(self, model, wanted):
+        if self.scope == "erk":
+            raise ValueError(
+                "scope='erk' gives a kernel a density by its shape, and channels that "
+                "go together are in kernels of several. Use 'layerwise', 'global' or "
+                "'isomorphic' with structure=Channel()."
+            )
+        self.channels = ChannelUnits(model, self.masked, wanted)
+        self.channels.warn()
+        for name, units in self.channels.units().items():
+            self.structures[name] = units
+            self.axes[name] = Axes((), ())
+            self.shapes[name] = (self.channels.groups[name].size,)
+            self.alike[name] = self.channels.kind(name)
 
     def _require_data(self):
         name = criteria.name_of(self.criterion)
@@ -124,7 +156,7 @@ class Pruner:
         if set(self.needs) & set(GATHERED):
             return
         weights = self.masked.values()
-        for name in self.structures:  # one by one, for the memory of a single one
+        for name in self._scored():  # one by one, for the memory of a single one
             criteria.score(self.criterion, {name: weights[name]}, evidence, self._seed)
 
     def named(self, argument: str, values: Mapping[Pattern, Any]) -> dict[str, Any]:
@@ -139,12 +171,32 @@ class Pruner:
                 f"Received: {argument}={values!r}"
             )
         chosen = choose(argument, values, self.kinds)
-        return {
-            name: values[pattern]
-            for pattern in chosen
-            for name in chosen[pattern]
-            if name in self.structures
-        }
+        found: dict[str, Any] = {}
+        exact: dict[str, Pattern] = {}
+        for pattern in chosen:
+            for name in self._units_of(chosen[pattern]):
+                other = exact.get(name, pattern)
+                if isinstance(pattern, str):
+                    exact[name] = pattern
+                    if other != pattern and values[other] != values[pattern]:
+                        raise ValueError(
+                            f"{argument} gives channels that go together two values: "
+                            f"{{{other!r}: {values[other]!r}, "
+                            f"{pattern!r}: {values[pattern]!r}}}, and both make the "
+                            f"channels of '{name}'. Name one of them."
+                        )
+                found[name] = values[pattern]
+        return found
+
+    def _units_of(self, weights):
+        """Names of what is cut where these weights are named."""
+        if self.channels is None:
+            return [name for name in weights if name in self.structures]
+        return [
+            name
+            for name in self.structures
+            if name in weights or set(self.channels.makers.get(name, ())) & set(weights)
+        ]
 
     def sizes(self, alive: bool = False) -> dict[str, int]:
         """Number of units by weight, all or those with a survivor."""
@@ -157,12 +209,19 @@ class Pruner:
 
     def _count(self, masks):
         sizes = {}
+        masks = self._with_channels(masks)
         for name, structure in self.structures.items():
             # Scores make no difference to how many units there are.
             scores = masks[name].view(np.int8)
             units = structure.pool(scores, masks[name], self.axes[name])[1]
             sizes[name] = int(np.count_nonzero(units))
         return sizes
+
+    def _with_channels(self, masks):
+        """Masks, and of each group of channels which are alive."""
+        if self.channels is None or next(iter(self.channels.structures)) in masks:
+            return masks
+        return {**masks, **self.channels.alive(masks)}
 
     def cuts_to(
         self,
@@ -173,12 +232,14 @@ class Pruner:
         """The cuts that bring these weights to a sparsity, as `scopes.pruned_by`."""
         sizes = self.sizes()
         sizes = {k: n for k, n in sizes.items() if names is None or k in names}
-        return pruned_by(self.scope, sparsity, sizes, self.shapes, own)
+        return pruned_by(self.scope, sparsity, sizes, self.shapes, own, self.alike)
 
     def check(self, cuts: Sequence[Cut]) -> None:
         """Refuses cuts that are bound to empty a weight, whatever the scores."""
         sizes = self.sizes()
         for names, count in cuts:
+            if any(isinstance(self.structures[name], Units) for name in names):
+                continue  # some of which always stay
             if not self.allow_empty and count >= sum(sizes[name] for name in names):
                 self._refuse_empty(names[0] if len(names) == 1 else "the model")
 
@@ -226,13 +287,37 @@ class Pruner:
         if self._ranks_weights():
             scores, key = self.masked.values(), np.abs
         else:
-            scores, key = self._scores(evidence), None
-        after = after_cuts(scores, masks, cuts, self.structures, self.axes, key)
+            scores, key = self.scores(evidence), None
+        after = self.units_after(cuts, scores, masks, key)
+        if self.channels is not None:
+            after = self.channels.masks(after, {k: after[k] for k in masks})
         for names, _ in () if self.allow_empty else cuts:
             for name in names:
-                if not after[name].any():
+                if name in after and not after[name].any():
                     self._refuse_empty(name)
         return after
+
+    def units_after(
+        self,
+        cuts: Sequence[Cut],
+        scores: Mapping[str, np.ndarray],
+        masks: Mapping[str, np.ndarray],
+        key: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Masks after cuts; of channels, which of each group stay.
+
+        Args:
+            cuts: Which weights lose how many more units.
+            scores: What `scores` returned.
+            masks: The present masks.
+            key: What of the scores is compared, as in `after_cuts`.
+        """
+        masks = self._with_channels(masks)
+        after = after_cuts(scores, masks, cuts, self.structures, self.axes, key)
+        if self.channels is None:
+            return after
+        again = self.channels.rounded(masks, after)
+        return after_cuts(scores, {**after, **again[1]}, again[0], self.structures)
 
     def rates(
         self,
@@ -266,8 +351,10 @@ class Pruner:
             ValueError: Names the weight and the round.
         """
         left = self.sizes(alive=True)
-        cuts = survivors_lost(self.scope, own, left, rate)
+        cuts = survivors_lost(self.scope, own, left, rate, self.alike)
         for names, _ in cuts if not self.allow_empty else ():
+            if isinstance(self.structures[names[0]], Units):
+                continue  # some of which always stay
             name = names[0] if len(names) == 1 else "the model"
             its_rate = own.get(names[0], rate)
             alive = sum(left[name] for name in names)
@@ -293,7 +380,8 @@ class Pruner:
             own: What `rates` returned.
             evidence: Kind to name to array, of what was followed while training.
         """
-        cuts = survivors_lost(self.scope, own, self.sizes(alive=True), rate)
+        left = self.sizes(alive=True)
+        cuts = survivors_lost(self.scope, own, left, rate, self.alike)
         return self.masks_after(cuts, evidence)
 
     def _ranks_weights(self):
@@ -304,15 +392,33 @@ class Pruner:
             and all(w.variable.dtype == "float32" for w in self.masked.weights.values())
         )
 
-    def _scores(self, evidence):
+    def _scored(self):
+        """Names of the weights that are scored."""
+        names = set(self.structures) - set(
+            self.channels.structures if self.channels else ()
+        )
+        return names | (self.channels.scored() if self.channels else set())
+
+    def scores(
+        self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Scores of all that is cut: weights by their names, channels by their group's.
+
+        Args:
+            evidence: As for `prune_to`.
+        """
         kinds = [kind for kind in self.needs if kind in GATHERED]
         found = dict(evidence or {})
         if kinds:
             name = criteria.name_of(self.criterion)
             found |= gather(self.model, kinds, criterion=name, **self._source)
         values = self.masked.values()
-        weights = {name: values[name] for name in self.structures}
-        return criteria.score(self.criterion, weights, found, self._seed)
+        scored = self._scored()
+        weights = {name: value for name, value in values.items() if name in scored}
+        scores = criteria.score(self.criterion, weights, found, self._seed)
+        if self.channels is not None:
+            scores |= self.channels.scores(scores)
+        return scores
 
     def _refuse_empty(self, name):
         raise ValueError(

@@ -38,10 +38,11 @@ from tfticket.keras_models.names import (
     named_weights,
     sublayers,
 )
+from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import Schedule
-from tfticket.sparsity.structures import Unstructured
+from tfticket.sparsity.structures import Channel, Unstructured
 
 
 def prune(
@@ -93,6 +94,7 @@ def prune(
     ['dense/kernel']
     """
     own = {"schedule": schedule, "structure": structure}
+    whole = isinstance(structure, Channel) and structure.grouped
     require_keras_3(model_or_layer)
     if not isinstance(model_or_layer, keras.Model):
         return wrap_copy(model_or_layer, **own)
@@ -101,10 +103,18 @@ def prune(
         return _wrap_subclassed(model, own)
     layers = require_transformable(model)
     wrap = _layers_to_wrap(model, layers, exclude, include)
+    weights: dict[int, list[str]] = {}
+    if whole:
+        excluded = {id(layer) for layer in layers.values()} - wrap
+        holds_kernels = {id(x) for x in layers.values() if prunable_weights(x)}
+        weights = weights_of_groups(model, excluded & holds_kernels)
+        wrap = _require_groups(model, set(weights))
 
     def clone(layer):
         copy = copy_layer(layer)
-        return Prune(copy, **own) if id(layer) in wrap else copy
+        if id(layer) not in wrap:
+            return copy
+        return Prune(copy, **own, weights=weights.get(id(layer)))
 
     return clone_with(model, clone, _copy_weights)
 
@@ -134,6 +144,16 @@ def _layers_to_wrap(model, layers, exclude, include):
             + (f", of which excluded: {sorted(excluded)}" if excluded else "")
         )
     return wrap
+
+
+def _require_groups(model, found):
+    if not found:
+        raise ValueError(
+            f"No channels of model '{model.name}' can be cut as a whole. "
+            "print(tfticket.channel_groups(model)) says why; structure=Channel("
+            "grouped=False) prunes output channels kernel by kernel."
+        )
+    return found
 
 
 def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:

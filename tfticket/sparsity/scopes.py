@@ -1,7 +1,7 @@
 """A sparsity shared out: how many units of which weights go, and the masks then."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from tfticket.sparsity.structures import Axes, Unstructured
 from tfticket.sparsity.topk import PartError, keep_largest, pruned_count
 
-Scope = Literal["layerwise", "global", "erk"]
-SCOPES = ("layerwise", "global", "erk")
+Scope = Literal["layerwise", "global", "erk", "isomorphic"]
+SCOPES = ("layerwise", "global", "erk", "isomorphic")
 
 
 def pruned_by(
@@ -19,17 +19,20 @@ def pruned_by(
     units: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
     own: Mapping[str, float] | None = None,
+    alike: Mapping[str, Hashable] | None = None,
 ) -> list[tuple[tuple[str, ...], int]]:
     """Cuts to make: which weights together, and how many of their units in all.
 
     Args:
         scope: `"layerwise"` prunes the same fraction of every weight, `"global"` cuts
-            all of them together, `"erk"` gives each a density by its shape.
+            all of them together, `"isomorphic"` cuts those together that are alike,
+            `"erk"` gives each a density by its shape.
         sparsity: Fraction of the units to be pruned, in [0, 1].
         units: Name of the weight to its number of units.
         shapes: Name to shape, for ERK.
         own: Sparsity of weights that have one of their own. They are cut by themselves
             and don't count for the others.
+        alike: Name to what weights are compared by, for `"isomorphic"`.
 
     Returns:
         Pairs of names that are cut together and the count that is then pruned.
@@ -50,13 +53,24 @@ def pruned_by(
     rest = {name: count for name, count in units.items() if name not in own}
     if not rest:
         return cuts
-    if scope == "global":
-        together = pruned_count(sum(rest.values()), sparsity)
-        return [*cuts, (tuple(rest), together)]
+    if scope in ("global", "isomorphic"):
+        for names in _together(scope, rest, alike):
+            count = sum(rest[name] for name in names)
+            cuts.append((names, pruned_count(count, sparsity)))
+        return cuts
     if scope == "erk":
         kept = erk_counts(rest, {name: shapes[name] for name in rest}, sparsity)
         return [*cuts, *(((name,), rest[name] - kept[name]) for name in rest)]
     return [*cuts, *(((name,), pruned_count(n, sparsity)) for name, n in rest.items())]
+
+
+def _together(scope, names, alike):
+    """The names that are cut together, as tuples in order of first appearance."""
+    clusters: dict[Hashable, list[str]] = {}
+    for name in names:
+        key = (alike or {}).get(name) if scope == "isomorphic" else None
+        clusters.setdefault(key, []).append(name)
+    return [tuple(cluster) for cluster in clusters.values()]
 
 
 def erk_densities(
@@ -117,25 +131,30 @@ def erk_counts(
 
 
 def survivors_lost(
-    scope: Scope, rates: Mapping[str, float], alive: Mapping[str, int], rate: float
+    scope: Scope,
+    rates: Mapping[str, float],
+    alive: Mapping[str, int],
+    rate: float,
+    alike: Mapping[str, Hashable] | None = None,
 ) -> list[tuple[tuple[str, ...], int]]:
     """As `pruned_by`, relative: fractions of the units that are still alive.
 
     Args:
-        scope: `"layerwise"` or `"global"`.
+        scope: `"layerwise"`, `"global"` or `"isomorphic"`.
         rates: Name to the fraction of that weight's survivors; under `"global"`, only
             of weights that are cut by themselves.
         alive: Name to the number of units that are left.
         rate: Fraction of the others' survivors.
+        alike: Name to what weights are compared by, for `"isomorphic"`.
     """
     if scope == "layerwise":
         rates = {name: rates.get(name, rate) for name in alive}
     cuts: list[tuple[tuple[str, ...], int]] = [
         ((name,), pruned_count(alive[name], r)) for name, r in rates.items()
     ]
-    rest = tuple(name for name in alive if name not in rates)
-    if rest:
-        cuts.append((rest, pruned_count(sum(alive[name] for name in rest), rate)))
+    rest = [name for name in alive if name not in rates]
+    for names in _together(scope, rest, alike):
+        cuts.append((names, pruned_count(sum(alive[x] for x in names), rate)))
     return cuts
 
 

@@ -6,12 +6,18 @@ back into a mask. It knows arrays and axes, nothing of layers.
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_choice, check_instance, check_integer
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+)
 
 # Rows are ranked a piece at a time: the order of a whole weight would take twice
 # the weight's memory.
@@ -165,10 +171,33 @@ class Block(Unstructured):
 @keras.saving.register_keras_serializable(package="tfticket")
 @dataclasses.dataclass(frozen=True)
 class Channel(Unstructured):
-    """Whole output channels: columns of a Dense kernel, filters of a convolution.
+    """Whole channels: columns of a Dense kernel, filters of a convolution.
 
-    A channel's score is the average of its weights'. Output layers are left out:
-    their channels are the model's answers.
+    Grouped, channels that a sum, a normalization or a depthwise convolution ties
+    together are scored once and cut together, in every weight that they index: kernel,
+    bias, gamma, beta, moving mean, and the rows of the kernels that read them. What is
+    cut is exactly zero everywhere, so that `tfticket.export.compact` can remove it.
+    `tfticket.channel_groups` shows the groups. Not grouped, each kernel loses output
+    channels of its own; output layers are left out, whose channels are the answers.
+
+    Args:
+        grouped: Whether channels that go together are cut together.
+        reduce: How the scores of a channel in several weights make one: `"mean"`,
+            `"sum"`, `"max"`, or a function of an array (weights, channels) that returns
+            an array (channels,).
+        normalize: Whether the scores in each weight are divided by their mean, so that
+            layers of different scales compare.
+        score: What is scored: `"kernel"`, all kernels that make or read the channel, or
+            `"scale"`, the gamma of the normalization behind it (Liu et al. 2017, arXiv
+            1708.06519), kernels where there is none.
+        round_to: The number of channels that stay is a multiple of this, as wide
+            instructions like it.
+        min_channels: How many stay at least.
+        max_sparsity: Fraction of a group's channels that goes at most, in (0, 1].
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -177,6 +206,32 @@ class Channel(Unstructured):
     >>> tfticket.structures.Channel().pool(scores, scores >= 0, axes)[0]
     array([2., 2.])
     """
+
+    grouped: bool = True
+    reduce: Any = "mean"
+    normalize: bool = True
+    score: Literal["kernel", "scale"] = "kernel"
+    round_to: int = 1
+    min_channels: int = 1
+    max_sparsity: float = 1.0
+
+    # Which units of `tfticket.channel_groups` these are.
+    kinds: ClassVar[tuple[str, ...]] = ("channels", "key_dim", "value_dim")
+
+    def __post_init__(self):
+        check_bool("grouped", self.grouped)
+        check_bool("normalize", self.normalize)
+        if not callable(self.reduce):
+            check_choice("reduce", self.reduce, tuple(_REDUCTIONS))
+        check_choice("score", self.score, ("kernel", "scale"))
+        check_integer("round_to", self.round_to, 1)
+        check_integer("min_channels", self.min_channels, 1)
+        check_number("max_sparsity", self.max_sparsity, most=1, above=0)
+
+    def reduced(self, rows: np.ndarray) -> np.ndarray:
+        """One score a channel, of an array (weights, channels)."""
+        reduce = self.reduce if callable(self.reduce) else _REDUCTIONS[self.reduce]
+        return np.asarray(reduce(rows))
 
     def pool(
         self, scores: np.ndarray, alive: np.ndarray, axes: Axes
@@ -193,6 +248,43 @@ class Channel(Unstructured):
 
     def _inside(self, rank, axes):
         return tuple(sorted(set(range(rank)) - set(axes.channels)))
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        if callable(self.reduce):
+            config["reduce"] = keras.saving.serialize_keras_object(self.reduce)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Channel":
+        config = dict(config)
+        if isinstance(config.get("reduce"), dict):
+            config["reduce"] = keras.saving.deserialize_keras_object(config["reduce"])
+        return cls(**config)
+
+
+_REDUCTIONS = {
+    "mean": lambda rows: rows.mean(axis=0),
+    "sum": lambda rows: rows.sum(axis=0),
+    "max": lambda rows: rows.max(axis=0),
+}
+
+
+@keras.saving.register_keras_serializable(package="tfticket")
+@dataclasses.dataclass(frozen=True)
+class Heads(Channel):
+    """Whole heads of attention layers; query groups where heads share keys and values.
+
+    Arguments are those of `Channel`, whose channels are heads here. Everything else of
+    the model is left alone.
+
+    Example:
+
+    >>> tfticket.structures.Heads(min_channels=2).kinds
+    ('heads',)
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("heads",)
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
