@@ -30,6 +30,7 @@ from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
 from tfticket.pruning.prune_strip import prune, strip
+from tfticket.pruning.targets import ChannelPlan, channel_plan
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity import criteria, schedules, structures
 from tfticket.tickets.iterative import IterativeMagnitudePruning
@@ -59,6 +60,7 @@ _ON_DEMAND = ("compat", "data", "devices", "export", "lottery", "models")
 __all__ = [
     "ChannelGroup",
     "ChannelGroups",
+    "ChannelPlan",
     "ChannelRule",
     "Channels",
     "DensityScheduler",
@@ -80,6 +82,7 @@ __all__ = [
     "UpdatePruningStep",
     "__version__",
     "channel_groups",
+    "channel_plan",
     "channel_rule",
     "criteria",
     "get_masks",

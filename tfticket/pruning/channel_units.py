@@ -118,7 +118,8 @@ class ChannelUnits:
             before: Name of the group to which of its units were alive.
             after: The same after the cut whose numbers are to be rounded.
         """
-        cuts, masks = [], {}
+        cuts: list[tuple[tuple[str, ...], int]] = []
+        masks = {}
         for name, structure in self.structures.items():
             alive, kept = int(before[name].sum()), int(after[name].sum())
             step = structure.round_to
@@ -225,8 +226,9 @@ class ChannelUnits:
 
 def _of_units(array: np.ndarray, member: Any, reduce: Any) -> np.ndarray:
     """One number for each unit of a member, of an array in its weight's shape."""
-    rows = np.moveaxis(np.asarray(array), member.axis, 0)[member.indices]
-    return reduce(rows.reshape(len(member.indices), -1), axis=1)
+    others = tuple(i for i in range(np.ndim(array)) if i != member.axis)
+    # The other axes first: units have as many indices each, so means of means are means.
+    return reduce(reduce(array, axis=others)[member.indices], axis=1)
 
 
 def weights_of_groups(
@@ -236,7 +238,7 @@ def weights_of_groups(
 
     Args:
         model: A plain model.
-        excluded: Identities of layers that stay dense: groups that they make stay whole.
+        excluded: Identities of layers that stay dense: what they make stays whole.
 
     Returns:
         Identity of the layer to the names of its weights ("kernel", "bias", "gamma"),

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_choice
+from tfticket.common.arguments import check_choice, check_sparsity
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph
 from tfticket.pruning.channel_units import ChannelUnits, Units
@@ -174,7 +174,7 @@ class Pruner:
         found: dict[str, Any] = {}
         exact: dict[str, Pattern] = {}
         for pattern in chosen:
-            for name in self._units_of(chosen[pattern]):
+            for name in self.units_of(chosen[pattern]):
                 other = exact.get(name, pattern)
                 if isinstance(pattern, str):
                     exact[name] = pattern
@@ -188,8 +188,8 @@ class Pruner:
                 found[name] = values[pattern]
         return found
 
-    def _units_of(self, weights):
-        """Names of what is cut where these weights are named."""
+    def units_of(self, weights: Collection[str]) -> list[str]:
+        """Names of what is cut where these weights are: themselves, or groups."""
         if self.channels is None:
             return [name for name in weights if name in self.structures]
         return [
@@ -197,6 +197,21 @@ class Pruner:
             for name in self.structures
             if name in weights or set(self.channels.makers.get(name, ())) & set(weights)
         ]
+
+    def own_sparsities(
+        self, sparsities: Mapping[Pattern, float] | None
+    ) -> dict[str, float]:
+        """Name to the sparsity of all that is given one, checked.
+
+        Raises:
+            TypeError: If `sparsities` is no dict or holds anything but numbers.
+            ValueError: If a value is out of range or a pattern matches nothing.
+        """
+        given = self.named("sparsities", {} if sparsities is None else sparsities)
+        return {
+            name: check_sparsity(f"sparsities['{name}']", value)
+            for name, value in given.items()
+        }
 
     def sizes(self, alive: bool = False) -> dict[str, int]:
         """Number of units by weight, all or those with a survivor."""
@@ -259,13 +274,23 @@ class Pruner:
             evidence: Kind to name to array, of what was followed while training.
         """
         masks = self.masked.masks()
+        cuts = self.cuts_left(sparsity, own, names, masks)
+        if any(count > 0 for _, count in cuts):
+            self.masked.set_masks(self.masks_after(cuts, evidence, masks))
+
+    def cuts_left(
+        self,
+        sparsity: float,
+        own: Mapping[str, float] | None,
+        names: Collection[str] | None,
+        masks: Mapping[str, np.ndarray],
+    ) -> list[Cut]:
+        """As `cuts_to`, without what is pruned already."""
         sizes, alive = self.sizes(), self._count(masks)
-        cuts = [
+        return [
             (names, count - sum(sizes[name] - alive[name] for name in names))
             for names, count in self.cuts_to(sparsity, own, names)
         ]
-        if any(count > 0 for _, count in cuts):
-            self.masked.set_masks(self.masks_after(cuts, evidence, masks))
 
     def masks_after(
         self,
@@ -394,10 +419,10 @@ class Pruner:
 
     def _scored(self):
         """Names of the weights that are scored."""
-        names = set(self.structures) - set(
-            self.channels.structures if self.channels else ()
-        )
-        return names | (self.channels.scored() if self.channels else set())
+        if self.channels is None:
+            return set(self.structures)
+        weights = set(self.structures) - set(self.channels.structures)
+        return weights | self.channels.scored()
 
     def scores(
         self, evidence: Mapping[str, Mapping[str, np.ndarray]] | None = None

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -16,7 +16,7 @@ from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import masked_layers
-from tfticket.pruning.one_shot import own_sparsities
+from tfticket.pruning.targets import COSTS, Goal
 from tfticket.sparsity import schedules
 from tfticket.sparsity.criteria import Criterion
 from tfticket.sparsity.due_steps import ScheduleGroup
@@ -59,9 +59,12 @@ class GradualPruning(keras.callbacks.Callback):
         seed: Of a random criterion.
         decay: Of the moving average of the criterion `recent_change`.
         allow_empty: Whether a weight may be left without survivors.
+        measure: What the schedule's sparsity is the fraction of: `"units"` (weights,
+            blocks, channels), or, where whole channels are cut, the model's `"flops"`
+            or `"parameters"`: at a sparsity of 0.5 half of them are left.
 
     Raises:
-        TypeError: If `schedule` is none.
+        TypeError: If `schedule` is not a schedule.
         ValueError: When `fit` starts, if the model has no masks or nothing a schedule,
             a pattern matches nothing, a criterion lacks its data, or the final
             sparsity would leave a weight empty.
@@ -94,8 +97,10 @@ class GradualPruning(keras.callbacks.Callback):
         seed: int | None = None,
         decay: float = 0.99,
         allow_empty: bool = False,
+        measure: Literal["units", "flops", "parameters"] = "units",
     ):
         super().__init__()
+        self.measure = check_choice("measure", measure, ("units", *COSTS))
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.sparsities = sparsities
         self.output_factor = check_number("output_factor", output_factor, 0, 1)
@@ -173,8 +178,17 @@ class GradualPruning(keras.callbacks.Callback):
             schedule = layer.schedule or self.schedule
             if schedule is None:
                 continue
-            names = [join(path, x.name) for x in layer.masked_weights()]
-            names = [name for name in names if name in self._pruner.structures]
+            weights = [join(path, x.name) for x in layer.masked_weights()]
+            names = self._pruner.units_of(weights)
+            for group in groups:
+                if twice := sorted(set(names) & set(group.names)):
+                    if group.schedule != schedule:
+                        raise ValueError(
+                            f"Channels of '{twice[0]}' are made by layers with two "
+                            f"schedules, and go together: {group.schedule!r} and "
+                            f"{schedule!r} of layer '{path}'. Give them one."
+                        )
+                    names = [name for name in names if name not in twice]
             same = [group for group in groups if group.schedule == schedule]
             if same:
                 same[0].names += names
@@ -187,7 +201,7 @@ class GradualPruning(keras.callbacks.Callback):
                 "tfticket.prune(model, schedule=...)."
             )
         outputs = self._pruner.outputs if self.output_factor != 1.0 else ()
-        given = own_sparsities(self._pruner, self.sparsities, self.output_factor)
+        given = self._pruner.own_sparsities(self.sparsities)
         for group in groups:
             final = schedules.final_sparsity(group.schedule)
             for name in group.names:
@@ -238,8 +252,12 @@ class GradualPruning(keras.callbacks.Callback):
         self._step = step
 
     def _prune(self, group, sparsity):
+        evidence = self._following.evidence()
+        if self.measure != "units":
+            goal = Goal(self._pruner, group.fixed, group.names, evidence)
+            sparsity = goal.sparsity_for(**{self.measure: 1 - sparsity})
         own = group.own(sparsity)
-        self._pruner.prune_to(sparsity, own, group.names, self._following.evidence())
+        self._pruner.prune_to(sparsity, own, group.names, evidence)
         self._following.pruned()
 
     def _executions_until_due(self, step):

@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_integer, check_number, check_sparsity
+from tfticket.common.arguments import check_integer, check_number
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import FOLLOWED
+from tfticket.pruning.targets import Goal, check_target
 from tfticket.sparsity.criteria import EVIDENCE, Criterion
 from tfticket.sparsity.scopes import Scope
 from tfticket.sparsity.structures import Unstructured
@@ -16,7 +17,7 @@ from tfticket.sparsity.structures import Unstructured
 
 def sparsify(
     model: keras.Model,
-    sparsity: float,
+    sparsity: float | None = None,
     criterion: str | Criterion = "magnitude",
     scope: Scope = "layerwise",
     structure: Unstructured | None = None,
@@ -28,6 +29,9 @@ def sparsify(
     batches: int | None = None,
     seed: int | None = None,
     allow_empty: bool = False,
+    *,
+    flops: float | None = None,
+    parameters: float | None = None,
 ) -> None:
     """Prunes a wrapped model now, in place, to an exact sparsity.
 
@@ -37,10 +41,12 @@ def sparsify(
     Args:
         model: A model wrapped by `tfticket.prune`.
         sparsity: Fraction of the units to prune, in [0, 1): of n, `n - round(n * s)`
-            stay. What is pruned already counts.
+            stay. What is pruned already counts. `None` where `flops` or `parameters`
+            say how far to go.
         criterion: Name of a criterion of `tfticket.criteria`, or a function.
         scope: `"layerwise"` prunes the same fraction of every weight, `"global"` cuts
-            them together, `"erk"` by their shapes (arXiv 1911.11134).
+            them together, `"isomorphic"` those of the same kinds of layers together,
+            `"erk"` by their shapes (arXiv 1911.11134).
         structure: What is pruned together, of `tfticket.structures`.
         sparsities: Weights that get a sparsity of their own: by path ("dense" or
             "dense/kernel"), compiled regular expression or layer class; 0.0 leaves
@@ -54,6 +60,9 @@ def sparsify(
         batches: How many batches of the data to take.
         seed: Of a random criterion.
         allow_empty: Whether a weight may be left without survivors.
+        flops: Fraction of the model's operations to be left, in (0, 1], where whole
+            channels are cut: `structure=Channel()`.
+        parameters: The same of its parameters.
 
     Raises:
         ValueError: If an argument is out of range, a pattern matches nothing, the
@@ -68,8 +77,9 @@ def sparsify(
     >>> int(tfticket.get_masks(model)["dense/kernel"].sum())
     2
     """
-    check_sparsity("sparsity", sparsity)
+    check_target(sparsity, flops, parameters)
     rounds = check_integer("rounds", rounds, 1)
+    output_factor = check_number("output_factor", output_factor, 0, 1)
     pruner = Pruner(
         model,
         criterion,
@@ -86,7 +96,9 @@ def sparsify(
             f"criterion={criterion!r} needs {followed[0]} ({EVIDENCE[followed[0]]}). "
             "Use it in GradualPruning or IterativeMagnitudePruning, which see that."
         )
-    given = own_sparsities(pruner, sparsities, output_factor)
+    given = pruner.own_sparsities(sparsities)
+    if sparsity is None:
+        sparsity = Goal(pruner, given).sparsity_for(flops, parameters)
     outputs = pruner.outputs & set(pruner.structures) if output_factor != 1.0 else ()
     own = {**dict.fromkeys(outputs, sparsity * output_factor), **given}
     pruner.check(pruner.cuts_to(sparsity, own))
@@ -95,25 +107,6 @@ def sparsify(
             _part(sparsity, number / rounds),
             {name: _part(value, number / rounds) for name, value in own.items()},
         )
-
-
-def own_sparsities(
-    pruner: Pruner,
-    sparsities: Mapping[Pattern, float] | None,
-    output_factor: float,
-) -> dict[str, float]:
-    """Name to the sparsity of every weight that is given one, all arguments checked.
-
-    Raises:
-        TypeError: If `sparsities` is no dict or holds anything but numbers.
-        ValueError: If a value is out of range or a pattern matches nothing.
-    """
-    output_factor = check_number("output_factor", output_factor, 0, 1)
-    given = pruner.named("sparsities", {} if sparsities is None else sparsities)
-    return {
-        name: check_sparsity(f"sparsities['{name}']", value)
-        for name, value in given.items()
-    }
 
 
 def _part(sparsity, part):
