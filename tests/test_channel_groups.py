@@ -535,6 +535,13 @@ def states(x):
     return layers.Dense(2, name="out")(z), layers.Dense(1, name="other")(y)
 
 
+def cells(x):
+    y = layers.RNN(layers.GRUCell(6), return_sequences=True, name="gru")(x)
+    y = layers.Softmax(axis=1)(ops.flip(y, axis=1))
+    y = layers.RNN(layers.LSTMCell(4), name="lstm")(ops.cumsum(y, axis=1))
+    return layers.Dense(2, name="out")(y)
+
+
 def both_directions_added(x):
     y = layers.Bidirectional(layers.LSTM(6), merge_mode="sum", name="both")(x)
     return layers.Dense(2, name="out")(y)
@@ -556,7 +563,7 @@ def images_over_time(x):
 
 SEQUENCES = [
     *(transformer_block, cross_attention, attention_by_operations, attention_layers),
-    *(einsum_heads, mixer, recurrent, states, both_directions_added, steps),
+    *(einsum_heads, mixer, recurrent, states, cells, both_directions_added, steps),
     images_over_time,
 ]
 if hasattr(layers, "GroupQueryAttention") and hasattr(layers, "RMSNormalization"):
@@ -876,7 +883,7 @@ def examples(count):
     )
 
 
-@examples(15)
+@examples(10)
 @given(data=st.data())
 def test_random_graphs(data):
     check_random_groups(data)
@@ -910,7 +917,7 @@ def check_random_masks(data):
     assert_same(model, result.model, tolerance=1e-5)
 
 
-@examples(15)
+@examples(10)
 @given(data=st.data())
 def test_random_masks(data):
     check_random_masks(data)
@@ -960,3 +967,5 @@ def test_masks_refuse_what_is_not_a_groups():
         groups.masks({"other": np.ones(3, bool)})
     with pytest.raises(KeyError, match="No group is named 'other'"):
         groups.operations({"other": 1})
+    with pytest.raises(ValueError, match=r"has 4 units\. Received: 5 units left"):
+        groups.parameters({first: 5})
