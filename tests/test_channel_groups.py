@@ -603,6 +603,23 @@ def test_mixed_tokens_pin_the_width_and_nothing_else():
     assert "'tokens' takes them for positions" in groups["in"].pinned
 
 
+def test_a_shared_layer_without_weights_may_differ_from_call_to_call():
+    x = keras.Input((6, 6, 3), name="x")
+    rows = layers.Reshape((36, 4), name="rows")
+    one, two = rows(conv(4, name="one")(x)), rows(conv(4, name="two")(x))
+    y = [layers.Dense(2, name=f"out{i}")(y) for i, y in enumerate((one, two))]
+    model = fill(keras.Model(x, y))
+    for name, kept in (("out0", 3), ("out1", 2)):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[kept:] = 0
+        model.get_layer(name).set_weights([kernel, bias])
+    result = compact(model)
+    shapes = {x.name: x.output.shape[-1] for x in result.model.layers}
+    assert (shapes["one"], shapes["rows"]) == (3, 3)
+    assert (shapes["two"], shapes["rows_1"]) == (2, 2)
+    assert_same(model, result.model, 1e-10)
+
+
 def test_sizes_that_are_open():
     x = keras.Input((None, None, 3), name="x")
     y = layers.LayerNormalization()(conv(6, name="a")(x))
@@ -658,6 +675,27 @@ def test_tied_embeddings():
     groups, result = check(keras.Model(x, table(y, reverse=True)))
     assert sizes(groups) == {"table": 8}
     assert result.model.get_layer("table").output_dim == 4
+
+
+def test_a_model_that_was_loaded_and_a_smaller_one_saved_again(tmp_path):
+    x = keras.Input((6, 6, 4), name="x")
+    y = layers.LayerNormalization(name="one")(conv(8, name="a")(x))
+    y = y[:, 1:] + 2.0
+    y = layers.LayerNormalization(name="two")(conv(8, name="b")(y))
+    fill(keras.Model(x, conv(2, name="c")(y))).save(tmp_path / "model.keras")
+    # Keras counts the names of operations from the start, as in a process of its own.
+    for size in (4, 2):
+        keras.utils.clear_session()
+        model = keras.models.load_model(tmp_path / "model.keras")
+        _, left = cut(model)
+        assert left == {"a": size, "b": size}
+        result = compact(model)
+        assert_same(model, result.model, 1e-10)
+        result.model.save(tmp_path / "model.keras")
+        assert_same(model, keras.models.load_model(tmp_path / "model.keras"), 1e-10)
+    # As many operations as after the first time: one padding for each.
+    kinds = [type(x).__name__ for x in result.model.operations]
+    assert kinds.count("Pad") == 2
 
 
 # Layers of one's own.
