@@ -574,6 +574,8 @@ if hasattr(layers, "GroupQueryAttention") and hasattr(layers, "RMSNormalization"
 
 @pytest.mark.parametrize("network", SEQUENCES, ids=lambda x: x.__name__)
 def test_sequences(network):
+    if network is cross_attention and keras.backend.backend() == "jax":
+        pytest.skip("Keras's attention on JAX takes no value_dim but key_dim")
     x = keras.Input((5, 3), name="x")
     groups, _ = check(keras.Model(x, network(x)), tolerance=1e-6)
     assert not groups.without_rule
