@@ -53,6 +53,8 @@ def feed(model):
 
 
 def assert_same(model, smaller, tolerance):
+    if keras.backend.backend() == "jax":
+        tolerance = max(tolerance, 1e-5)  # it has no float64 unless it is told to
     x = feed(model)
     pairs = zip(
         keras.tree.flatten(model(x, training=False)),
@@ -535,6 +537,13 @@ def states(x):
     return layers.Dense(2, name="out")(z), layers.Dense(1, name="other")(y)
 
 
+def cells(x):
+    y = layers.RNN(layers.GRUCell(6), return_sequences=True, name="gru")(x)
+    y = layers.Softmax(axis=1)(ops.flip(y, axis=1))
+    y = layers.RNN(layers.LSTMCell(4), name="lstm")(ops.cumsum(y, axis=1))
+    return layers.Dense(2, name="out")(y)
+
+
 def both_directions_added(x):
     y = layers.Bidirectional(layers.LSTM(6), merge_mode="sum", name="both")(x)
     return layers.Dense(2, name="out")(y)
@@ -556,7 +565,7 @@ def images_over_time(x):
 
 SEQUENCES = [
     *(transformer_block, cross_attention, attention_by_operations, attention_layers),
-    *(einsum_heads, mixer, recurrent, states, both_directions_added, steps),
+    *(einsum_heads, mixer, recurrent, states, cells, both_directions_added, steps),
     images_over_time,
 ]
 if hasattr(layers, "GroupQueryAttention") and hasattr(layers, "RMSNormalization"):
@@ -565,6 +574,8 @@ if hasattr(layers, "GroupQueryAttention") and hasattr(layers, "RMSNormalization"
 
 @pytest.mark.parametrize("network", SEQUENCES, ids=lambda x: x.__name__)
 def test_sequences(network):
+    if network is cross_attention and keras.backend.backend() == "jax":
+        pytest.skip("Keras's attention on JAX takes no value_dim but key_dim")
     x = keras.Input((5, 3), name="x")
     groups, _ = check(keras.Model(x, network(x)), tolerance=1e-6)
     assert not groups.without_rule
@@ -594,6 +605,23 @@ def test_mixed_tokens_pin_the_width_and_nothing_else():
     groups = tfticket.channel_groups(keras.Model(x, mixer(x)))
     assert set(groups.free) == {"tokens", "channels"}
     assert "'tokens' takes them for positions" in groups["in"].pinned
+
+
+def test_a_shared_layer_without_weights_may_differ_from_call_to_call():
+    x = keras.Input((6, 6, 3), name="x")
+    rows = layers.Reshape((36, 4), name="rows")
+    one, two = rows(conv(4, name="one")(x)), rows(conv(4, name="two")(x))
+    y = [layers.Dense(2, name=f"out{i}")(y) for i, y in enumerate((one, two))]
+    model = fill(keras.Model(x, y))
+    for name, kept in (("out0", 3), ("out1", 2)):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[kept:] = 0
+        model.get_layer(name).set_weights([kernel, bias])
+    result = compact(model)
+    shapes = {x.name: x.output.shape[-1] for x in result.model.layers}
+    assert (shapes["one"], shapes["two"]) == (3, 2)
+    assert {shapes["rows"], shapes["rows_1"]} == {3, 2}
+    assert_same(model, result.model, 1e-10)
 
 
 def test_sizes_that_are_open():
@@ -651,6 +679,27 @@ def test_tied_embeddings():
     groups, result = check(keras.Model(x, table(y, reverse=True)))
     assert sizes(groups) == {"table": 8}
     assert result.model.get_layer("table").output_dim == 4
+
+
+def test_a_model_that_was_loaded_and_a_smaller_one_saved_again(tmp_path):
+    x = keras.Input((6, 6, 4), name="x")
+    y = layers.LayerNormalization(name="one")(conv(8, name="a")(x))
+    y = y[:, 1:] + 2.0
+    y = layers.LayerNormalization(name="two")(conv(8, name="b")(y))
+    fill(keras.Model(x, conv(2, name="c")(y))).save(tmp_path / "model.keras")
+    # Keras counts the names of operations from the start, as in a process of its own.
+    for size in (4, 2):
+        keras.utils.clear_session()
+        model = keras.models.load_model(tmp_path / "model.keras")
+        _, left = cut(model)
+        assert left == {"a": size, "b": size}
+        result = compact(model)
+        assert_same(model, result.model, 1e-10)
+        result.model.save(tmp_path / "model.keras")
+        assert_same(model, keras.models.load_model(tmp_path / "model.keras"), 1e-10)
+    # As many operations as after the first time: one padding for each.
+    kinds = [type(x).__name__ for x in result.model.operations]
+    assert kinds.count("Pad") == 2
 
 
 # Layers of one's own.
@@ -876,7 +925,7 @@ def examples(count):
     )
 
 
-@examples(15)
+@examples(10)
 @given(data=st.data())
 def test_random_graphs(data):
     check_random_groups(data)
@@ -910,7 +959,7 @@ def check_random_masks(data):
     assert_same(model, result.model, tolerance=1e-5)
 
 
-@examples(15)
+@examples(10)
 @given(data=st.data())
 def test_random_masks(data):
     check_random_masks(data)
@@ -960,3 +1009,5 @@ def test_masks_refuse_what_is_not_a_groups():
         groups.masks({"other": np.ones(3, bool)})
     with pytest.raises(KeyError, match="No group is named 'other'"):
         groups.operations({"other": 1})
+    with pytest.raises(ValueError, match=r"has 4 units\. Received: 5 units left"):
+        groups.parameters({first: 5})

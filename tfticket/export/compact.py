@@ -247,8 +247,10 @@ def _compare(live, layers):
 
 
 def _takes_inputs_only(node, live):
-    """Whether all it takes are inputs of the model, which stay anyway."""
-    return set(node.call.inputs) <= set(live.traced.graph.inputs)
+    """Whether all it takes are channels of the model's inputs, which stay anyway."""
+    pins = live.traced.pins
+    taken = {label for of in node.inputs for label in of.labels.tolist()}
+    return {pins.get(label) for label in taken} == {"an input of the model"}
 
 
 def _sizes(live, channels):

@@ -1,5 +1,6 @@
 """The smaller model: the same calls, of layers that have only the channels kept."""
 
+import re
 from typing import Any
 
 import keras
@@ -50,6 +51,8 @@ def rebuild(
     if _is_chain(graph) and not any(emits):
         model = keras.Sequential([*inputs, *ordered], name=graph.model.name)
     else:
+        if any(emits):
+            _count_past(names.values())
         model = _connect(graph, ordered, inputs, emits)
     for call, changes, copy in zip(graph.calls, resized, ordered, strict=True):
         _set_weights(call.operation, copy, changes.weights)
@@ -65,6 +68,32 @@ def _resized(node, live):
 def _key(operation, changes):
     own = () if getattr(operation, "weights", ()) else repr(changes.config)
     return id(operation), own
+
+
+# What `emit` makes: operations that Keras names by how many there have been.
+_MADE = {
+    "add": lambda x: x + 1,
+    "get_item": lambda x: x[:, :1],
+    "pad": lambda x: keras.ops.pad(x, [(0, 0), (0, 1)]),
+    "reshape": lambda x: keras.ops.reshape(x, (-1, 2)),
+    "split": lambda x: keras.ops.split(x, 2, axis=1),
+    "take": lambda x: keras.ops.take(x, [0], axis=1),
+}
+
+
+def _count_past(names):
+    """Makes Keras count past the names that operations of the model have.
+
+    A model that was loaded brings names that Keras has not given out yet.
+    """
+    for name, make in _MADE.items():
+        numbers = [re.fullmatch(rf"{name}(?:_(\d+))?", x) for x in names]
+        highest = max((int(x[1] or 0) for x in numbers if x), default=-1)
+        number = -1 if highest >= 0 else highest
+        while number < highest:
+            x = keras.Input((4,), name="x")
+            made = keras.Model(x, make(x)).operations[-1].name
+            number = int(made.removeprefix(name).removeprefix("_") or 0)
 
 
 def _unused(name, taken):

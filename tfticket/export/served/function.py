@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfticket.common.arguments import check_instance
-from tfticket.edge_popup.model import PopupModel
 from tfticket.keras_models.graph import input_layers, output_names
+from tfticket.keras_models.masked_layer import masks_in_use
 from tfticket.keras_models.names import every_layer
 from tfticket.pruning.masks import get_masks, get_pruned_weights
 from tfticket.pruning.prune_strip import strip
@@ -124,10 +124,11 @@ def prepare(model: keras.Model) -> Prepared:
 
     def function_of(model):
         # Over the same layers, with inputs and outputs as flat lists.
-        flat = _flat(model)
+        flat = keras.Model(model.inputs, model.outputs)
 
         def call(inputs):
-            outputs = flat([inputs[name] for name in signature], training=False)
+            with masks_in_use(model):
+                outputs = flat([inputs[name] for name in signature], training=False)
             return dict(zip(served_outputs, keras.tree.flatten(outputs), strict=True))
 
         return call
@@ -241,11 +242,6 @@ def named_inputs(
         if not arrays[name].size:
             raise ValueError(f"Input '{name}' has no samples to check the export on.")
     return arrays
-
-
-def _flat(model):
-    kind = PopupModel if isinstance(model, PopupModel) else keras.Model
-    return kind(model.inputs, model.outputs)
 
 
 def _served_names(layers):

@@ -122,9 +122,14 @@ class Costs:
         return self._gone({group: self._sizes[group] - 1}, operations=True)
 
     def _gone(self, left, operations):
-        for name in left:
+        for name, count in left.items():
             if name not in self._sizes:
                 raise KeyError(f"No group is named '{name}': {list(self._sizes)}")
+            if not 0 <= count <= self._sizes[name]:
+                raise ValueError(
+                    f"Group '{name}' has {self._sizes[name]} units. Received: {count} "
+                    "units left"
+                )
         gone = {name: self._sizes[name] - n for name, n in left.items()}
         touched = {i for name in left for i in self._of_group[name]}
         total = 0

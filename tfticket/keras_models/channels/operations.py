@@ -210,6 +210,26 @@ class Padding(Rule):
         return Resized(emit=lambda _, args, __: keras.ops.pad(args[0], width))
 
 
+class AlongPositions(Rule):
+    """Positions in another order, or summed one after the other."""
+
+    any_axis = True
+
+    def refuses(self, node):
+        axes = node.layer.axis
+        axes = axes if isinstance(axes, (list, tuple)) else (axes,)
+        rank = len(node.in_shapes[0])
+        if None in axes or node.inputs[0].axis % rank in {x % rank for x in axes}:
+            return "takes all channels together"
+        return None
+
+    def constants(self, node, given):
+        return [np.where(given[0] == 0, 0.0, np.nan)]
+
+    def needed(self, node, needed, given):
+        return [needed[0]]
+
+
 class Pooling(Rule):
     """Pooling as an operation: each channel by itself."""
 
@@ -312,6 +332,7 @@ OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "Amax", "Amin"), Reduce()),
     **dict.fromkeys(("Std", "Var", "Prod"), Reduce()),
     "Pad": Padding(),
+    **dict.fromkeys(("Cumsum", "Flip", "Roll", "Sort"), AlongPositions()),
     **dict.fromkeys(("MaxPool", "AveragePool"), Pooling()),
     **dict.fromkeys(("Softmax", "LogSoftmax"), SoftmaxOverPositions()),
     "Matmul": Matmul(),

@@ -114,6 +114,27 @@ class Recurrent(Rule):
         return {self._size: outputs[0]}
 
 
+class RecurrentCell(Recurrent):
+    """`RNN` of one of Keras's cells."""
+
+    def __init__(self, gates=0):
+        super().__init__(gates)
+
+    def of(self, layer):
+        return RecurrentCell(_GATES.get(type(layer.cell), 0))
+
+    def refuses(self, node):
+        if not self._gates:
+            return "runs a cell without a channel rule"
+        return super().refuses(node)
+
+    def config(self, node, inputs, outputs):
+        return {"cell": _serialized(node.layer.cell, {"units": outputs[0]})}
+
+
+_GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
+
+
 class Bidirectional(Rule):
     """Two recurrent layers, whose units are side by side or added."""
 
@@ -122,7 +143,11 @@ class Bidirectional(Rule):
     def refuses(self, node):
         layer = node.layer
         rule = RECURRENT.get(type(layer.forward_layer))
-        if rule is None or type(layer.backward_layer) is not type(layer.forward_layer):
+        if (
+            rule is None
+            or type(layer.forward_layer) is layers.RNN
+            or type(layer.backward_layer) is not type(layer.forward_layer)
+        ):
             return "runs layers without a channel rule"
         if len(node.inputs) > 1:
             return "is given states"
@@ -294,6 +319,7 @@ RECURRENT = {
     layers.LSTM: Recurrent(4),
     layers.GRU: Recurrent(3),
     layers.SimpleRNN: Recurrent(1),
+    layers.RNN: RecurrentCell(),
     **{
         getattr(layers, f"ConvLSTM{rank}D"): Recurrent(4, "filters")
         for rank in (1, 2, 3)

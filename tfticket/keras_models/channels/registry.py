@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from tfticket.keras_models.channels.attention import ATTENTION
 from tfticket.keras_models.channels.lookup import LOOKUP
 from tfticket.keras_models.channels.merging import MERGING
@@ -24,6 +26,7 @@ _RULES: dict[type, Rule] = {
     **ATTENTION,
     **RECURRENT,
     **STEPWISE,
+    keras.layers.Softmax: OPERATIONS["Softmax"],
 }
 
 
