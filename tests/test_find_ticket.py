@@ -212,6 +212,42 @@ def test_what_is_missing_or_damaged_is_made_again(finished, tmp_path):
     assert found_in(run)[1] == [False] * 3
 
 
+class _StoppedError(Exception):
+    pass
+
+
+def stop_at(number, steps):
+    """A callback that stops at an evaluation of a training, counted from 0."""
+    paths = []
+
+    def on_evaluation(part, done, of):
+        assert done <= of
+        if part.path not in paths:
+            paths.append(part.path)
+        if (len(paths) - 1, done) == (number, steps):
+            raise _StoppedError
+
+    return on_evaluation
+
+
+def test_stopped_in_the_middle_of_a_round(quickly, tmp_path):
+    for rewind_to in (4, None):
+        asked = dataclasses.replace(EXPERIMENT, rounds=1, rewind_to=rewind_to)
+        whole, stopped = tmp_path / f"{rewind_to}", tmp_path / f"{rewind_to}_stopped"
+        found_in(whole, asked)
+        with pytest.raises(_StoppedError):
+            lottery.find_ticket(
+                asked, stopped, checkpoint_seconds=0, on_evaluation=stop_at(1, 30)
+            )
+        (checkpoint,) = stopped.rglob("checkpoint.npz")
+        assert checkpoint.parent.name == "round_01"
+        assert found_in(stopped, asked)[1] == [False, True]
+        for path in whole.rglob("*.npz"):
+            assert (stopped / path.relative_to(whole)).read_bytes() == path.read_bytes()
+        for name in ("rounds.json", "seed_0/ticket/round_01/metrics.csv"):
+            assert (stopped / name).read_text() == (whole / name).read_text()
+
+
 def test_a_second_process_is_told_who_holds_the_folder(finished, tmp_path):
     run = copied(finished, tmp_path)
     with RunFolder(run).opened({"seed": 0}):
@@ -239,6 +275,11 @@ def test_what_killed_writes_leave_blocks_nothing(quickly, tmp_path):
         (part / name).touch()
     assert found_in(run, experiment) == (ticket, [False] * 2)
     assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+def test_its_figures_are_drawn_as_those_of_an_experiment(finished, tmp_path):
+    drawn = lottery.plot_run(copied(finished, tmp_path), tmp_path / "plots")
+    assert {"accuracy", "curves", "movement", "layers"} <= set(drawn.written)
 
 
 def test_without_a_folder_nothing_is_kept(quickly, tmp_path, monkeypatch):

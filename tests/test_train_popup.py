@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tfticket import data
+from tfticket.common.runs import RunFolder
 from tfticket.lottery import (
     PopupExperiment,
     PopupResult,
@@ -63,6 +65,36 @@ def test_a_stopped_run_goes_on_with_what_is_missing(finished, tmp_path):
         *([number, 6, True] for number in (5, 6)),
     ]
     assert again == results  # to the bit
+
+
+def test_stopped_in_the_middle_of_a_training(finished, tmp_path):
+    _, results = finished
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(part, done, of):
+        if part.kind != "dense" and done == of:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        SHORT.run(tmp_path, checkpoint_seconds=0, on_evaluation=stop)
+    assert list(tmp_path.rglob("checkpoint.npz"))
+    steps = []
+    again = SHORT.run(tmp_path, on_evaluation=lambda *args: steps.append(args[1:]))
+    assert again == results  # to the bit
+    # The rest of that training, and the three after it.
+    assert steps == [(20, 20), *[(10, 20), (20, 20)] * 3]
+
+
+def test_another_process_holds_the_folder(finished, run_script, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    flags = ["--density=0.3,0.6", "--weight_initializer=signed_constant"]
+    flags += ["--epochs=2", "--width=0.1", "--replicates=2"]
+    with RunFolder(tmp_path / "run").opened({"seed": 0}):
+        done = run_script(SCRIPT, *flags, "--out_dir=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"'run' is in use by process {os.getpid()} on " in done.stderr
 
 
 def test_another_experiment_in_the_folder_is_refused(finished, tmp_path):

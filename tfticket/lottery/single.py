@@ -130,6 +130,7 @@ def find_ticket(
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
     overwrite: bool = False,
+    checkpoint_seconds: float | None = 60.0,
     on_start: Callable[[data.Dataset, keras.Model, dict[str, Any]], None] | None = None,
     on_part: Callable[[PartResult, int, int, bool], None] | None = None,
     on_evaluation: Callable[[Part, int, int], None] | None = None,
@@ -153,6 +154,8 @@ def find_ticket(
         download: Whether TFDS may download.
         overwrite: Whether another experiment's run in `out_dir` may be replaced; other
             files there stay.
+        checkpoint_seconds: Least time between two checkpoints of a training;
+            `None` writes none, and a training that is cut off begins again.
         on_start: Called with (dataset, wrapped model, compile settings) before
             training.
         on_part: Called after each round with (result, rounds done, rounds in all,
@@ -190,6 +193,7 @@ def find_ticket(
             rounds=experiment.rounds,
             stops=(experiment.rewind_to,) if experiment.rewind_to else (),
             folder=str(folder.path.absolute()),
+            checkpoint_seconds=checkpoint_seconds,
             dataset=dataset,
             strategy=strategy,
             as_one_fit=True,

@@ -1,7 +1,9 @@
 """`Trainer`: the network of a recipe, trained from tickets, and pruned."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +21,7 @@ from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
 from tfticket.sparsity import criteria
-from tfticket.tickets.ticket import Ticket
+from tfticket.tickets.ticket import Ticket, plain_config
 
 Builder = Callable[[tuple[int, int, int], int], keras.Model]
 # Images that criteria of gradients are taken over: about as many a class as in the
@@ -83,6 +85,7 @@ class Trainer(Network):
         stops: Sequence[int] = (),
     ):
         self.recipe = recipe
+        self._initial: dict[int, dict[str, np.ndarray]] = {}
         self._build = lambda: build(dataset.image_shape, dataset.classes)
         # Seeds of dropout are drawn when layers are made.
         keras.utils.set_random_seed(0)
@@ -98,8 +101,16 @@ class Trainer(Network):
 
     def initial_weights(self, seed: int) -> dict[str, np.ndarray]:
         """The weights that a network made with this seed begins with, by name."""
-        keras.utils.set_random_seed(seed)
-        return State(named_weights(made_alike(self._build))).values
+        if seed not in self._initial:
+            keras.utils.set_random_seed(seed)
+            weights = State(named_weights(made_alike(self._build))).values
+            self._initial = {seed: weights}  # the rounds of a replicate ask for them
+        return self._initial[seed]
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The architecture of the network, as a ticket's provenance has it."""
+        return plain_config(self.model)
 
     def dense(self, weights: Mapping[str, np.ndarray]) -> Ticket:
         """These weights with nothing pruned."""

@@ -30,7 +30,7 @@ from tfticket.lottery.measures.widths import width_with
 from tfticket.lottery.results import Part, PartResult
 from tfticket.pruning.masks import get_masks
 from tfticket.sparsity import criteria
-from tfticket.tickets.ticket import Ticket, plain_config, zero_masked
+from tfticket.tickets.ticket import Ticket, zero_masked
 
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
 _MOST_TRAINERS = 2
@@ -361,7 +361,7 @@ class Worker:
 
     def _provenance(self, part, trainer):
         return {
-            "config": plain_config(trainer.model),
+            "config": trainer.config,
             "seed": part.seed,
             "criterion": trainer.recipe.criterion,
             "branch": part.branch,
