@@ -50,7 +50,7 @@ def experiment(values: flags.FlagValues) -> Any:
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs the experiment, writes its files and says what it came to."""
-    from tfticket import export, get_masks, lottery
+    from tfticket import lottery
 
     asked = experiment(values)
     name = f"{asked.dataset}-{asked.model}"
@@ -63,8 +63,38 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                 f"{path} exists. Pass --overwrite to replace it, or choose another "
                 "--export_dir."
             )
+    found = _found(asked, out_dir, values, output)
+    output.console.print(lottery.rounds_table(found.records))
+    plot = out_dir / "plot.png"
+    lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
+    output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
+    output.say(f"Plot:        {plot}")
+    exports = _exports(found, served, lite, values.overwrite, output)
+    trained = lite.with_suffix(".npz")
+    found.ticket.with_weights(found.model).save(trained)
+    output.say(f"Trained:     {trained}, for tfticket export")
+    return {
+        "experiment": found.experiment,
+        "rounds": found.records,
+        "density": found.ticket.density,
+        "test_accuracy": found.records[-1].test["accuracy"],
+        "exports": exports,
+        "files": {
+            "config": out_dir / "config.json",
+            "rounds": out_dir / "rounds.json",
+            "ticket": out_dir / "ticket.npz",
+            "plot": plot,
+            **{kind: exported.path for kind, exported in exports.items()},
+            "trained": trained,
+        },
+    }
+
+
+def _found(asked, out_dir, values, output):
+    from tfticket import get_masks, lottery
 
     def on_start(dataset, model, compiled):
+        output.begin()
         output.say(dataset.describe())
         prunable = sum(mask.size for mask in get_masks(model).values())
         output.say(
@@ -76,7 +106,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         return f"round {result.part.round:2d}: {told}"
 
     with output.progress(asked.rounds + 1, line) as called:
-        found = lottery.find_ticket(
+        return lottery.find_ticket(
             asked,
             out_dir=out_dir,
             data_dir=values.data_dir,
@@ -86,32 +116,14 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             strategy=values.strategy,
             **called,
         )
-    output.console.print(lottery.rounds_table(found.records))
-    plot = out_dir / "plot.png"
-    lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
-    output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
-    output.say(f"Plot:        {plot}")
-    kwargs = {"inputs": found.dataset.test[0], "overwrite": values.overwrite}
+
+
+def _exports(found, served, lite, overwrite, output):
+    from tfticket import export
+
+    kwargs = {"inputs": found.dataset.test[0], "overwrite": overwrite}
     saved_model = export.saved_model(found.model, served, version=1, **kwargs)
     output.say(f"SavedModel:  {saved_model}")
     litert = export.litert(found.model, lite, **kwargs)
     output.say(f"LiteRT:      {litert}")
-    trained = lite.with_suffix(".npz")
-    found.ticket.with_weights(found.model).save(trained)
-    output.say(f"Trained:     {trained}, for tfticket export")
-    return {
-        "experiment": found.experiment,
-        "rounds": found.records,
-        "density": found.ticket.density,
-        "test_accuracy": found.records[-1].test["accuracy"],
-        "exports": {"saved_model": saved_model, "litert": litert},
-        "files": {
-            "config": out_dir / "config.json",
-            "rounds": out_dir / "rounds.json",
-            "ticket": out_dir / "ticket.npz",
-            "plot": plot,
-            "saved_model": saved_model.path,
-            "litert": litert.path,
-            "trained": trained,
-        },
-    }
+    return {"saved_model": saved_model, "litert": litert}

@@ -6,9 +6,9 @@ that is locked, checked and continued. `plot_run` and `write_page` show what a l
 experiment came to; the measures take masks and weights by name.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tfticket.common.on_demand import on_demand
 from tfticket.common.runs import RunInUseError
 from tfticket.lottery.engine.branches import Branch
 from tfticket.lottery.engine.run_folder import (
@@ -73,26 +73,23 @@ __all__ = [
     "write_page",
 ]
 
-# Imported when first used: they draw, by matplotlib.
-_ON_DEMAND = {
-    "PartProgress": "tfticket.lottery.figures.progress",
-    "Plots": "tfticket.lottery.figures.run",
-    "part_line": "tfticket.lottery.figures.progress",
-    "plot_run": "tfticket.lottery.figures.run",
-    "popup_plot": "tfticket.lottery.figures.popup",
-    "popup_rows": "tfticket.lottery.figures.popup",
-    "popup_table": "tfticket.lottery.figures.popup",
-    "rounds_plot": "tfticket.tickets.pictures",
-    "rounds_table": "tfticket.tickets.pictures",
-    "write_page": "tfticket.lottery.paper.page",
-}
-
 if not TYPE_CHECKING:  # or a checker would take any name for one of these
-
-    def __getattr__(name: str) -> Any:
-        if name in _ON_DEMAND:
-            return getattr(importlib.import_module(_ON_DEMAND[name]), name)
-        raise AttributeError(f"module 'tfticket.lottery' has no attribute '{name}'")
+    # They draw, by matplotlib.
+    __getattr__ = on_demand(
+        __name__,
+        "figures",
+        "paper",
+        PartProgress="tfticket.lottery.figures.progress",
+        Plots="tfticket.lottery.figures.run",
+        part_line="tfticket.lottery.figures.progress",
+        plot_run="tfticket.lottery.figures.run",
+        popup_plot="tfticket.lottery.figures.popup",
+        popup_rows="tfticket.lottery.figures.popup",
+        popup_table="tfticket.lottery.figures.popup",
+        rounds_plot="tfticket.tickets.pictures",
+        rounds_table="tfticket.tickets.pictures",
+        write_page="tfticket.lottery.paper.page",
+    )
 
 
 def __dir__() -> list[str]:
