@@ -189,7 +189,8 @@ def build(
     check_choice("model", name, sorted(MODELS))
     check_integer("classes", classes, 1)
     check_number("width", width, above=0)
-    check_instance("image_shape", image_shape, (tuple, list), "3 integers")
+    kinds: Any = (tuple, list)
+    check_instance("image_shape", image_shape, kinds, "3 integers")
     if len(image_shape) != 3:
         raise ValueError(
             "image_shape must be (height, width, channels). "
