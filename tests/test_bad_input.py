@@ -142,7 +142,9 @@ def _has_tfmot():
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, float("nan")])
 @pytest.mark.parametrize("name", ["rate", "output_rate"])
 def test_rate_out_of_range(name, value):
-    with pytest.raises(ValueError, match=rf"{name} must be above 0 and below 1.*{name}="):
+    with pytest.raises(
+        ValueError, match=rf"{name} must be above 0 and below 1.*{name}="
+    ):
         tfticket.IterativeMagnitudePruning(rounds=1, **{name: value})
 
 
