@@ -7,7 +7,8 @@
 Trains the network, prunes its smallest weights, rewinds the rest, and again;
 then prints one line a round, plots accuracy and early-stop iteration against
 density, and writes the ticket, a SavedModel and a .tflite file, each checked
-against the model in another process.
+against the model in another process. A run that was stopped goes on when it is started
+again.
 """
 
 from tfticket_cli.main import script

@@ -112,7 +112,7 @@ def test_export(program):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["find", "--rate=1.5"], "rate must be a fraction"),
+        (["find", "--rate=1.5"], "rate must be above 0 and below 1"),
         (["find", "--iterations=5", "--epochs=5"], "not both"),
         (["find", "--rounds=few"], "--rounds=few"),
         (["find", "--round=1"], "round"),
@@ -220,10 +220,7 @@ def test_flags_at_their_defaults_are_the_librarys():
         return defaults
 
     assert find.experiment(values(find)) == tfticket.lottery.Experiment()
-    assert (
-        popup.experiment(values(popup))
-        == tfticket.edge_popup.experiment.PopupExperiment()
-    )
+    assert popup.experiment(values(popup)) == tfticket.lottery.PopupExperiment()
     want, found = (
         tfticket.lottery.LotteryExperiment(),
         lottery.experiment(values(lottery)),
@@ -333,7 +330,7 @@ def bash(tmp_path_factory):
         (["find", "--no"], ["--nodownload"]),
         (["find", "--scope", "gl"], ["global"]),
         (["find", "--scope", "=", "gl"], ["global"]),
-        (["find", "--scope", "="], ["layerwise", "global"]),
+        (["find", "--scope", "="], ["layerwise", "global", "sensitivity"]),
         (["find", "--out_dir", "=", "r"], ["runs"]),
         (["export", "--model", "=", "p"], ["page.md"]),
         (["completion", "z"], ["zsh"]),

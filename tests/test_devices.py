@@ -84,9 +84,9 @@ def test_a_batch_that_does_not_divide(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="batch_size=60"):
         experiment.run(tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
-    popup = tfticket.edge_popup.experiment.PopupExperiment(batch_size=60)
+    popup = lottery.PopupExperiment(batch_size=60)
     with pytest.raises(ValueError, match="batch_size=60"):
-        tfticket.edge_popup.experiment.run(popup)
+        popup.run()
 
 
 @needs_tensorflow

@@ -106,7 +106,6 @@ _WHOLE = {
     "tfticket.devices": {"check_batch_size", "compile_options", "make_deterministic"},
     "tfticket.edge_popup.layers": set(),
     "tfticket.models": set(),
-    "tfticket.edge_popup.experiment": set(),
     "tfticket.schedules": {
         *("get", "evaluate", "is_periodic", "final_sparsity"),
     },

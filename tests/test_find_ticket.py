@@ -1,5 +1,6 @@
 """The script from flags to files, as a user runs it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,10 +8,14 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+from fixtures import without_xla
 
 import tfticket
+from tfticket import devices, lottery
+from tfticket.common.runs import RunFolder
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "find_ticket.py"
 FAST = ["--rounds=2", "--iterations=60", "--rewind_to=4"]
@@ -47,14 +52,14 @@ def test_what_it_prints_and_writes(finished):
     folder, done = finished
     out = folder / "runs" / "digits-lenet_300_100"
     tickets = [f"round_0{r}.npz" for r in range(3)]
-    assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "plot.png", "rounds.json", "ticket.npz", "tickets",
+    assert sorted(p.name for p in out.iterdir() if p.name != ".lock") == [
+        "config.json", "plot.png", "rounds.json", "seed_0", "ticket.npz", "tickets",
     ]  # fmt: skip
     assert sorted(p.name for p in (out / "tickets").iterdir()) == tickets
     for text in ("density %", "test accuracy", "early-stop", "parameters left"):
         assert text in done.stdout
     assert "normalised by mean" in done.stdout
-    assert "round  1: density  80.2 %" in done.stdout
+    assert "round  1: density 80.2 %" in done.stdout
     assert done.stdout.count("same answer for 100.0% of the samples") == 2
     served = folder / "saved_models"
     assert (served / "digits-lenet_300_100" / "1" / "saved_model.pb").is_file()
@@ -82,7 +87,7 @@ def test_another_run_is_not_overwritten_unasked(finished, run):
     before = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
     done = run(folder, *FAST, "--export_dir=elsewhere", "--seed=3", check=False)
     assert done.returncode == 1
-    assert "holds another run" in done.stderr
+    assert "holds another run: ['seed'] differ" in done.stderr
     done = run(folder, *FAST, "--out_dir=elsewhere", check=False)
     assert done.returncode == 1
     assert "exists" in done.stderr
@@ -121,7 +126,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(finished, run, tmp_path):
     [
         ("--dataset=no_such_set", "No data set is named"),
         ("--model=resnet", "lenet_300_100"),
-        ("--rate=1.5", "rate must be a fraction"),
+        ("--rate=1.5", "rate must be above 0 and below 1"),
         ("--rewind_to=first", "--rewind_to must be a step"),
         ("--rewind_to=99", "rewind_to=99 is not before the end"),
         ("--scope=local", "layerwise"),
@@ -162,3 +167,160 @@ def test_epochs_and_fine_tuning_and_global(run, tmp_path):
     assert rounds[1]["parameters"] == total - round(total * 0.5)
     for name, mask in ticket.masks.items():
         assert np.all(ticket.weights[name][~mask] == 0)
+
+
+EXPERIMENT = lottery.Experiment(rounds=2, iterations=60, rewind_to=4)
+
+
+def copied(finished, folder):
+    shutil.copytree(finished[0] / "runs" / "digits-lenet_300_100", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Without the seconds of XLA, whose bits are others."""
+    monkeypatch.setattr(devices, "compile_options", without_xla.compile_options)
+
+
+def found_in(folder, experiment=EXPERIMENT):
+    """The ticket's bytes, and which rounds were missing."""
+    missing = []
+    lottery.find_ticket(
+        experiment, folder, on_part=lambda *args: missing.append(args[-1])
+    )
+    return (folder / "ticket.npz").read_bytes(), missing
+
+
+def test_what_is_missing_or_damaged_is_made_again(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    ticket = (run / "ticket.npz").read_bytes()
+    rounds = (run / "rounds.json").read_text()
+    trained = run / "seed_0" / "ticket" / "round_01" / "trained.npz"
+    content = bytearray(trained.read_bytes())
+    content[len(content) // 2] ^= 1
+    trained.write_bytes(content)
+    (run / "ticket.npz").unlink()
+    shutil.rmtree(run / "tickets")
+    shutil.rmtree(run / "seed_0" / "ticket" / "round_02")
+    with pytest.warns(UserWarning, match=r"round_01' is damaged.*'trained.npz'"):
+        again, missing = found_in(run)
+    assert missing == [False, True, True]
+    assert again == ticket
+    assert (run / "rounds.json").read_text() == rounds
+    assert len(list((run / "tickets").iterdir())) == 3
+    assert found_in(run)[1] == [False] * 3
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def stop_at(number, steps):
+    """A callback that stops at an evaluation of a training, counted from 0."""
+    paths = []
+
+    def on_evaluation(part, done, of):
+        assert done <= of
+        if part.path not in paths:
+            paths.append(part.path)
+        if (len(paths) - 1, done) == (number, steps):
+            raise _StoppedError
+
+    return on_evaluation
+
+
+def test_stopped_in_the_middle_of_a_round(quickly, tmp_path):
+    for rewind_to in (4, None):
+        asked = dataclasses.replace(EXPERIMENT, rounds=1, rewind_to=rewind_to)
+        whole, stopped = tmp_path / f"{rewind_to}", tmp_path / f"{rewind_to}_stopped"
+        found_in(whole, asked)
+        with pytest.raises(_StoppedError):
+            lottery.find_ticket(
+                asked, stopped, checkpoint_seconds=0, on_evaluation=stop_at(1, 30)
+            )
+        (checkpoint,) = stopped.rglob("checkpoint.npz")
+        assert checkpoint.parent.name == "round_01"
+        assert found_in(stopped, asked)[1] == [False, True]
+        for path in whole.rglob("*.npz"):
+            assert (stopped / path.relative_to(whole)).read_bytes() == path.read_bytes()
+        for name in ("rounds.json", "seed_0/ticket/round_01/metrics.csv"):
+            assert (stopped / name).read_text() == (whole / name).read_text()
+
+
+def test_a_second_process_is_told_who_holds_the_folder(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    with RunFolder(run).opened({"seed": 0}):
+        program = (
+            "from tfticket import lottery\n"
+            f"lottery.find_ticket(lottery.Experiment(rounds=2, iterations=60, "
+            f"rewind_to=4), {str(run)!r})"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+    assert f"RunInUseError: '{run}' is in use by process {os.getpid()}" in done.stderr
+    assert found_in(run)[1] == [False] * 3
+
+
+def test_what_killed_writes_leave_blocks_nothing(quickly, tmp_path):
+    run, experiment = tmp_path / "run", lottery.Experiment(rounds=1, iterations=20)
+    run.mkdir()
+    leftovers = [".config.json.a1b2c3d4.tmp.json", "..holder.json.x_y_z_12.tmp.json"]
+    for name in [*leftovers, ".lock", ".holder.json"]:
+        (run / name).write_text('{"half')
+    part = run / "seed_0" / "ticket" / "round_00"
+    ticket, _ = found_in(run, experiment)
+    for name in leftovers:
+        (part / name).touch()
+    assert found_in(run, experiment) == (ticket, [False] * 2)
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+def test_its_figures_are_drawn_as_those_of_an_experiment(finished, tmp_path):
+    drawn = lottery.plot_run(copied(finished, tmp_path), tmp_path / "plots")
+    assert {"accuracy", "curves", "movement", "layers"} <= set(drawn.written)
+
+
+def test_without_a_folder_nothing_is_kept(quickly, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    found = lottery.find_ticket(lottery.Experiment(rounds=1, iterations=20))
+    assert found.ticket.density == pytest.approx(0.8, abs=0.01)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rewind_to", [4, None])
+def test_the_callback_in_one_fit_finds_the_same(rewind_to, quickly):
+    """Without rewinding too, where the optimizer goes on."""
+    asked = dataclasses.replace(EXPERIMENT, rewind_to=rewind_to)
+    found = lottery.find_ticket(asked)
+    digits = found.dataset
+    keras.utils.set_random_seed(asked.seed)
+    model = tfticket.prune(tfticket.models.build(asked.model, (8, 8, 1), 10))
+    model.compile(
+        asked.optimizer_for(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **found.compiled,
+    )
+    callback = tfticket.IterativeMagnitudePruning(
+        rounds=asked.rounds,
+        rewind_to=rewind_to,
+        test_data=digits.evaluation_pipeline("test"),
+        seed=asked.seed,
+    )
+    model.fit(
+        digits.training_pipeline(asked.batch_size, asked.seed),
+        epochs=(asked.rounds + 1) * asked.iterations // asked.evaluate_every,
+        steps_per_epoch=asked.evaluate_every,
+        validation_data=digits.evaluation_pipeline("validation"),
+        callbacks=[callback],
+        shuffle=False,
+        verbose=0,
+    )
+    assert callback.records == found.records
+    for name, mask in callback.ticket.masks.items():
+        np.testing.assert_array_equal(mask, found.ticket.masks[name])
+    for name, value in callback.ticket.weights.items():
+        np.testing.assert_array_equal(value, found.ticket.weights[name])

@@ -1,7 +1,6 @@
 """The gene network against SciPy, its reward by hand, its pruning by brute force."""
 
 import itertools
-import json
 import pathlib
 import re
 
@@ -14,6 +13,7 @@ from gene_network import experiment, pictures
 from scipy.integrate import solve_ivp
 
 import tfticket
+from tfticket.common.runs import RunFolder
 from tfticket.keras_models.gradients import compiled
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "prune_gene_network.py"
@@ -369,25 +369,25 @@ def test_the_script(run_script, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1/1: seed 0" in done.stdout
     run = tmp_path / "run"
-    assert sorted(p.name for p in run.iterdir()) == [
-        "config.json", "rewards.csv", "rewards.png", "seed_000.json", "stripes.png",
+    assert sorted(p.name for p in run.iterdir() if p.name != ".lock") == [
+        "config.json", "rewards.csv", "rewards.png", "seed_000", "stripes.png",
         "summary.csv",
     ]  # fmt: skip
-    held = json.loads((run / "seed_000.json").read_text())
+    folder = RunFolder(run)
+    held = folder.read("seed_000")
     for method in gene_network.METHODS:
         assert len(held["rewards"][method]) == 46
         assert len({tuple(edge) for edge in held["removed"][method]}) == 45
     # A folder with two seeds lacks none of two.
-    other = json.dumps({**held, "seed": 1})
-    (run / "seed_001.json").write_text(other)
+    folder.write("seed_001", {**held, "seed": 1})
     again = script("--seeds=2", "--stripes_seed=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "/2: seed" not in again.stdout
     assert "over 2 seeds" in again.stdout
-    assert (run / "seed_001.json").read_text() == other
+    assert folder.read("seed_001") == {**held, "seed": 1}
     # The same, asked otherwise.
     config = (run / "config.json").read_text()
-    with pytest.raises(FileExistsError, match=r"another experiment: \['generations'"):
+    with pytest.raises(FileExistsError, match=r"another run: \['generations'"):
         gene_network.run(
             gene_network.MotifExperiment(seeds=1, population=1, step=1.0), run
         )

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import types
 import warnings
 
 import keras
@@ -15,7 +16,7 @@ from fixtures.backends import BACKEND
 
 import tfticket
 from tfticket import data, lottery
-from tfticket.lottery.engine.run_folder import NEXT, TRAINED, RunFolder
+from tfticket.lottery.engine.run_folder import NEXT, TRAINED, LotteryFolder
 from tfticket.lottery.engine.trainer import Trainer
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
@@ -118,7 +119,7 @@ class TestTheTicketItself:
                 )
 
     def test_masks_are_the_largest_trained_weights_and_nested(self, ran):
-        folder = RunFolder(ran[1])
+        folder = LotteryFolder(ran[1])
         for number in (1, 2):
             before = folder.ticket(part(number=number - 1), TRAINED)
             ticket = folder.ticket(part(number=number))
@@ -141,7 +142,7 @@ class TestTheTicketItself:
     def test_accuracy_is_that_of_the_trained_weights(self, ran):
         digits = data.load("digits")
         for result in ran[2][:3]:
-            trained = RunFolder(ran[1]).ticket(result.part, TRAINED)
+            trained = LotteryFolder(ran[1]).ticket(result.part, TRAINED)
             model = trained.apply(network_of(ran))
             guesses = model.predict(digits.test[0], verbose=0).argmax(-1)
             assert result.test["accuracy"] == pytest.approx(
@@ -185,7 +186,7 @@ class TestControls:
 
     def test_one_shot_and_magnitude_at_init(self, ran, initial):
         counts = kept(self.start(ran, "ticket"))
-        dense = RunFolder(ran[1]).ticket(part(number=0), TRAINED).weights
+        dense = LotteryFolder(ran[1]).ticket(part(number=0), TRAINED).weights
         for branch, weights in (("one_shot", dense), ("magnitude_at_init", initial)):
             control = self.start(ran, branch)
             assert_equal(control.masks, top(weights, counts))
@@ -266,7 +267,7 @@ class TestControls:
     @pytest.mark.parametrize("branch", ["lr_rewind", "fine_tune"])
     def test_trained_weights(self, ran, branch):
         control = self.start(ran, branch)
-        parent = RunFolder(ran[1]).ticket(part(number=1), TRAINED)
+        parent = LotteryFolder(ran[1]).ticket(part(number=1), TRAINED)
         assert_equal(control.masks, self.start(ran, "ticket").masks)
         for name, mask in control.masks.items():
             np.testing.assert_array_equal(
@@ -274,7 +275,7 @@ class TestControls:
             )
 
     def test_fine_tuning_moves_less(self, ran):
-        folder = RunFolder(ran[1])
+        folder = LotteryFolder(ran[1])
         way = {}
         for branch in ("lr_rewind", "fine_tune"):
             before, after = (folder.ticket(part(branch), *n) for n in ((), (TRAINED,)))
@@ -301,7 +302,7 @@ class TestControls:
         asked = experiment(rounds=1, recipe={**recipe, "retrain_factor": 0.1})
         _, pruned = asked.run(runs)
         assert pruned.parameters == 740
-        folder = RunFolder(runs / asked.name)
+        folder = LotteryFolder(runs / asked.name)
         trained = folder.ticket(part(number=0), TRAINED).weights
         ticket = folder.ticket(part(number=1))
         assert_equal(ticket.masks, top(trained, kept(ticket)))
@@ -338,7 +339,7 @@ class TestNothingIsDoneTwice:
             assert first == second, name
 
     def test_a_second_run_trains_nothing(self, ran, runs, monkeypatch):
-        monkeypatch.setattr(Trainer, "train", None)
+        monkeypatch.setattr(Trainer, "train_ticket", None)
         fresh = []
         again = ran[0].run(runs, on_part=lambda *a: fresh.append(a[-1]))
         assert again == ran[2]
@@ -412,12 +413,12 @@ class TestNothingIsDoneTwice:
             assert harmed.read_bytes() == content
         assert any("round_01" in text for text in told)
         # Nothing else was done again: what follows was made from the same bytes.
-        assert RunFolder(tmp_path / asked.name).result(part()) is not None
+        assert LotteryFolder(tmp_path / asked.name).result(part()) is not None
 
     def test_what_was_made_from_another_ticket_is_made_again(self, ran, tmp_path):
         folder = ran[1]
         shutil.copytree(folder, tmp_path / folder.name)
-        run = RunFolder(tmp_path / folder.name)
+        run = LotteryFolder(tmp_path / folder.name)
         held = json.loads((run.folder(part()) / "result.json").read_text())
         before = dataclasses.replace(part(), round=1)
         masks = {k: ~m for k, m in run.ticket(before, NEXT).masks.items()}
@@ -458,7 +459,7 @@ def test_rates_by_kind_of_layer():
     trainer = Trainer(
         recipe, digits, functools.partial(tfticket.models.build, "conv_2", width=0.1)
     )
-    masks = trainer.round_pruner(0).masks_after()
+    masks = trainer.next_masks(0, types.SimpleNamespace(evidence={}))
     kept = {name.split("/")[0]: mask.mean() for name, mask in masks.items()}
     wanted = dict.fromkeys(["conv1_1", "conv1_2"], 0.75)
     wanted |= {"fc1": 0.5, "fc2": 0.5, "fc3": 0.75}  # the output layer at half
@@ -513,7 +514,7 @@ class TestBadInput:
             ({"branches": ["reinit:3"]}, "takes no value"),
             ({"branches": ["late_rewind:120"]}, "not before the end"),
             ({"branches": ["small_dense"]}, "can't do so with build"),
-            ({"branch_rounds": [3]}, "at most rounds=2"),
+            ({"branch_rounds": [3]}, "branch_rounds must be at most 2"),
             ({"branch_rounds": [0]}, "at least 1"),
             ({"attacks": ["fgms:0.1"]}, "attacks must be written"),
             ({"attacks": ["pgd"]}, "attacks must be written"),

@@ -15,7 +15,7 @@ import pytest
 
 import tfticket
 from tfticket.lottery import Part, PartResult
-from tfticket.lottery.engine.run_folder import RunFolder, read_config, read_results
+from tfticket.lottery.engine.run_folder import LotteryFolder, read_config, read_results
 from tfticket.lottery.figures import csv_rows, mask_image, plots, tables
 from tfticket.lottery.figures.run import plot_run, run_title
 from tfticket.lottery.measures.movement import movement
@@ -39,9 +39,11 @@ def made_run(path, seeds=(0, 1), rounds=16, units=6, size=8, extras=True):
         )
     )
     full = tfticket.Ticket.from_model(model)
-    folder = RunFolder(path)
+    folder = LotteryFolder(path)
     recipe = {"dataset": "mnist", "model": "lenet_300_100", "iterations": 5000}
-    folder.create({"identity": "x", "recipe": recipe, "seeds": list(seeds)})
+    about = {"recipe": recipe, "seeds": list(seeds)}
+    with folder.opened({"identity": "x"}, about):
+        pass
     random = np.random.default_rng(0)
     branches = ["ticket", "reinit", "noise:0.5", "stability"] if extras else ["ticket"]
     for seed in seeds:
@@ -326,7 +328,8 @@ def test_what_lacks_data_is_not_drawn_and_said(bare, tmp_path):
 def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not the folder of a run"):
         plot_run(tmp_path)
-    RunFolder(tmp_path / "run").create({"identity": "x"})
+    with LotteryFolder(tmp_path / "run").opened({"identity": "x"}):
+        pass
     with pytest.raises(ValueError, match="no finished training yet"):
         plot_run(tmp_path / "run")
 

@@ -101,7 +101,7 @@ def test_what_is_in_the_distributions(built):
     needed |= {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "saved_models/digits.npz"}
     needed |= {
         path.relative_to(ROOT).as_posix()
-        for folder in ("tests", "scripts", "docs", "benchmarks")
+        for folder in ("tests", "scripts", "docs", "benchmarks", "examples")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -9,6 +9,7 @@ from rich.console import Console
 import tfticket
 from tfticket import schedules
 from tfticket.inspection import progress
+from tfticket.lottery.figures import progress as part_progress
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -18,7 +19,8 @@ def clock(monkeypatch):
     """A clock that stands still until it is set: `clock.now = seconds`."""
     clock = types.SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(progress, "time", clock)
+    for module in (progress, part_progress):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -107,18 +109,15 @@ def test_in_a_fit_that_prunes_gradually(mlp, data, console):
 
 
 def test_time_left_of_parts_leaves_out_those_found(clock, console):
-    chains = [types.SimpleNamespace(rounds=range(2)) for _ in range(3)]
-    recipe = types.SimpleNamespace(iterations=100)
-    experiment = types.SimpleNamespace(recipe=recipe, chains=lambda: chains)
     part = types.SimpleNamespace(path="seed_0/ticket/round_1")
     result = types.SimpleNamespace(
         part=part, density=0.8, test={"accuracy": 0.5}, early_stop_iteration=7
     )
-    with progress.PartProgress(experiment, console) as bar:
+    with part_progress.PartProgress(6, console) as bar:
         bar.on_part(result, 1, 6, fresh=False)
         assert shown(bar) == "starting 1/6"
         clock.now = 60
-        bar.on_evaluation(part, 50)
+        bar.on_evaluation(part, 50, 100)
         # Half a part took a minute; four and a half are left.
         assert shown(bar) == f"{part.path} at step 50 1/6 0:09:00 left"
         bar.on_part(result, 2, 6, fresh=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 
 from tfticket import data
-from tfticket.edge_popup import experiment
-from tfticket.edge_popup.experiment import PopupExperiment, run, summary
-from tfticket.tickets import pictures
+from tfticket.common.runs import RunFolder
+from tfticket.lottery import (
+    PopupExperiment,
+    PopupResult,
+    popup_plot,
+    popup_rows,
+    popup_table,
+)
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train_popup.py"
@@ -28,7 +34,7 @@ SHORT = PopupExperiment(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("popup") / "run"
-    return folder, run(SHORT, folder)
+    return folder, SHORT.run(folder)
 
 
 def test_every_part_runs_once_and_the_seed_decides(finished):
@@ -46,37 +52,69 @@ def test_every_part_runs_once_and_the_seed_decides(finished):
 
 def test_a_stopped_run_goes_on_with_what_is_missing(finished, tmp_path):
     folder, results = finished
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    written = json.loads((folder / "results.json").read_text())
-    del written[4]
-    (tmp_path / "results.json").write_text(json.dumps(written[:4]))
-    trained = []
-    again = run(SHORT, tmp_path, on_result=lambda *args: trained.append(args))
-    assert [(r.kind, r.density, r.seed) for r, _, _ in trained] == [
-        ("signed_constant", 0.6, 0),
-        ("signed_constant", 0.6, 1),
+    shutil.copytree(folder, tmp_path / "run")
+    # One that was not reached, and one that was damaged since.
+    shutil.rmtree(tmp_path / "run" / results[5].path)
+    damaged = tmp_path / "run" / results[4].path / "result.json"
+    damaged.write_text(damaged.read_text().replace('"density": 0.6', '"density": 0.5'))
+    told = []
+    with pytest.warns(UserWarning, match=r"density_0\.6' is damaged"):
+        again = SHORT.run(tmp_path / "run", on_part=lambda *args: told.append(args))
+    assert [count for _, *count in told] == [
+        *([number, 6, False] for number in range(1, 5)),
+        *([number, 6, True] for number in (5, 6)),
     ]
-    assert [count for _, *count in trained] == [[5, 6], [6, 6]]
     assert again == results  # to the bit
+
+
+def test_stopped_in_the_middle_of_a_training(finished, tmp_path):
+    _, results = finished
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(part, done, of):
+        if part.kind != "dense" and done == of:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        SHORT.run(tmp_path, checkpoint_seconds=0, on_evaluation=stop)
+    assert list(tmp_path.rglob("checkpoint.npz"))
+    steps = []
+    again = SHORT.run(tmp_path, on_evaluation=lambda *args: steps.append(args[1:]))
+    assert again == results  # to the bit
+    # The rest of that training, and the three after it.
+    assert steps == [(20, 20), *[(10, 20), (20, 20)] * 3]
+
+
+def test_another_process_holds_the_folder(finished, run_script, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    flags = ["--density=0.3,0.6", "--weight_initializer=signed_constant"]
+    flags += ["--epochs=2", "--width=0.1", "--replicates=2"]
+    with RunFolder(tmp_path / "run").opened({"seed": 0}):
+        done = run_script(SCRIPT, *flags, "--out_dir=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"'run' is in use by process {os.getpid()} on " in done.stderr
 
 
 def test_another_experiment_in_the_folder_is_refused(finished, tmp_path):
     folder, _ = finished
-    with pytest.raises(FileExistsError, match=r"another experiment: \['width'\]"):
-        run(dataclasses.replace(SHORT, width=0.2), folder)
+    with pytest.raises(FileExistsError, match=r"another run: \['width'\]"):
+        dataclasses.replace(SHORT, width=0.2).run(folder)
     (tmp_path / "x.txt").touch()
     with pytest.raises(FileExistsError, match="no run's"):
-        run(SHORT, tmp_path)
+        SHORT.run(tmp_path)
 
 
-def test_summary():
-    rows = summary(
+def test_rows():
+    rows = popup_rows(
         [
-            experiment.PopupResult("dense", 1.0, 0, 0.9, 0.9, 0.1),
-            experiment.PopupResult("dense", 1.0, 1, 0.7, 0.9, 0.3),
+            PopupResult("dense", 1.0, 0, 0.9, 0.9, 0.1),
+            PopupResult("dense", 1.0, 1, 0.7, 0.9, 0.3),
         ]
     )
-    want = {"mean": 0.8, "lowest": 0.7, "highest": 0.9, "random": 0.2}
+    want = {"test_accuracy": 0.8, "random_accuracy": 0.2}
+    want |= {"test_accuracy_lowest": 0.7, "test_accuracy_highest": 0.9}
     assert rows[0].pop("kind") == "dense"
     assert rows[0].pop("replicates") == 2
     assert rows[0].pop("density") == 1.0
@@ -84,10 +122,10 @@ def test_summary():
 
 
 def test_plot_and_table(finished, tmp_path):
-    rows = summary(finished[1])
-    pictures.popup_plot(rows, tmp_path / "plot.png", "title")
+    rows = popup_rows(finished[1])
+    popup_plot(rows, tmp_path / "plot.png", "title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    table = pictures.popup_table(rows)
+    table = popup_table(rows)
     assert table.row_count == 3
     assert next(iter(table.columns[0].cells)) == "trained, dense"
 
@@ -121,7 +159,7 @@ def test_augmentation_shifts_flips_and_repeats():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"densities": [0.5, 1.5]}, "density=1.5"),
+        ({"densities": [0.5, 1.5]}, "densities=1.5"),
         ({"densities": []}, "densities"),
         ({"densities": [0.5, 0.5]}, "none of them twice"),
         ({"weight_initializers": ["ones"]}, "'ones'"),
@@ -150,7 +188,7 @@ def test_the_script(finished, run_script, tmp_path):
 
     refused = script()
     assert refused.returncode == 1
-    assert "holds another experiment" in refused.stderr
+    assert "holds another run" in refused.stderr
     wrong = script("--density=half", "--overwrite")
     assert wrong.returncode == 2
     assert "--density must be fractions" in wrong.stderr
@@ -158,8 +196,8 @@ def test_the_script(finished, run_script, tmp_path):
     assert held == [dataclasses.asdict(result) for result in finished[1]]
     done = script("--overwrite", "--json")
     assert done.returncode == 0, done.stderr
-    assert "1/3: dense network" in done.stderr
-    assert "3/3: kaiming_normal at density 60 %" in done.stderr
+    assert "dense network at density 100 %" in done.stderr
+    assert "kaiming_normal at density 60 %" in done.stderr
     assert "trained, dense" in done.stderr
     told = json.loads(done.stdout)
     assert told["files"]["plot"] == str(folder / "plot.png")
@@ -167,5 +205,5 @@ def test_the_script(finished, run_script, tmp_path):
     written = json.loads((folder / "results.json").read_text())
     assert len(written) == 3
     assert told["results"] == written
-    assert told["rows"] == summary([experiment.PopupResult(**r) for r in written])
+    assert told["rows"] == popup_rows([PopupResult(**r) for r in written])
     assert (folder / "notes.txt").read_text() == "mine"

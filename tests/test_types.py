@@ -22,7 +22,6 @@ PUBLIC = [
     "tfticket.export",
     "tfticket.lottery",
     "tfticket.models",
-    "tfticket.edge_popup.experiment",
     "tfticket.inspection.progress",
     "tfticket.tickets.pictures",
     "tfticket.schedules",

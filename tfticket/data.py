@@ -7,6 +7,13 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+)
+
 EMBEDDED = "digits"
 
 
@@ -69,14 +76,14 @@ class Dataset:
                 that goes on from there.
 
         Raises:
+            TypeError: If an argument is of the wrong type.
             ValueError: If `batch_size` is out of range.
         """
         images, labels = self._tensors
-        if not 1 <= batch_size <= len(labels):
-            raise ValueError(
-                f"batch_size must be between 1 and the {len(labels)} training images. "
-                f"Received: batch_size={batch_size}"
-            )
+        check_integer("batch_size", batch_size, 1, len(labels))
+        check_integer("seed", seed, 0)
+        check_bool("augment", augment)
+        check_integer("first_step", first_step, 0)
         count, first = len(labels), first_step * batch_size
 
         def order(epoch):
@@ -107,7 +114,9 @@ class Dataset:
 
     def evaluation_pipeline(self, part: str, batch_size: int = 1000) -> tf.data.Dataset:
         """The validation or test part in order, for `evaluate` and `predict`."""
-        images, labels = {"validation": self.validation, "test": self.test}[part]
+        parts = {"validation": self.validation, "test": self.test}
+        images, labels = parts[check_choice("part", part, list(parts))]
+        check_integer("batch_size", batch_size, 1)
         data = tf.data.Dataset.from_tensor_slices((images, labels))
         return _fast(data.batch(min(batch_size, len(labels))).cache())
 
@@ -124,7 +133,7 @@ def load(
         name: `"digits"`, scikit-learn's 1,797 real 8x8 images, which need no
             download (1,297 training, 200 validation, 300 test images, split by
             a fixed seed); or the name of any TensorFlow Datasets image set with
-            fixed-size images and a train and test split, `"mnist"` for one.
+            fixed-size images and a train and test split, such as `"mnist"`.
         data_dir: Directory that holds prepared TFDS sets, or that they are
             downloaded to. `None` is TFDS's own.
         download: Whether TFDS may download. `False` wants `data_dir` prepared.
@@ -133,6 +142,7 @@ def load(
             the lottery ticket paper, else a twelfth.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If there is no such set, it is not prepared and `download`
             is off, or it is not one of fixed-size labelled images.
         ImportError: If TFDS can't be loaded.
@@ -143,6 +153,10 @@ def load(
     >>> digits.image_shape
     (8, 8, 1)
     """
+    check_instance("name", name, str, "the name of a data set")
+    check_bool("download", download)
+    if validation_size is not None:
+        check_integer("validation_size", validation_size, 1)
     if name == EMBEDDED:
         images, labels = _digits()
         order = np.random.default_rng(0).permutation(len(labels))
@@ -227,11 +241,8 @@ def _import_tfds():
 
 def _normalised(name, train_split, test_split, classes, held_out):
     images, labels = train_split
-    if not 1 <= held_out < len(labels):
-        raise ValueError(
-            f"validation_size must be between 1 and {len(labels) - 1}, so that "
-            f"training images are left. Received: validation_size={held_out}"
-        )
+    # Training images have to be left.
+    check_integer("validation_size", held_out, 1, len(labels) - 1)
     order = np.random.default_rng(1).permutation(len(labels))
     validation, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     mean = images[train].mean(axis=(0, 1, 2), dtype=np.float64)

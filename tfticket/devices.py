@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_choice
+
 STRATEGIES = ("none", "mirrored", "data_parallel")
 
 
@@ -29,6 +31,7 @@ def strategy(name: str = "none") -> Any:
         An object with a method `scope()`, which can be entered again and again.
 
     Raises:
+        TypeError: If the name is not a text.
         ValueError: If there is no such strategy, or it is another backend's.
 
     Example:
@@ -38,10 +41,7 @@ def strategy(name: str = "none") -> Any:
     ...         keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     ...     )
     """
-    if name not in STRATEGIES:
-        raise ValueError(
-            f"strategy must be one of {STRATEGIES}. Received: strategy={name!r}"
-        )
+    check_choice("strategy", name, STRATEGIES)
     backend = keras.backend.backend()
     wanted = {"mirrored": "tensorflow", "data_parallel": "jax"}.get(name, backend)
     if backend != wanted:

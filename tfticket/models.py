@@ -7,6 +7,12 @@ import keras
 from keras import layers
 
 from tfticket import devices
+from tfticket.common.arguments import (
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+)
 
 
 def lenet_300_100(
@@ -176,15 +182,22 @@ def build(
         width: Factor on the number of units and filters of every hidden layer.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If there is none of that name; says which exist. If `width` is
             not above 0, or the images are too small.
     """
-    if not width > 0:
-        raise ValueError(f"width must be above 0. Received: width={width}")
-    if name not in MODELS:
+    check_choice("model", name, sorted(MODELS))
+    check_integer("classes", classes, 1)
+    check_number("width", width, above=0)
+    kinds: Any = (tuple, list)
+    check_instance("image_shape", image_shape, kinds, "3 integers")
+    if len(image_shape) != 3:
         raise ValueError(
-            f"model must be one of {sorted(MODELS)}. Received: model={name!r}"
+            "image_shape must be (height, width, channels). "
+            f"Received: image_shape={image_shape}"
         )
+    for size in image_shape:
+        check_integer("image_shape", size, 1)
     return MODELS[name](image_shape, classes, width)
 
 

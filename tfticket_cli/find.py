@@ -7,7 +7,8 @@
 Trains the network, prunes its smallest weights, rewinds the rest, and again;
 then prints one line a round, plots accuracy and early-stop iteration against
 density, and writes the ticket, a SavedModel and a .tflite file, each checked
-against the model in another process.
+against the model in another process. A run that was stopped goes on when it is started
+again.
 """
 
 import pathlib
@@ -18,6 +19,8 @@ from absl import flags
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
 
+ON_INTERRUPT = "What is finished is kept; the same command goes on from here."
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
@@ -27,94 +30,27 @@ def define(values: flags.FlagValues) -> None:
         batch_size=60,
         seed="Same seed, same machine: the same ticket, bit for bit.",
     )
-    flags.DEFINE_integer(
-        "rounds",
-        12,
-        "How many times to prune; there is one training more.",
-        flag_values=values,
+    flag_groups.recipe(values, None, ", or an epoch with --epochs")
+    about = "--iterations in passes over the training images; give one of the two."
+    flag_groups.define(values, "integer", "epochs", None, about)
+    about = (
+        "Folder for the run: settings, a ticket for each round, rounds.json, plot.png."
     )
-    flags.DEFINE_float(
-        "rate",
-        0.2,
-        "Fraction of the surviving weights pruned after a round, in (0, 1).",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "output_rate",
-        None,
-        "The same for the output layer. Default: half of --rate.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "scope",
-        "layerwise",
-        ["layerwise", "global"],
-        "Prune each layer by the rate, or all of them by one cut.",
-        flag_values=values,
-    )
-    flag_groups.rewinding(values)
-    flags.DEFINE_integer(
-        "iterations",
-        None,
-        "Training steps in a round. Default: 1000.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "epochs",
-        None,
-        "The same in passes over the training images; give one of the two.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "evaluate_every",
-        None,
-        "Steps between validations; must divide --iterations. Default: 10, or an epoch "
-        "with --epochs.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "learning_rate",
-        None,
-        "Adam's learning rate. Default: the paper's for the model.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "out_dir",
-        None,
-        "Folder for the run: settings, a ticket a round, rounds.json, plot.png. "
-        "Default: runs/DATASET-MODEL.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "export_dir",
-        "saved_models",
-        "Folder for the SavedModel and the .tflite file.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "overwrite",
-        False,
-        "Replace an earlier run and its exported files.",
-        flag_values=values,
-    )
+    flag_groups.out_dir(values, "runs/DATASET-MODEL", about)
+    about = "Folder for the SavedModel and the .tflite file, overwritten alike."
+    flag_groups.define(values, "string", "export_dir", "saved_models", about)
 
 
 def experiment(values: flags.FlagValues) -> Any:
     """The `tfticket.lottery.Experiment` that the flags ask for."""
     from tfticket import lottery
 
-    return lottery.Experiment(
-        **flag_groups.settings(
-            lottery.Experiment, values, rewind_to=flag_groups.rewind_step(values)
-        )
-    )
+    return lottery.Experiment(**flag_groups.recipe_settings(lottery.Experiment, values))
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs the experiment, writes its files and says what it came to."""
-    from tfticket import export, get_masks, lottery
-    from tfticket.inspection import progress
-    from tfticket.tickets import pictures
+    from tfticket import lottery
 
     asked = experiment(values)
     name = f"{asked.dataset}-{asked.model}"
@@ -127,6 +63,35 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                 f"{path} exists. Pass --overwrite to replace it, or choose another "
                 "--export_dir."
             )
+    found = _found(asked, out_dir, values, output)
+    output.console.print(lottery.rounds_table(found.records))
+    plot = out_dir / "plot.png"
+    lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
+    output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
+    output.say(f"Plot:        {plot}")
+    exports = _exports(found, served, lite, values.overwrite, output)
+    trained = lite.with_suffix(".npz")
+    found.ticket.with_weights(found.model).save(trained)
+    output.say(f"Trained:     {trained}, for tfticket export")
+    return {
+        "experiment": found.experiment,
+        "rounds": found.records,
+        "density": found.ticket.density,
+        "test_accuracy": found.records[-1].test["accuracy"],
+        "exports": exports,
+        "files": {
+            "config": out_dir / "config.json",
+            "rounds": out_dir / "rounds.json",
+            "ticket": out_dir / "ticket.npz",
+            "plot": plot,
+            **{kind: exported.path for kind, exported in exports.items()},
+            "trained": trained,
+        },
+    }
+
+
+def _found(asked, out_dir, values, output):
+    from tfticket import get_masks, lottery
 
     def on_start(dataset, model, compiled):
         output.begin()
@@ -136,42 +101,29 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             f"{model.name}: {prunable:,} prunable weights, compiled with {compiled}"
         )
 
-    found = lottery.find_ticket(
-        asked,
-        out_dir=out_dir,
-        data_dir=values.data_dir,
-        download=values.download,
-        overwrite=values.overwrite,
-        callbacks=[progress.RoundProgress(output.console, rounds=asked.rounds)],
-        on_start=on_start,
-        strategy=values.strategy,
-    )
-    output.console.print(pictures.rounds_table(found.records))
-    plot = out_dir / "plot.png"
-    pictures.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
-    output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
-    output.say(f"Plot:        {plot}")
-    kwargs = {"inputs": found.dataset.test[0], "overwrite": values.overwrite}
+    def line(result):
+        _, _, told = lottery.part_line(result).partition(": ")
+        return f"round {result.part.round:2d}: {told}"
+
+    with output.progress(asked.rounds + 1, line) as called:
+        return lottery.find_ticket(
+            asked,
+            out_dir=out_dir,
+            data_dir=values.data_dir,
+            download=values.download,
+            overwrite=values.overwrite,
+            on_start=on_start,
+            strategy=values.strategy,
+            **called,
+        )
+
+
+def _exports(found, served, lite, overwrite, output):
+    from tfticket import export
+
+    kwargs = {"inputs": found.dataset.test[0], "overwrite": overwrite}
     saved_model = export.saved_model(found.model, served, version=1, **kwargs)
     output.say(f"SavedModel:  {saved_model}")
     litert = export.litert(found.model, lite, **kwargs)
     output.say(f"LiteRT:      {litert}")
-    trained = lite.with_suffix(".npz")
-    found.ticket.with_weights(found.model).save(trained)
-    output.say(f"Trained:     {trained}, for tfticket export")
-    return {
-        "experiment": found.experiment,
-        "rounds": found.records,
-        "density": found.ticket.density,
-        "test_accuracy": found.records[-1].test["accuracy"],
-        "exports": {"saved_model": saved_model, "litert": litert},
-        "files": {
-            "config": out_dir / "config.json",
-            "rounds": out_dir / "rounds.json",
-            "ticket": out_dir / "ticket.npz",
-            "plot": plot,
-            "saved_model": saved_model.path,
-            "litert": litert.path,
-            "trained": trained,
-        },
-    }
+    return {"saved_model": saved_model, "litert": litert}

@@ -19,6 +19,39 @@ MODELS = (
 STRATEGIES = ("none", "mirrored", "data_parallel")
 
 
+def define(
+    values: flags.FlagValues,
+    kind: str,
+    name: str,
+    default: Any,
+    about: str,
+    *limits: Any,
+) -> None:
+    """Defines a flag.
+
+    Args:
+        values: Where it is defined.
+        kind: As in the names of absl: "integer", "float", "string", "bool", "list".
+        name: Name of the flag.
+        default: Its default.
+        about: What `--help` says.
+        *limits: The lowest value of a number.
+    """
+    of_kind = getattr(flags, f"DEFINE_{kind}")
+    of_kind(name, default, about, *limits, flag_values=values)
+
+
+def choice(
+    values: flags.FlagValues,
+    name: str,
+    default: str,
+    choices: tuple[str, ...],
+    about: str,
+) -> None:
+    """Defines a flag that is one of some words."""
+    flags.DEFINE_enum(name, default, list(choices), about, flag_values=values)
+
+
 def data(
     values: flags.FlagValues,
     default: str | None = "digits",
@@ -26,19 +59,11 @@ def data(
     "Datasets image set, 'mnist' or 'cifar10' for example.",
 ) -> None:
     """Where images come from."""
-    flags.DEFINE_string("dataset", default, about, flag_values=values)
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Directory of TFDS data, prepared or to download to.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "download",
-        True,
-        "Whether TFDS may download what is not prepared.",
-        flag_values=values,
-    )
+    define(values, "string", "dataset", default, about)
+    about = "Directory of TFDS data, prepared or to download to."
+    define(values, "string", "data_dir", None, about)
+    about = "Whether TFDS may download what is not prepared."
+    define(values, "bool", "download", True, about)
 
 
 def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
@@ -49,57 +74,107 @@ def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
         batch_size: Its default.
         seed: What the seed decides.
     """
-    flags.DEFINE_enum(
-        "model",
-        "lenet_300_100",
-        MODELS,
-        "One of the papers' networks.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("batch_size", batch_size, "Images a step.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, seed, flag_values=values)
-    flags.DEFINE_enum(
-        "strategy",
-        "none",
-        STRATEGIES,
+    about = "One of the papers' networks."
+    choice(values, "model", "lenet_300_100", MODELS, about)
+    about = "Factor on the units and filters of every hidden layer."
+    define(values, "float", "width", 1.0, about)
+    define(values, "integer", "batch_size", batch_size, "Images a step.")
+    about = "Shift and flip training images at random."
+    define(values, "bool", "augment", False, about)
+    define(values, "integer", "seed", 0, seed)
+    about = (
         "Which devices of this machine share a batch: 'mirrored' all GPUs with "
-        "TensorFlow, 'data_parallel' with JAX.",
-        flag_values=values,
+        "TensorFlow, 'data_parallel' with JAX."
     )
+    choice(values, "strategy", "none", STRATEGIES, about)
 
 
-def rewinding(values: flags.FlagValues) -> None:
-    """Where surviving weights go back to; `rewind_step` reads it."""
-    flags.DEFINE_string(
-        "rewind_to",
-        "0",
+def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
+    """What `tfticket.lottery.Recipe` takes beside what every training takes.
+
+    Args:
+        values: Where the flags are defined.
+        iterations: Its default.
+        more: What else is to be said of when validations are.
+    """
+    about = "SGD has momentum 0.9."
+    choice(values, "optimizer", "adam", ("adam", "sgd"), about)
+    about = "Default: the paper's for the model with Adam, 0.1 with SGD."
+    define(values, "float", "learning_rate", None, about)
+    define(values, "float", "weight_decay", 0.0, "Decoupled weight decay.")
+    about = "Steps over which the learning rate rises from 0."
+    define(values, "integer", "warmup", 0, about)
+    about = "Steps at which the learning rate is divided by 10."
+    define(values, "list", "drops", [], about)
+    about = "Training steps in a round." + (" Default: 1000." if not iterations else "")
+    define(values, "integer", "iterations", iterations, about)
+    about = (
+        "Steps between validations; must divide --iterations. Default: a hundredth of "
+        f"them, from 10 to 100{more}."
+    )
+    define(values, "integer", "evaluate_every", None, about)
+    about = "How many times to prune; there is one training more."
+    define(values, "integer", "rounds", 12, about)
+    about = "Fraction of the surviving weights pruned after a round, in (0, 1)."
+    define(values, "float", "rate", 0.2, about)
+    about = "The same for the output layer. Default: half of --rate."
+    define(values, "float", "output_rate", None, about)
+    about = "The same for convolutions. Default: --rate."
+    define(values, "float", "conv_rate", None, about)
+    about = (
+        "Prune each layer by the rate, all of them by one cut, or by thresholds at "
+        "which each layer alone costs as much accuracy."
+    )
+    scopes = ("layerwise", "global", "sensitivity")
+    choice(values, "scope", "layerwise", scopes, about)
+    about = "Name of one of tfticket.criteria."
+    define(values, "string", "criterion", "magnitude", about)
+    about = (
         "Step of the first round whose weights the survivors go back to: 0 for the "
-        "initial weights, 'none' to keep the trained ones (prune and fine-tune).",
-        flag_values=values,
+        "initial weights, 'none' to keep the trained ones (prune and fine-tune)."
     )
+    define(values, "string", "rewind_to", "0", about)
+    about = "Factor on the learning rate of every round but the first."
+    define(values, "float", "retrain_factor", 1.0, about)
 
 
-def rewind_step(values: flags.FlagValues) -> int | None:
-    """What `rewinding`'s flag says: a step, or `None` for no rewinding.
+def recipe_settings(kind: type, values: flags.FlagValues) -> dict[str, Any]:
+    """What the flags of `recipe` say, as arguments of a `Recipe`.
+
+    Args:
+        kind: `Recipe` or a class of its fields and more.
+        values: Flags.
 
     Raises:
-        ValueError: If it is neither a step nor "none".
+        ValueError: If a flag is neither a number nor a word that it takes.
     """
-    if values.rewind_to == "none":
-        return None
-    if not values.rewind_to.isdecimal():
-        raise ValueError(
-            "--rewind_to must be a step (0 is the initial weights) or 'none'. "
-            f"Received: --rewind_to={values.rewind_to}"
-        )
-    return int(values.rewind_to)
+    drops, rewind_to = integers("drops", values.drops), None
+    if values.rewind_to != "none":
+        if not values.rewind_to.isdecimal():
+            raise ValueError(
+                "--rewind_to must be a step (0 is the initial weights) or 'none'. "
+                f"Received: --rewind_to={values.rewind_to}"
+            )
+        rewind_to = int(values.rewind_to)
+    return settings(kind, values, drops=drops, rewind_to=rewind_to)
+
+
+def out_dir(values: flags.FlagValues, default: str, about: str) -> None:
+    """The folder of a run, and whether another may be replaced.
+
+    Args:
+        values: Where the flags are defined.
+        default: What the folder is called if not given.
+        about: What goes into it.
+    """
+    define(values, "string", "out_dir", None, f"{about} Default: {default}.")
+    about = "Replace an earlier run with other flags."
+    define(values, "bool", "overwrite", False, about)
 
 
 def run_dir(values: flags.FlagValues) -> None:
     """The finished or running experiment that a command reads."""
-    flags.DEFINE_string(
-        "run_dir", None, "Folder of the run. Required.", flag_values=values
-    )
+    define(values, "string", "run_dir", None, "Folder of the run. Required.")
     flags.mark_flag_as_required("run_dir", flag_values=values)
 
 

@@ -26,174 +26,38 @@ ON_INTERRUPT = "What is finished is kept; the same command goes on from here."
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flag_groups.data(values)
-    flag_groups.training(values, batch_size=60, seed="Of the first replicate.")
-    _define_network(values)
-    _define_pruning(values)
-    _define_run(values)
-
-
-def _define_network(values):
-    flags.DEFINE_float(
-        "width", 1.0, "Factor on the width of every hidden layer.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "optimizer",
-        "adam",
-        ["adam", "sgd"],
-        "SGD has momentum 0.9.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "learning_rate",
-        None,
-        "Default: the paper's for the model with Adam, 0.1 with SGD.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "weight_decay", 0.0, "Decoupled weight decay.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "warmup",
-        0,
-        "Steps over which the learning rate rises from 0.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "drops",
-        [],
-        "Steps at which the learning rate is divided by 10.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "iterations", 1000, "Training steps in a round.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "evaluate_every",
-        None,
-        "Steps between validations; must divide --iterations. Default: a hundredth of "
-        "them, from 10 to 100.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "augment", False, "Random shifts and horizontal flips.", flag_values=values
-    )
-
-
-def _define_pruning(values):
-    flags.DEFINE_float(
-        "rate",
-        0.2,
-        "Fraction of the survivors pruned after a round, in (0, 1).",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "output_rate",
-        None,
-        "The same of the output layer. Default: half of --rate.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "conv_rate",
-        None,
-        "The same of convolutions. Default: --rate.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "scope",
-        "layerwise",
-        ["layerwise", "global", "sensitivity"],
-        "Prune each layer by the rate, all of them by one cut, or by thresholds at "
-        "which each layer alone costs as much accuracy.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "criterion",
-        "magnitude",
-        "Name of one of tfticket.criteria.",
-        flag_values=values,
-    )
-    flag_groups.rewinding(values)
-    flags.DEFINE_float(
-        "retrain_factor",
-        1.0,
-        "Factor on the learning rate of every round but the first.",
-        flag_values=values,
-    )
-
-
-def _define_run(values):
-    flags.DEFINE_integer(
-        "rounds", 12, "How many times to prune.", 1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "replicates",
-        1,
-        "Repetitions, each with a seed of its own.",
-        1,
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "branches",
-        [],
+    flag_groups.training(values, batch_size=60, seed="Seed of the first replicate.")
+    flag_groups.recipe(values, 1000, "")
+    about = "Repetitions, each with a seed of its own."
+    flag_groups.define(values, "integer", "replicates", 1, about)
+    about = (
         "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, one_shot, "
         "magnitude_at_init, snip, grasp, synflow, late_rewind:STEP, lr_rewind, "
-        "fine_tune, small_dense, stability, transfer:DATASET.",
-        flag_values=values,
+        "fine_tune, small_dense, stability, transfer:DATASET."
     )
-    flags.DEFINE_list(
-        "branch_rounds",
-        None,
-        "Rounds that controls start from. Default: all but 0.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "copies",
-        1,
-        "Of each control that is drawn at random, a replicate.",
-        1,
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "attacks",
-        [],
+    flag_groups.define(values, "list", "branches", [], about)
+    about = "Rounds that controls start from. Default: all but 0."
+    flag_groups.define(values, "list", "branch_rounds", None, about)
+    about = "How often to repeat each control that is drawn at random, by replicate."
+    flag_groups.define(values, "integer", "copies", 1, about)
+    about = (
         "fgsm:SIZE, pgd:SIZE: measures test accuracy under attack, SIZE the largest "
-        "change of a pixel in [0, 1].",
-        flag_values=values,
+        "change of a pixel in [0, 1]."
     )
-    flags.DEFINE_string(
-        "runs_dir",
-        "runs",
-        "Folder that the run's own folder is made in.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "runner",
-        "local",
-        ["local", "ray"],
-        "One process after another here, or a Ray cluster that shares --runs_dir.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "checkpoint_seconds",
-        60.0,
-        "Least time between checkpoints of a training.",
-        0.0,
-        flag_values=values,
-    )
+    flag_groups.define(values, "list", "attacks", [], about)
+    about = "Folder that the run's own folder is made in."
+    flag_groups.define(values, "string", "runs_dir", "runs", about)
+    about = "One process after another here, or a Ray cluster that shares --runs_dir."
+    flag_groups.choice(values, "runner", "local", ("local", "ray"), about)
+    about = "Least time between checkpoints of a training."
+    flag_groups.define(values, "float", "checkpoint_seconds", 60.0, about, 0.0)
 
 
 def experiment(values: flags.FlagValues) -> Any:
     """The `tfticket.lottery.LotteryExperiment` that the flags ask for."""
     from tfticket import lottery
 
-    recipe = lottery.Recipe(
-        **flag_groups.settings(
-            lottery.Recipe,
-            values,
-            drops=flag_groups.integers("drops", values.drops),
-            rewind_to=flag_groups.rewind_step(values),
-        )
-    )
+    recipe = lottery.Recipe(**flag_groups.recipe_settings(lottery.Recipe, values))
     rounds = values.branch_rounds
     return lottery.LotteryExperiment(
         recipe,
@@ -211,7 +75,6 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Does what is missing of the run, and says what it came to."""
     import tensorflow as tf
 
-    from tfticket.inspection import progress
     from tfticket.lottery.figures import tables
 
     # Controls compile functions of their own, which TensorFlow takes for a mistake.
@@ -219,25 +82,15 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     asked = experiment(values)
     folder = pathlib.Path(values.runs_dir, asked.name)
     output.say(f"Run: {folder}")
-    with progress.PartProgress(asked, output.console) as bar:
-
-        def on_part(*args):
-            output.begin()
-            bar.on_part(*args)
-
-        def on_evaluation(*args):
-            output.begin()
-            bar.on_evaluation(*args)
-
+    with output.progress(len(asked.parts())) as called:
         results = asked.run(
             values.runs_dir,
             data_dir=values.data_dir,
             download=values.download,
             runner=values.runner,
             checkpoint_seconds=values.checkpoint_seconds,
-            on_part=on_part,
-            on_evaluation=on_evaluation,
             strategy=values.strategy,
+            **called,
         )
     rows = tables.rows(results)
     output.console.print(tables.as_rich(rows))

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -39,6 +39,35 @@ class Output:
     def begin(self) -> None:
         """From here on, an error is a failure of the work."""
         self.begun = True
+
+    @contextlib.contextmanager
+    def progress(
+        self, parts: int, line: Callable[[Any], str] | None = None
+    ) -> Iterator[dict[str, Callable[..., None]]]:
+        """A bar over the trainings of an experiment; with the first, work begins.
+
+        Args:
+            parts: How many trainings there are.
+            line: What to print of a finished one, given its result.
+
+        Yields:
+            `on_part` and `on_evaluation`, for the experiment's `run`.
+        """
+        from tfticket.lottery.figures.progress import PartProgress, part_line
+
+        with PartProgress(parts, self.console, line or part_line) as bar:
+
+            def begun(call):
+                def called(*args):
+                    self.begin()
+                    call(*args)
+
+                return called
+
+            yield {
+                "on_part": begun(bar.on_part),
+                "on_evaluation": begun(bar.on_evaluation),
+            }
 
     def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
         """Takes the place of `warnings.showwarning`: a sentence, for the user."""

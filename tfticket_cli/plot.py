@@ -18,27 +18,22 @@ from tfticket_cli.output import Output
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flag_groups.run_dir(values)
-    flags.DEFINE_string(
-        "out_dir",
-        None,
-        "Where figures go. Default: plots in the run's folder.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "rounds",
-        None,
+    about = "Where figures go. Default: plots in the run's folder."
+    flag_groups.define(values, "string", "out_dir", None, about)
+    about = (
         "Rounds of learning curves, movement and mask images. Default: those nearest "
-        "to the paper's densities.",
-        flag_values=values,
+        "to the paper's densities."
     )
+    flag_groups.define(values, "list", "rounds", None, about)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Draws what there are results of, and says what."""
-    from tfticket.lottery.figures import run, tables
+    from tfticket import lottery
+    from tfticket.lottery.figures import tables
 
     rounds = values.rounds or None
-    drawn = run.plot_run(
+    drawn = lottery.plot_run(
         values.run_dir,
         values.out_dir,
         rounds and flag_groups.integers("rounds", rounds),

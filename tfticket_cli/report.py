@@ -18,19 +18,18 @@ from tfticket_cli.output import Output
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flag_groups.run_dir(values)
-    flags.DEFINE_string(
-        "out", "docs/results/lottery.md", "The page to write.", flag_values=values
-    )
+    about = "The page to write."
+    flag_groups.define(values, "string", "out", "docs/results/lottery.md", about)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Writes the page, and says which claims the run bears out."""
-    from tfticket.lottery.engine import run_folder
+    from tfticket import lottery
     from tfticket.lottery.figures import tables
     from tfticket.lottery.paper import page
 
-    drawn = page.write_page(values.run_dir, values.out)
-    config = run_folder.read_config(values.run_dir)
+    drawn = lottery.write_page(values.run_dir, values.out)
+    config = lottery.read_config(values.run_dir)
     verdicts = page.verdicts(drawn.results, config)
     for line in verdicts:
         output.say(line)

@@ -1,7 +1,6 @@
 """Motif 9 pruned by three methods, over seeds: what is run, resumed and written."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import statistics
@@ -9,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gene_network.pruning import MOTIF_9, Motif
-from tfticket.common import runs
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_integer, check_number
 from tfticket.common.files import write_csv as write_rows
-from tfticket.common.files import write_json
+from tfticket.common.runs import RunFolder
 
 METHODS = ("magnitude", "leave_one_out", "random")
 
@@ -40,6 +38,7 @@ class MotifExperiment:
     def __post_init__(self):
         for name, least in (("seeds", 1), ("population", 1), ("generations", 0)):
             check_integer(name, getattr(self, name), least)
+        check_number("step", self.step, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,34 +72,35 @@ def run(
 ) -> list[MotifResult]:
     """Runs the seeds that a folder lacks, and returns the results of all.
 
-    Each finished seed is a file, so a run that was stopped goes on where it was.
+    Each finished seed is kept, so a run that was stopped goes on where it was.
 
     Args:
         experiment: What to run.
-        out_dir: Folder for `config.json` and a `seed_NNN.json` a seed.
+        out_dir: Folder for `config.json` and a folder `seed_NNN` for each seed.
         overwrite: Whether another experiment's results in it may be replaced.
         on_result: Called with (result, seeds done, seeds in all) after each new one.
 
     Raises:
+        RunInUseError: If another process works on the folder.
         FileExistsError: If the folder holds a run with other settings and `overwrite`
             is off, or files that are no run's.
     """
-    folder = pathlib.Path(out_dir)
+    folder = RunFolder(out_dir, ("seed_*",))
     motif = Motif(MOTIF_9, experiment.step)
     config = dataclasses.asdict(experiment)
     del config["seeds"]  # more of them, asked for later, are added
     config = {"motif": MOTIF_9.tolist(), **config}
-    runs.claim(folder, config, ("seed_*.json",), overwrite)
     results = []
-    for seed in range(experiment.seeds):
-        path = folder / f"seed_{seed:03d}.json"
-        if path.is_file():
-            results.append(MotifResult(**json.loads(path.read_text())))
-            continue
-        results.append(_one(motif, experiment, seed))
-        write_json(path, dataclasses.asdict(results[-1]))
-        if on_result is not None:
-            on_result(results[-1], seed + 1, experiment.seeds)
+    with folder.opened(config, overwrite=overwrite):
+        for seed in range(experiment.seeds):
+            part = f"seed_{seed:03d}"
+            result = folder.read(part, lambda values: MotifResult(**values))
+            if result is None:
+                result = _one(motif, experiment, seed)
+                folder.write(part, dataclasses.asdict(result))
+                if on_result is not None:
+                    on_result(result, seed + 1, experiment.seeds)
+            results.append(result)
     return results
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from gene_network.experiment import METHODS, MotifResult, summary
 from gene_network.network import GeneNetwork
 from gene_network.pruning import SCALE, TIMES, Motif
-from tfticket.common.files import write_figure
+from tfticket.tickets.pictures import DENSE, save
 
 NAMES = {
     "magnitude": "magnitude",
@@ -78,9 +78,7 @@ def rewards_plot(results: Sequence[MotifResult], path: str | os.PathLike) -> Non
             alpha=0.18,
             linewidth=0,
         )
-    axes.axhline(
-        rows[0]["mean"], color="k", linestyle="--", linewidth=1, label="unpruned, mean"
-    )
+    axes.axhline(rows[0]["mean"], label="unpruned, mean", **DENSE)
     axes.set_title(f"Motif 9, {len(results)} seeds: mean, lowest to highest")
     axes.set_xlabel("Edges kept")
     axes.set_ylabel("Reward")
@@ -88,7 +86,7 @@ def rewards_plot(results: Sequence[MotifResult], path: str | os.PathLike) -> Non
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    write_figure(figure, path)
+    save(figure, path)
 
 
 def stripes_plot(
@@ -153,7 +151,7 @@ def stripes_plot(
     figure.colorbar(image, ax=list(axes.values()), label="Gene 1", fraction=0.03)
     drive = ", ".join(map(str, result.drive))
     figure.suptitle(f"Motif 9, seed {result.seed}: D = ({drive})", fontsize=12)
-    write_figure(figure, path)
+    save(figure, path)
 
 
 def _over_time(motif, drive, masks):

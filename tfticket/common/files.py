@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import struct
 import tempfile
 import zipfile
@@ -52,6 +53,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether a name is one that `atomic_path` writes under; a killed write leaves it.
+
+    Example:
+
+    >>> is_leftover(pathlib.Path("run/.config.json.a1b2c3_4.tmp.json"))
+    True
+    """
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp(\..*)?", path.name) is not None
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes a JSON file, whole or not at all.
 
@@ -78,9 +90,3 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Non
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def write_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Writes a matplotlib figure to a PNG file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

@@ -3,7 +3,6 @@
 import datetime
 import itertools
 import time
-from typing import Any
 
 import keras
 from rich.console import Console
@@ -46,7 +45,7 @@ class RoundProgress(keras.callbacks.Callback):
         self._rounds = self._given
         self._epochs = self.params["epochs"]
         self._ends = [time.monotonic()]
-        self._progress = _bar(self._console)
+        self._progress = bar(self._console)
         self._task = self._progress.add_task(
             "training", total=self._epochs, count=f"0/{self._epochs}", left=""
         )
@@ -94,80 +93,11 @@ class RoundProgress(keras.callbacks.Callback):
             return ""
         first, *others = itertools.pairwise(self._ends)
         spans = [end - begin for begin, end in others or [first]]
-        left = _time_left(epochs * sum(spans) / len(spans))
+        left = time_left(epochs * sum(spans) / len(spans))
         return left if others else f"at most {left}"
 
 
-class PartProgress:
-    """Shows how far a `LotteryExperiment` has come, with the time left.
-
-    Parts that were finished before don't count for the time left.
-
-    Args:
-        experiment: The experiment; its `run` takes the methods as `on_part` and
-            `on_evaluation`.
-        console: The `rich` console to write to; the standard output if `None`.
-
-    Example:
-
-    >>> experiment = tfticket.lottery.LotteryExperiment()
-    >>> bar = tfticket.inspection.progress.PartProgress(experiment)
-    >>> # with bar: experiment.run(on_part=bar.on_part, ...)
-    """
-
-    def __init__(self, experiment: Any, console: Console | None = None):
-        self._console = console or Console()
-        self._steps = experiment.recipe.iterations
-        self._parts = sum(len(chain.rounds) for chain in experiment.chains())
-        self._began = time.monotonic()
-        self._done = self._found = 0
-        self._progress = _bar(self._console)
-
-    def __enter__(self):
-        self._progress.start()
-        self._task = self._progress.add_task(
-            "starting", total=self._parts, count=f"0/{self._parts}", left=""
-        )
-        return self
-
-    def __exit__(self, *_):
-        self._progress.stop()
-
-    def on_evaluation(self, part: Any, steps: int) -> None:
-        """Moves the bar on within a part."""
-        done = self._done + min(steps / self._steps, 1.0)
-        self._progress.update(
-            self._task,
-            completed=done,
-            description=f"{part.path} at step {steps}",
-            left=self._left(done),
-        )
-
-    def on_part(self, result: Any, done: int, total: int, fresh: bool) -> None:
-        """Counts a part, and writes a line unless it was finished before."""
-        self._done = done
-        self._found += not fresh
-        self._progress.update(
-            self._task, completed=done, count=f"{done}/{total}", left=self._left(done)
-        )
-        if not fresh:
-            return
-        self._console.print(
-            f"{result.part.path}: density {100 * result.density:.1f} %, test accuracy "
-            f"{100 * result.test['accuracy']:.2f} %, early stop at iteration "
-            f"{result.early_stop_iteration}",
-            highlight=False,
-        )
-
-    def _left(self, done):
-        trained = done - self._found
-        if trained <= 0:
-            return ""
-        seconds = (time.monotonic() - self._began) / trained * (self._parts - done)
-        return _time_left(seconds)
-
-
-def _bar(console):
+def bar(console: Console) -> Progress:
     """A bar between its description and the fields `count` and `left`.
 
     Rich estimates the time left from the last 30 seconds, and so shows none where a
@@ -182,5 +112,6 @@ def _bar(console):
     )
 
 
-def _time_left(seconds):
+def time_left(seconds: float) -> str:
+    """Seconds as they are shown."""
     return f"{datetime.timedelta(seconds=round(seconds))} left"

@@ -9,17 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from tfticket.common.arguments import check_choice, check_integer
-from tfticket.common.runs import versions
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+)
+from tfticket.common.runs import digest
 from tfticket.data import Dataset
 from tfticket.lottery.engine import runners
 from tfticket.lottery.engine.branches import Branch
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
-from tfticket.lottery.engine.run_folder import RunFolder
+from tfticket.lottery.engine.run_folder import LotteryFolder
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.engine.worker import Worker, parse_attack
-from tfticket.lottery.recipe import Recipe, digest
-from tfticket.lottery.results import PartResult
+from tfticket.lottery.recipe import Recipe, fill_in
+from tfticket.lottery.results import Part, PartResult
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +42,7 @@ class LotteryExperiment:
         rounds: How many times to prune; `rounds + 1` trainings a replicate.
         replicates: Repetitions, each with an initialisation and a data order of its
             own.
-        seed: Of the first replicate; the next has the next.
+        seed: Seed of the first replicate; the next has the next.
         branches: Controls, as `tfticket.lottery.Branch` reads them.
         branch_rounds: Rounds whose tickets the controls start from. Default: all but
             the dense one.
@@ -72,21 +78,22 @@ class LotteryExperiment:
     dataset: Dataset | None = None
 
     def __post_init__(self):
-        if not isinstance(self.recipe, Recipe):
-            raise TypeError(
-                "recipe must be a tfticket.lottery.Recipe. "
-                f"Received: recipe={self.recipe!r}"
-            )
-        for name, least in (("rounds", 1), ("replicates", 1), ("copies", 1)):
-            check_integer(name, getattr(self, name), least)
-        check_integer("seed", self.seed, 0)
-        if self.seed + self.replicates > 2**32:
-            raise ValueError(f"seed must be below 2**32. Received: seed={self.seed}")
+        check_instance("recipe", self.recipe, Recipe, "a tfticket.lottery.Recipe")
+        for name in ("rounds", "replicates", "copies"):
+            fill_in(self, **{name: check_integer(name, getattr(self, name), 1)})
+        last = 2**32 - self.replicates
+        fill_in(self, seed=check_integer("seed", self.seed, 0, last))
         for name in ("branches", "attacks"):
             values = getattr(self, name)
-            if isinstance(values, str):
-                raise TypeError(f"{name} must be a list. Received: {name}={values!r}")
-            object.__setattr__(self, name, tuple(dict.fromkeys(values)))
+            check_instance(name, values, (list, tuple), "a list of texts")
+            fill_in(self, **{name: tuple(dict.fromkeys(values))})
+        if self.dataset is not None:
+            check_instance("dataset", self.dataset, Dataset, "a tfticket.data.Dataset")
+        if self.build is not None and not callable(self.build):
+            raise TypeError(
+                "build must be a function of (image shape, classes). "
+                f"Received: build={self.build!r}"
+            )
         for attack in self.attacks:
             parse_attack(attack)
         self._check_branches()
@@ -95,14 +102,8 @@ class LotteryExperiment:
         rounds = self.branch_rounds
         if rounds is None:
             rounds = range(1, self.rounds + 1)
-        for number in rounds:
-            check_integer("branch_rounds", number, 1)
-            if number > self.rounds:
-                raise ValueError(
-                    f"branch_rounds must be at most rounds={self.rounds}. "
-                    f"Received: {number}"
-                )
-        object.__setattr__(self, "branch_rounds", tuple(sorted(set(rounds))))
+        rounds = {check_integer("branch_rounds", n, 1, self.rounds) for n in rounds}
+        fill_in(self, branch_rounds=tuple(sorted(rounds)))
         for branch in self._branches:
             if branch.kind == "late_rewind" and branch.value >= self.recipe.iterations:
                 raise ValueError(
@@ -160,6 +161,10 @@ class LotteryExperiment:
                     chains.append(Chain(seed, str(branch), copy, self.branch_rounds))
         return chains
 
+    def parts(self) -> list[Part]:
+        """All trainings one by one, in that order."""
+        return [part for chain in self.chains() for part in chain.parts]
+
     def run(
         self,
         runs_dir: str | os.PathLike = "runs",
@@ -168,7 +173,7 @@ class LotteryExperiment:
         runner: str = "local",
         checkpoint_seconds: float | None = 60.0,
         on_part: Callable[[PartResult, int, int, bool], None] | None = None,
-        on_evaluation: Callable[[Any, int], None] | None = None,
+        on_evaluation: Callable[[Part, int, int], None] | None = None,
         strategy: str = "none",
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
@@ -183,19 +188,23 @@ class LotteryExperiment:
                 `None` writes none, and a training that is cut off begins again.
             on_part: Called with (result, parts done, parts in all, whether it was
                 missing).
-            on_evaluation: Called with (part, steps done) as a training goes on; not
-                with `"ray"`.
+            on_evaluation: Called with (part, steps done, steps in all) as a training
+                goes on; not with `"ray"`.
             strategy: Which devices of a machine share a batch, of `tfticket.devices`.
                 More than one give the same up to rounding, into the same folder.
 
         Raises:
             RunInUseError: If another process works on the folder.
+            FileExistsError: If the folder holds files that are no run's.
             ValueError: If the data can't be loaded, or something does not fit; before
                 any training.
             ImportError: If Ray is asked for and not installed.
         """
         check_choice("runner", runner, runners.RUNNERS)
-        folder = RunFolder(pathlib.Path(runs_dir) / self.name)
+        check_bool("download", download)
+        if checkpoint_seconds is not None:
+            check_number("checkpoint_seconds", checkpoint_seconds, 0)
+        folder = LotteryFolder(pathlib.Path(runs_dir) / self.name)
         setting = Setting(
             recipe=self.recipe,
             rounds=self.rounds,
@@ -212,20 +221,21 @@ class LotteryExperiment:
         worker = Worker(setting, on_evaluation)
         trainer = worker.check()
         self._check_data(worker, trainer.dataset)
-        with folder.locked():
-            folder.create(self._config(trainer))
-            chains = self.chains()
-            total = sum(len(chain.rounds) for chain in chains)
-            results: list[PartResult] = []
+        parts, results = self.parts(), {}
 
-            def count(result, fresh):
-                results.append(result)
-                if on_part is not None:
-                    on_part(result, len(results), total, fresh)
+        def count(result, fresh):
+            results[result.part] = result
+            if on_part is not None:
+                on_part(result, len(results), len(parts), fresh)
 
-            runners.RUNNERS[runner](setting, chains, worker, count)
-        order = {part: i for i, part in enumerate(p for c in chains for p in c.parts)}
-        return sorted(results, key=lambda result: order[result.part])
+        about = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "data": trainer.dataset.describe(),
+            "compiled": trainer.compiled,
+        }
+        with folder.opened({"identity": self.identity}, about, named=True):
+            runners.RUNNERS[runner](setting, self.chains(), worker, count)
+        return [results[part] for part in parts]
 
     def _stops(self):
         late = [b.value for b in self._branches if b.kind == "late_rewind"]
@@ -242,12 +252,3 @@ class LotteryExperiment:
                     f"in {other.classes} classes, and those of '{own.name}' are "
                     f"{own.image_shape} in {own.classes}. They must be the same."
                 )
-
-    def _config(self, trainer):
-        return {
-            "identity": self.identity,
-            "recipe": dataclasses.asdict(self.recipe),
-            "data": trainer.dataset.describe(),
-            "compiled": trainer.compiled,
-            "versions": versions(),
-        }

@@ -1,16 +1,20 @@
 """`Recipe`: everything that decides what a training comes to, but for the seed."""
 
 import dataclasses
-import hashlib
-import json
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from tfticket import data, models
-from tfticket.common.arguments import check_choice, check_integer, check_rate
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+    check_rate,
+)
 from tfticket.keras_models.names import Pattern, named_layers
 from tfticket.sparsity import criteria
 
@@ -80,61 +84,72 @@ class Recipe:
     retrain_factor: float = 1.0
 
     def __post_init__(self):
+        check_instance("dataset", self.dataset, str, "the name of a data set")
         check_choice("model", self.model, sorted(models.MODELS))
         check_choice("optimizer", self.optimizer, ("adam", "sgd"))
         check_choice("scope", self.scope, ("layerwise", "global", "sensitivity"))
         criteria.needs(self.criterion)
-        for name, least in (("iterations", 1), ("batch_size", 1), ("warmup", 0)):
-            check_integer(name, getattr(self, name), least)
-        object.__setattr__(self, "drops", tuple(self.drops))
-        for step in self.drops:
-            check_integer("drops", step, 1)
-        self._fill_in()
-        check_integer("evaluate_every", self.evaluate_every, 1)
-        if self.iterations % self.evaluate_every:
-            raise ValueError(
-                f"evaluate_every={self.evaluate_every} does not divide "
-                f"iterations={self.iterations}: a round must end with a validation."
-            )
-        for name in ("width", "learning_rate", "retrain_factor"):
-            _check_number(name, getattr(self, name), above=True)
-        _check_number("weight_decay", self.weight_decay, above=False)
-        for name in ("rate", "output_rate", "conv_rate"):
-            if getattr(self, name) is not None:
-                check_rate(name, getattr(self, name))
-        if self.rewind_to is not None:
-            check_integer("rewind_to", self.rewind_to, 0)
-            if self.rewind_to >= self.iterations:
-                raise ValueError(
-                    f"rewind_to={self.rewind_to} is not before the end of a round of "
-                    f"iterations={self.iterations}."
-                )
+        check_instance("drops", self.drops, (list, tuple), "a list of steps")
+        fill_in(
+            self,
+            batch_size=check_integer("batch_size", self.batch_size, 1),
+            warmup=check_integer("warmup", self.warmup, 0),
+            drops=tuple(check_integer("drops", step, 1) for step in self.drops),
+            augment=check_bool("augment", self.augment),
+            width=check_number("width", self.width, above=0),
+            retrain_factor=check_number("retrain_factor", self.retrain_factor, above=0),
+            weight_decay=check_number("weight_decay", self.weight_decay, 0),
+            rate=check_rate("rate", self.rate),
+        )
+        self._check_scope()
+        fill_in(self, **self._own_rates())
+        rate = check_number("learning_rate", self.learning_rate, above=0)
+        fill_in(self, learning_rate=rate)
+        self._check_steps()
 
-    def _fill_in(self):
-        values: dict[str, Any] = {}
-        if self.evaluate_every is None:
-            values["evaluate_every"] = _divisor(self.iterations)
-        if self.learning_rate is None:
-            adam = self.optimizer == "adam"
-            values["learning_rate"] = models.LEARNING_RATES[self.model] if adam else 0.1
-        if self.scope == "layerwise":
-            if self.output_rate is None:
-                values["output_rate"] = self.rate / 2
-            if self.conv_rate is None:
-                values["conv_rate"] = self.rate
+    def _check_scope(self):
         for name in ("output_rate", "conv_rate"):
-            if self.scope != "layerwise" and getattr(self, name) is not None:
+            value = getattr(self, name)
+            if value is not None and self.scope != "layerwise":
                 raise ValueError(
                     f"{name} has no meaning with scope='{self.scope}', where one cut "
-                    f"goes through all weights. Received: {name}={getattr(self, name)}"
+                    f"goes through all weights. Received: {name}={value}"
                 )
+            if value is not None:
+                fill_in(self, **{name: check_rate(name, value)})
         if self.scope == "sensitivity" and self.criterion != "magnitude":
             raise ValueError(
                 "scope='sensitivity' chooses thresholds of magnitudes. "
                 f"Received: criterion={self.criterion!r}"
             )
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+
+    def _own_rates(self):
+        """The values of what is not given and follows from other fields."""
+        adam = self.optimizer == "adam"
+        defaults = {"learning_rate": models.LEARNING_RATES[self.model] if adam else 0.1}
+        if self.scope == "layerwise":
+            defaults |= {"output_rate": self.rate / 2, "conv_rate": self.rate}
+        return {k: v for k, v in defaults.items() if getattr(self, k) is None}
+
+    def _check_steps(self):
+        fill_in(self, iterations=check_integer("iterations", self.iterations, 1))
+        every = self.evaluate_every
+        if every is None:
+            every = _divisor(self.iterations)
+        fill_in(self, evaluate_every=check_integer("evaluate_every", every, 1))
+        if self.iterations % self.evaluate_every:
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} does not divide "
+                f"iterations={self.iterations}: a round must end with a validation."
+            )
+        if self.rewind_to is None:
+            return
+        fill_in(self, rewind_to=check_integer("rewind_to", self.rewind_to, 0))
+        if self.rewind_to >= self.iterations:
+            raise ValueError(
+                f"rewind_to={self.rewind_to} is not before the end of a round of "
+                f"iterations={self.iterations}."
+            )
 
     def rates_for(self, model: keras.Model) -> dict[Pattern, float]:
         """Rates of their own by pattern, for `Pruner.rates`."""
@@ -201,25 +216,12 @@ class WarmupAndDrops(keras.optimizers.schedules.LearningRateSchedule):
         return {"rate": self.rate, "warmup": self.warmup, "drops": list(self.drops)}
 
 
-def digest(values: Any) -> str:
-    """SHA-256 of JSON-ready data, as hexadecimal digits."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def derived_seed(*words: Any) -> int:
-    """A seed that depends on all of these, below 2**32."""
-    return int(digest([str(word) for word in words])[:8], 16)
+def fill_in(frozen: Any, **values: Any) -> None:
+    """Sets fields of a frozen dataclass, for its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
 
 
 def _divisor(iterations):
     most = min(100, max(10, iterations // 100), iterations)
     return next(n for n in range(most, 0, -1) if iterations % n == 0)
-
-
-def _check_number(name, value, above):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number. Received: {name}={value!r}")
-    if not (value > 0 if above else value >= 0) or value == float("inf"):
-        bound = "above 0" if above else "0 or more"
-        raise ValueError(f"{name} must be {bound}. Received: {name}={value}")

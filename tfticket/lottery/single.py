@@ -1,117 +1,81 @@
-"""The lottery-ticket experiment: one network, one data set, from dense to ticket."""
+"""`find_ticket`: one network, one data set, from dense to ticket."""
 
+import contextlib
 import dataclasses
 import os
-import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from tfticket import data, devices, models
+from tfticket import data
+from tfticket.common.arguments import check_instance, check_integer
 from tfticket.common.files import write_json
-from tfticket.common.runs import CONFIG, held_config, versions
-from tfticket.pruning.prune_strip import prune, strip
-from tfticket.tickets.iterative import IterativeMagnitudePruning
-from tfticket.tickets.rounds import RoundRecord
-from tfticket.tickets.ticket import Ticket
-
-_FILES = (CONFIG, "rounds.json", "ticket.npz", "plot.png")
+from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.run_folder import (
+    TICKET,
+    TRAINED,
+    LotteryFolder,
+    read_metrics,
+)
+from tfticket.lottery.engine.worker import Worker
+from tfticket.lottery.recipe import Recipe, fill_in
+from tfticket.lottery.results import Part, PartResult
+from tfticket.pruning.prune_strip import strip
+from tfticket.tickets.rounds import RoundRecord, flat
+from tfticket.tickets.ticket import Ticket, zero_masked
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What defines a run: the same values give the same ticket, bit for bit.
+class Experiment(Recipe):
+    """What defines a run of `find_ticket`: the same values give the same ticket.
 
     Args:
-        dataset: Name for `tfticket.data.load`.
-        model: Name of one of `tfticket.models.MODELS`.
-        rounds: How many times to prune; `rounds + 1` trainings.
-        rate: Fraction of the survivors pruned after a round, in (0, 1).
-        output_rate: The same for the output layer; `None` is `rate / 2`.
-        scope: `"layerwise"` or `"global"`.
-        rewind_to: Step to rewind to; 0 is the initial weights, `None` no
-            rewinding (prune and fine-tune).
-        criterion: Name of one of `tfticket.criteria`.
-        iterations: Training steps in a round. Default, without `epochs`: 1000.
+        iterations: As for `Recipe`. Default, without `epochs`: 1000.
         epochs: The same in passes over the training images; give one of the two.
-        evaluate_every: Steps from one validation to the next; must divide
-            `iterations`. Default: 10, or one epoch where `epochs` is given.
-        batch_size: Images a step.
-        learning_rate: Adam's. `None` is the paper's for the model.
-        seed: Of initialisation and data order.
+            Validation is then once an epoch, unless `evaluate_every` says otherwise.
+        rounds: How many times to prune; `rounds + 1` trainings.
+        seed: Seed of initialisation and data order, below 2**32.
+
+    The other fields are those of `Recipe`.
 
     Raises:
         TypeError: If a value is of the wrong type.
         ValueError: If a value is out of range.
+
+    Example:
+
+    >>> Experiment(rounds=3, rate=0.3).iterations
+    1000
     """
 
-    dataset: str = data.EMBEDDED
-    model: str = "lenet_300_100"
-    rounds: int = 12
-    rate: float = 0.2
-    output_rate: float | None = None
-    scope: str = "layerwise"
-    rewind_to: int | None = 0
-    criterion: str = "magnitude"
-    iterations: int | None = None
+    iterations: int | None = None  # type: ignore[assignment]
     epochs: int | None = None
-    evaluate_every: int | None = None
-    batch_size: int = models.BATCH_SIZE
-    learning_rate: float | None = None
+    rounds: int = 12
     seed: int = 0
 
     def __post_init__(self):
-        if self.model not in models.MODELS:
-            raise ValueError(
-                f"model must be one of {sorted(models.MODELS)}. "
-                f"Received: model={self.model!r}"
-            )
-        if self.iterations is not None and self.epochs is not None:
+        fill_in(
+            self,
+            rounds=check_integer("rounds", self.rounds, 1),
+            seed=check_integer("seed", self.seed, 0, 2**32 - 1),
+        )
+        super().__post_init__()
+
+    def _check_steps(self):
+        if self.epochs is None:
+            if self.iterations is None:
+                fill_in(self, iterations=1000)
+            super()._check_steps()
+            return
+        fill_in(self, epochs=check_integer("epochs", self.epochs, 1))
+        if self.evaluate_every is not None:
+            check_integer("evaluate_every", self.evaluate_every, 1)
+        if self.iterations is not None:
             raise ValueError(
                 "Give one of iterations and epochs, not both. Received: "
                 f"iterations={self.iterations}, epochs={self.epochs}"
-            )
-        if self.iterations is None and self.epochs is None:
-            object.__setattr__(self, "iterations", 1000)
-        if self.evaluate_every is None and self.epochs is None:
-            object.__setattr__(self, "evaluate_every", min(10, self.iterations))
-        for name in ("iterations", "epochs", "evaluate_every", "batch_size"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be an integer of 1 or more. Received: {name}={value}"
-                )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed must be an integer. Received: seed={self.seed!r}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"seed must be between 0 and 2**32 - 1. Received: seed={self.seed}"
-            )
-        if self.learning_rate is None:
-            rate = models.LEARNING_RATES[self.model]
-            object.__setattr__(self, "learning_rate", rate)
-        if not self.learning_rate > 0:
-            raise ValueError(
-                "learning_rate must be above 0. "
-                f"Received: learning_rate={self.learning_rate}"
-            )
-        if self.iterations is not None:
-            self._check_steps()
-        self.callback()  # the callback checks what it is given
-
-    def _check_steps(self):
-        if self.iterations % self.evaluate_every:
-            raise ValueError(
-                f"evaluate_every={self.evaluate_every} does not divide "
-                f"iterations={self.iterations}: a round must end with a validation."
-            )
-        if self.rewind_to is not None and self.rewind_to >= self.iterations:
-            raise ValueError(
-                f"rewind_to={self.rewind_to} is not before the end of a round of "
-                f"iterations={self.iterations}."
             )
 
     def in_steps(self, images: int) -> "Experiment":
@@ -136,19 +100,6 @@ class Experiment:
             iterations=self.epochs * steps,
             epochs=None,
             evaluate_every=self.evaluate_every or steps,
-        )
-
-    def callback(self, **kwargs: Any) -> IterativeMagnitudePruning:
-        """The callback that does the experiment's rounds."""
-        return IterativeMagnitudePruning(
-            rounds=self.rounds,
-            rate=self.rate,
-            output_rate=self.output_rate,
-            scope=self.scope,
-            rewind_to=self.rewind_to,
-            criterion=self.criterion,
-            seed=self.seed,
-            **kwargs,
         )
 
 
@@ -179,11 +130,16 @@ def find_ticket(
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
     overwrite: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint_seconds: float | None = 60.0,
     on_start: Callable[[data.Dataset, keras.Model, dict[str, Any]], None] | None = None,
+    on_part: Callable[[PartResult, int, int, bool], None] | None = None,
+    on_evaluation: Callable[[Part, int, int], None] | None = None,
     strategy: str = "none",
 ) -> Found:
     """Runs iterative magnitude pruning with rewinding (arXiv 1803.03635).
+
+    Rounds follow each other as in one `fit` with `IterativeMagnitudePruning`. A run
+    that was stopped goes on where it was, and what is finished is not trained again.
 
     The seed decides the ticket: on one machine, the same bits. On a CPU that
     holds by itself. Where there is a GPU, TensorFlow's deterministic operations
@@ -192,19 +148,25 @@ def find_ticket(
     Args:
         experiment: What to run.
         out_dir: Folder for `config.json`, `rounds.json`, `ticket.npz` and
-            `tickets/round_NN.npz`, each written as soon as it is known. `None`
-            writes nothing.
+            `tickets/round_NN.npz`, each written as soon as it is known, and for the
+            trainings in `seed_N`. `None` keeps nothing.
         data_dir: Directory of TFDS data.
         download: Whether TFDS may download.
-        overwrite: Whether an earlier run in `out_dir` may be replaced; other files
-            there stay.
-        callbacks: Further Keras callbacks for `fit`.
+        overwrite: Whether another experiment's run in `out_dir` may be replaced; other
+            files there stay.
+        checkpoint_seconds: Least time between two checkpoints of a training;
+            `None` writes none, and a training that is cut off begins again.
         on_start: Called with (dataset, wrapped model, compile settings) before
             training.
+        on_part: Called after each round with (result, rounds done, rounds in all,
+            whether it was missing).
+        on_evaluation: Called with (part, steps done, steps in all) as a training goes
+            on.
         strategy: Which devices share a batch, of `tfticket.devices`. More than one give
             the same ticket up to rounding.
 
     Raises:
+        RunInUseError: If another process works on `out_dir`.
         FileExistsError: If `out_dir` holds another run and `overwrite` is off,
             or files that are no run's.
         ValueError: If the data set can't be loaded or does not fit the model.
@@ -216,69 +178,110 @@ def find_ticket(
     >>> round(found.ticket.density, 3)
     0.802
     """
-    folder = None if out_dir is None else pathlib.Path(out_dir)
-    if folder is not None and held_config(folder) is not None and not overwrite:
-        raise FileExistsError(
-            f"out_dir={folder} holds another run. Choose another folder, or pass "
-            "overwrite (--overwrite) to remove that run."
-        )
+    check_instance(
+        "experiment", experiment, Experiment, "a tfticket.lottery.Experiment"
+    )
     dataset = data.load(experiment.dataset, data_dir, download)
     experiment = experiment.in_steps(len(dataset.train[1]))
-    keras.utils.set_random_seed(experiment.seed)
-    devices.make_deterministic()
-    records = []
-
-    def on_round_end(record, ticket):
-        records.append(record)
-        if folder is not None:
-            ticket.save(folder / "tickets" / f"round_{record.round:02d}.npz")
-            ticket.save(folder / "ticket.npz")
-            write_json(folder / "rounds.json", [dataclasses.asdict(r) for r in records])
-
-    pruning = experiment.callback(
-        test_data=dataset.evaluation_pipeline("test"), on_round_end=on_round_end
-    )
-    with devices.strategy(strategy).scope():
-        model, compiled = _compiled(experiment, dataset)
-        if folder is not None:
-            _start_folder(folder, experiment)
-        if on_start is not None:
-            on_start(dataset, model, compiled)
-        model.fit(
-            dataset.training_pipeline(experiment.batch_size, experiment.seed),
-            epochs=(experiment.rounds + 1)
-            * (experiment.iterations // experiment.evaluate_every),
-            steps_per_epoch=experiment.evaluate_every,
-            validation_data=dataset.evaluation_pipeline("validation"),
-            callbacks=[pruning, *callbacks],
-            verbose=0,
-            shuffle=False,
+    chain = Chain(experiment.seed, MAIN, 0, tuple(range(experiment.rounds + 1)))
+    with contextlib.ExitStack() as stack:
+        if out_dir is None:
+            out_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = LotteryFolder(out_dir, _RESULTS)
+        setting = Setting(
+            recipe=experiment,
+            rounds=experiment.rounds,
+            stops=(experiment.rewind_to,) if experiment.rewind_to else (),
+            folder=str(folder.path.absolute()),
+            checkpoint_seconds=checkpoint_seconds,
+            dataset=dataset,
+            strategy=strategy,
+            as_one_fit=True,
         )
-    # Outside of the scope: it has one copy, wherever it was trained.
+        worker = Worker(setting, on_evaluation)
+        trainer = worker.check()
+        identity = dataclasses.asdict(experiment)
+        stack.enter_context(folder.opened(identity, overwrite=overwrite))
+        if on_start is not None:
+            on_start(dataset, trainer.model, trainer.compiled)
+        tickets = _Tickets(folder, experiment, worker)
+
+        def count(result, fresh):
+            tickets.add(result)
+            if on_part is not None:
+                on_part(result, len(tickets.records), len(chain.rounds), fresh)
+
+        worker.run(chain, count)
+        trainer.put(folder.ticket(chain.parts[-1], TRAINED))
+    # Outside of the strategy's scope: it has one copy, wherever it was trained.
     return Found(
-        experiment, pruning.records, pruning.ticket, strip(model), dataset, compiled
+        experiment,
+        tickets.records,
+        tickets.last,
+        strip(trainer.model),
+        dataset,
+        trainer.compiled,
     )
 
 
-def _compiled(experiment, dataset):
-    devices.check_batch_size(experiment.batch_size)
-    model = prune(models.build(experiment.model, dataset.image_shape, dataset.classes))
-    compiled = models.compile_settings(
-        model, experiment.evaluate_every, experiment.rewind_to or 0
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(experiment.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        **compiled,
-    )
-    return model, compiled
+_RESULTS = ("rounds.json", "ticket.npz", "plot.png", "tickets/round_*.npz")
 
 
-def _start_folder(folder, experiment):
-    # Of an earlier run only what it wrote itself; a user's files stay.
-    for pattern in (*_FILES, "tickets/round_*.npz"):
-        for path in folder.glob(pattern):
-            path.unlink()
-    config = {**dataclasses.asdict(experiment), "versions": versions()}
-    write_json(folder / CONFIG, config)
+class _Tickets:
+    """What a run writes for its user, made of its parts."""
+
+    def __init__(self, folder, experiment, worker):
+        self._folder, self._experiment, self._worker = folder, experiment, worker
+        self.records: list[RoundRecord] = []
+        self.last: Any = None
+
+    def add(self, result: PartResult) -> None:
+        """Writes a round's ticket, and the records up to it."""
+        part, path = result.part, self._folder.path
+        record = _record(result, read_metrics(path, part), self._first_step(part.round))
+        self.records.append(record)
+        self.last = self._ticket(part, record)
+        self.last.save(path / "tickets" / f"round_{part.round:02d}.npz")
+        self.last.save(path / "ticket.npz")
+        write_json(path / "rounds.json", [dataclasses.asdict(r) for r in self.records])
+
+    def _first_step(self, number):
+        """The optimizer's iteration where a round begins."""
+        rewind_to = self._experiment.rewind_to
+        if rewind_to is None:
+            return number * self._experiment.iterations
+        return rewind_to if number else 0
+
+    def _ticket(self, part, record):
+        """The masks of a round, and the weights that training goes on from."""
+        rewind_to = self._experiment.rewind_to
+        ticket = self._folder.ticket(part, TICKET)
+        weights = ticket.weights
+        if rewind_to is None:
+            weights = self._folder.ticket(part, TRAINED).weights
+        elif rewind_to and part.round == 0:
+            weights = self._worker.prefix(part.seed, rewind_to)["weights"]
+        return Ticket(
+            ticket.masks,
+            zero_masked(weights, ticket.masks),
+            {**ticket.provenance, "metrics": flat(record)},
+        )
+
+
+def _record(result, metrics, first):
+    best = metrics["iteration"].index(result.early_stop_iteration)
+
+    def logs(number):
+        return {k: v[number] for k, v in metrics.items() if k != "iteration"}
+
+    return RoundRecord(
+        round=result.part.round,
+        density=result.density,
+        parameters=result.parameters,
+        iteration=first + result.iterations,
+        best_iteration=first + result.early_stop_iteration,
+        logs=logs(-1),
+        best_logs=logs(best),
+        test=result.test,
+        best_test=result.early_stop_test,
+    )

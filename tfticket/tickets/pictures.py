@@ -1,19 +1,30 @@
-"""Tables and plots of what a run found."""
+"""The table and the figure of rounds, and the style of all figures."""
 
+import io
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from PIL import Image  # which matplotlib depends on
+from rich import box
 from rich.table import Table
 
-from tfticket.common.files import write_figure
-from tfticket.tickets.rounds import RoundRecord
+from tfticket.common.files import atomic_path
+from tfticket.tickets.rounds import EARLY_STOP, RoundRecord, percent
+
+# The dense network's line in every figure.
+DENSE: dict[str, Any] = {"color": "k", "linestyle": "--", "linewidth": 1, "alpha": 0.7}
+# Ticks where the paper's are, so that figures can be laid side by side.
+_PAPER = (100, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9)
+_MARKERS = "osD^vP*Xph<>"
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:
-    """One line a round: density, accuracy, early-stop iteration, parameters left.
+    """A line for each round: density, accuracy, early-stop iteration, parameters left.
 
     Args:
         records: What `IterativeMagnitudePruning.records` holds, from a model
@@ -22,7 +33,7 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     Returns:
         A `rich` table.
     """
-    table = Table(title="Iterative magnitude pruning, one line a round")
+    table = Table(title="Iterative magnitude pruning, round by round", box=box.SIMPLE)
     for heading in (
         "round",
         "density %",
@@ -35,16 +46,13 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     for record in records:
         table.add_row(
             str(record.round),
-            f"{100 * record.density:.1f}",
-            _percent(record.test.get("accuracy")),
-            _percent(record.best_test.get("accuracy")),
+            percent(record.density, 1),
+            percent(record.test.get("accuracy")),
+            percent(record.best_test.get("accuracy")),
             "-" if record.best_iteration is None else str(record.best_iteration),
             f"{record.parameters:,}",
         )
-    table.caption = (
-        "Early stop: the iteration of minimum validation loss, found afterwards; "
-        "training always runs its full budget."
-    )
+    table.caption = EARLY_STOP
     return table
 
 
@@ -61,108 +69,94 @@ def rounds_plot(
         path: The file to write.
         title: Title of the figure.
     """
-    densities = [100 * record.density for record in records]
-    panels: list[tuple[str, list[tuple[str, str, list]]]] = [
-        ("Test accuracy, %", [
-            ("end of training", "o", [100 * r.test["accuracy"] for r in records]),
-            ("early stop", "s", [100 * r.best_test["accuracy"] for r in records]),
-        ]),
-        ("Early-stop iteration", [
-            ("minimum validation loss", "s", [r.best_iteration for r in records]),
-        ]),
-    ]  # fmt: skip
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels: dict[str, list[Any]] = {
+        "Test accuracy at early stop, %": [
+            100 * r.best_test["accuracy"] for r in records
+        ],
+        "Test accuracy at the end of training, %": [
+            100 * r.test["accuracy"] for r in records
+        ],
+        "Early-stop iteration": [r.best_iteration for r in records],
+    }
+    figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(title)
-    for axes, (label, lines) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name, marker, values in lines:
-            (line,) = axes.plot(densities, values, marker=marker, label=name)
-            axes.axhline(
-                values[0],
-                color=line.get_color(),
-                linestyle="--",
-                linewidth=1,
-                alpha=0.6,
-            )
-        axes.plot([], [], "k--", linewidth=1, alpha=0.6, label="dense")
-        axes.set_xscale("log")
-        axes.set_xticks(_ticks(densities))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes = figure.subplots(1, len(panels))
+    axes[1].sharey(axes[0])
+    for panel, (label, values) in zip(axes, panels.items(), strict=True):
+        densities = [record.density for record in records]
+        percents = [100 * density for density in densities]
+        panel.plot(percents, values, label="ticket", markersize=4, **branch_style(0))
+        panel.axhline(values[0], label="dense", **DENSE)
+        density_axis(panel, densities)
+        panel.set_ylabel(label)
+    legend_below(figure, axes[0])
+    save(figure, path)
+
+
+def branch_style(number: int) -> dict[str, Any]:
+    """Colour and marker of the branch of that number, so that grey prints do too."""
+    return {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+def density_axis(axes: Axes, densities: Iterable[float]) -> None:
+    """Makes the x axis one of weights remaining in percent: log, falling to the right.
+
+    Args:
+        axes: Its lines have x values in percent.
+        densities: Fractions of the weights kept, of the rounds.
+    """
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(densities)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if not axes.xaxis_inverted():
         axes.invert_xaxis()
-        axes.set_xlabel("Weights remaining, %")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    write_figure(figure, path)
-
-
-def popup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a kind and density: test accuracy, and the random mask's.
-
-    Args:
-        rows: What `tfticket.edge_popup.experiment.summary` returns.
-
-    Returns:
-        A `rich` table.
-    """
-    table = Table(title="Edge-popup: accuracy with weights that were never trained")
-    table.add_column("weights", no_wrap=True)
-    for heading in ("density %", "test accuracy %", "lowest", "highest", "random mask"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        values = [row[key] for key in ("mean", "lowest", "highest", "random")]
-        kind = "trained, dense" if row["kind"] == "dense" else row["kind"]
-        percents = [_percent(value) for value in values]
-        table.add_row(kind, f"{100 * row['density']:.3g}", *percents)
-    table.caption = (
-        "Random mask: the same weights before the scores were trained, and the dense "
-        "network before training."
-    )
-    return table
-
-
-def popup_plot(
-    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str = ""
-) -> None:
-    """Plots accuracy against density, a line an initialiser, to a PNG file.
-
-    Error bars go from the lowest to the highest replicate; the trained dense
-    network is a dashed line (arXiv 1911.13299, figure 3).
-
-    Args:
-        rows: What `tfticket.edge_popup.experiment.summary` returns.
-        path: The file to write.
-        title: Title of the figure.
-    """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        group = sorted(
-            (row for row in rows if row["kind"] == kind), key=lambda r: r["density"]
-        )
-        means = [100 * row["mean"] for row in group]
-        if kind == "dense":
-            axes.axhline(means[0], color="k", linestyle="--", label="trained, dense")
-            continue
-        below = [100 * (row["mean"] - row["lowest"]) for row in group]
-        above = [100 * (row["highest"] - row["mean"]) for row in group]
-        densities = [100 * row["density"] for row in group]
-        axes.errorbar(
-            densities, means, [below, above], marker="o", capsize=3, label=kind
-        )
-    axes.set_xlabel("Edges kept, %")
-    axes.set_ylabel("Test accuracy, %")
+    axes.set_xlabel("Weights remaining, %")
     axes.grid(alpha=0.3)
-    axes.legend()
-    write_figure(figure, path)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 8) -> None:
+    """The legend of one of the panels, below all of them, where no data is."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(columns, len(handles)),
+            frameon=False,
+        )
+
+
+def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """Writes a figure to a PNG file, whole or not at all; `None` writes nothing."""
+    if path is None:
+        return figure
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    # A palette: a third of the bytes, and no difference to see.
+    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="png", optimize=True)
+    return figure
 
 
 def _ticks(densities):
     # Not every round: labels that touch can't be read.
-    step = max(1, -(-len(densities) // 8))
-    return densities[::step]
-
-
-def _percent(value):
-    return "-" if value is None else f"{100 * value:.2f}"
+    percents = sorted({100 * d for d in densities if d > 0}, reverse=True)
+    if not percents:
+        return []
+    paper = [
+        nearest
+        for value in _PAPER
+        if math.isclose(
+            nearest := min(percents, key=lambda p: abs(p - value)), value, rel_tol=0.05
+        )
+    ]
+    least = max(1.02, (percents[0] / percents[-1]) ** (1 / 9))
+    ticks = []
+    for value in [*paper, *percents]:
+        if all(max(value / t, t / value) >= least for t in ticks):
+            ticks.append(value)
+    return sorted(ticks, reverse=True)

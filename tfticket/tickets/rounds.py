@@ -3,6 +3,11 @@
 import dataclasses
 from typing import Literal
 
+EARLY_STOP = (
+    "Early stop: the iteration of minimum validation loss, found afterwards; "
+    "training always runs its full budget."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class RoundRecord:
@@ -44,6 +49,11 @@ def flat(record: RoundRecord) -> dict[str, float | int]:
         prefix = {"logs": "", "best_logs": "best_"}.get(group, f"{group}_")
         flat.update({prefix + k: v for k, v in getattr(record, group).items()})
     return flat
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction in percent, without the sign; "-" for `None`."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def plan_rounds(

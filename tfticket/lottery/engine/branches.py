@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common.runs import derived_seed
 from tfticket.lottery.engine.trainer import Trainer
-from tfticket.lottery.recipe import Recipe, derived_seed
+from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.masks import get_masks
 from tfticket.pruning.one_shot import sparsify
 from tfticket.tickets import controls

@@ -48,6 +48,8 @@ class Setting:
         build: The network's builder, if not one of `tfticket.models`.
         dataset: The data, if not to be loaded by name.
         strategy: Which devices of the machine share a batch, of `tfticket.devices`.
+        as_one_fit: Whether rounds follow each other as in one `fit`: the order of the
+            data goes on, and without rewinding so does the optimizer.
     """
 
     recipe: Recipe
@@ -61,3 +63,4 @@ class Setting:
     build: Builder | None = None
     dataset: data.Dataset | None = None
     strategy: str = "none"
+    as_one_fit: bool = False

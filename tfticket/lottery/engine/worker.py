@@ -1,33 +1,71 @@
 """`Worker`: runs what is missing of chains, and measures what their trainings made."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfticket import data, devices, models
-from tfticket.common.runs import versions
+from tfticket.common.runs import derived_seed, versions
 from tfticket.lottery.engine.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.checkpoint import Checkpoint
-from tfticket.lottery.engine.run_folder import NEXT, TICKET, TRAINED, RunFolder
-from tfticket.lottery.engine.trainer import Trainer
+from tfticket.lottery.engine.run_folder import (
+    NEXT,
+    OPTIMIZER,
+    TICKET,
+    TRAINED,
+    LotteryFolder,
+)
+from tfticket.lottery.engine.trainer import Order, Trained, Trainer
 from tfticket.lottery.measures.adversarial import METHODS, attacked_accuracy
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.stability import barrier
 from tfticket.lottery.measures.widths import width_with
-from tfticket.lottery.recipe import derived_seed
 from tfticket.lottery.results import Part, PartResult
 from tfticket.pruning.masks import get_masks
 from tfticket.sparsity import criteria
-from tfticket.tickets.ticket import Ticket, plain_config, zero_masked
+from tfticket.tickets.ticket import Ticket, zero_masked
 
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
 _MOST_TRAINERS = 2
+
+# What is kept of a training and what was measured of it: files, and fields of the
+# result.
+_Kept = tuple[dict[str, Ticket], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A training to do: where it starts, and what is done with it in the end."""
+
+    trainer: Trainer
+    start: Start
+    inputs: Sequence[str]
+    after: Callable[[Part, "_Job", Trained], _Kept] = lambda *_: ({}, {})
+
+
+class _Stopwatch:
+    """The seconds of a part: `train` in `fit`, and `between` for everything else."""
+
+    def __init__(self):
+        self._began, self._trained = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def training(self):
+        began = time.monotonic()
+        yield
+        self._trained += time.monotonic() - began
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        whole = time.monotonic() - self._began
+        return {"train": self._trained, "between": whole - self._trained}
 
 
 class Worker:
@@ -35,16 +73,16 @@ class Worker:
 
     Args:
         setting: Of the experiment.
-        on_evaluation: Called with (part, steps done) as trainings go on.
+        on_evaluation: Called with (part, steps done, steps in all) as trainings go on.
     """
 
     def __init__(
         self,
         setting: Setting,
-        on_evaluation: Callable[[Part, int], None] | None = None,
+        on_evaluation: Callable[[Part, int, int], None] | None = None,
     ):
         self._setting = setting
-        self._folder = RunFolder(setting.folder)
+        self._folder = LotteryFolder(setting.folder)
         self._on_evaluation = on_evaluation
         self._trainers: dict[Any, Trainer] = {}
         self._strategy = devices.strategy(setting.strategy)
@@ -110,78 +148,63 @@ class Worker:
         return self._trainers[key]
 
     def _train(self, part):
-        began = time.monotonic()
-        self._folder.clear(part)
-        if part.branch == MAIN:
-            trainer, start, inputs = self._main(part)
-        else:
-            trainer, start, inputs = self._control(part)
-        order = _order(part)
-        checkpoint = Checkpoint(
-            self._folder.folder(part) / "checkpoint.npz",
-            _fingerprint(start.ticket),
-            None if self._is_followed(trainer) else self._setting.checkpoint_seconds,
-        )
-        fitting = time.monotonic()
-        trained = trainer.train(
-            start.ticket,
-            order,
-            start.optimizer,
-            checkpoint,
-            lambda steps: self._on_evaluation and self._on_evaluation(part, steps),
-        )
-        fitted = time.monotonic()
-        masks = start.ticket.masks
+        watch = _Stopwatch()
+        job = self._main(part) if part.branch == MAIN else self._control(part)
+        trainer, masks = job.trainer, job.start.ticket.masks
+        checkpoint = self._checkpoint(part, job)
+        with watch.training():
+            trained = trainer.train_ticket(
+                job.start.ticket,
+                self._order(part),
+                job.start.optimizer,
+                checkpoint,
+                functools.partial(self._tell, part, trainer.recipe.iterations),
+            )
+        provenance = self._provenance(part, trainer)
         tickets = {
-            TICKET: dataclasses.replace(
-                start.ticket, provenance=self._provenance(part, trainer)
-            ),
+            TICKET: dataclasses.replace(job.start.ticket, provenance=provenance),
             TRAINED: Ticket(masks, zero_masked(trained.weights, masks)),
         }
-        moved = {}
-        if part.branch == MAIN:
-            kept = self._next_masks(part, trainer, trained)
-            if kept is not None:
-                tickets[NEXT] = Ticket(kept, {})
-                moved = self._movement(part, trainer, start, trained, kept)
-        test, validation = (trainer.evaluate(x) for x in ("test", "validation"))
-        best_test = trainer.evaluate("test", trained.best_weights)
-        best_validation = {
-            name: trained.metrics[f"val_{name}"][trained.best]
-            for name in ("loss", "accuracy")
-        }
-        parameters = sum(int(np.count_nonzero(mask)) for mask in masks.values())
-        between = {}
-        if part.branch == "stability":
-            between = self._barrier(part, trainer, trained)
+        more, measured = job.after(part, job, trained)
         result = PartResult(
             part=part,
-            density=parameters / self._size,
-            parameters=parameters,
-            layers={k: [int(np.count_nonzero(m)), m.size] for k, m in masks.items()},
+            **self._counted(masks),
             iterations=trainer.recipe.iterations,
-            early_stop_iteration=trained.metrics["iteration"][trained.best],
-            test=test,
-            early_stop_test=best_test,
-            validation=validation,
-            early_stop_validation=best_validation,
-            movement=moved,
-            barrier=between,
-            seconds={
-                "train": fitted - fitting,
-                "between": time.monotonic() - fitted + fitting - began,
-            },
+            **_evaluated(trainer, trained),
+            **measured,
+            seconds=watch.seconds,
             versions=versions(),
         )
-        self._folder.finish(result, tickets, trained.metrics, inputs)
+        self._folder.finish(result, {**tickets, **more}, trained.metrics, job.inputs)
         checkpoint.remove()
         return result
 
-    @property
-    def _size(self):
+    def _checkpoint(self, part, job):
+        return Checkpoint(
+            self._folder.folder(part) / "checkpoint.npz",
+            _fingerprint(job.start.ticket),
+            None
+            if self._is_followed(job.trainer)
+            else self._setting.checkpoint_seconds,
+        )
+
+    def _tell(self, part, steps, done):
+        if self._on_evaluation is not None:
+            self._on_evaluation(part, done, steps)
+
+    def _order(self, part):
+        if self._setting.as_one_fit:
+            return Order(part.seed, part.round * self._setting.recipe.iterations)
+        words = ("order", part.branch, part.copy, part.round)
+        return Order(derived_seed(part.seed, *words))
+
+    def _counted(self, masks):
         # Of the experiment's network: a smaller one has the density of its ticket.
         network = self._trainer(self._setting.recipe).model
-        return sum(mask.size for mask in get_masks(network).values())
+        size = sum(mask.size for mask in get_masks(network).values())
+        layers = {k: [int(np.count_nonzero(m)), m.size] for k, m in masks.items()}
+        kept = sum(count for count, _ in layers.values())
+        return {"density": kept / size, "parameters": kept, "layers": layers}
 
     def _trainer_of(self, part):
         recipe = self._setting.recipe
@@ -205,21 +228,29 @@ class Worker:
         trainer = self._trainer_of(part)
         initial = trainer.initial_weights(part.seed)
         if part.round == 0:
-            return trainer, Start(trainer.dense(initial)), []
+            start, inputs = Start(trainer.dense(initial)), []
+        else:
+            start, inputs = self._next_start(part, recipe.rewind_to, initial)
+        return _Job(trainer, start, inputs, self._pruned)
+
+    def _next_start(self, part, rewind_to, initial):
+        """Where a round after the first begins, and the files that this is in."""
         before = dataclasses.replace(part, round=part.round - 1)
-        masks = self._folder.ticket(before, NEXT).masks
-        inputs = [f"{before.path}/{NEXT}"]
-        optimizer = None
-        if recipe.rewind_to is None:
+        optimizer, used = None, [NEXT]
+        if rewind_to is None:
             weights = self._folder.ticket(before, TRAINED).weights
-            inputs.append(f"{before.path}/{TRAINED}")
-        elif recipe.rewind_to == 0:
+            used.append(TRAINED)
+            if self._setting.as_one_fit:
+                optimizer = self._folder.ticket(before, OPTIMIZER).weights
+                used.append(OPTIMIZER)
+        elif rewind_to == 0:
             weights = initial
         else:
-            found = self._prefix(part.seed, recipe.rewind_to)
+            found = self.prefix(part.seed, rewind_to)
             weights, optimizer = found["weights"], found["optimizer"]
+        masks = self._folder.ticket(before, NEXT).masks
         start = Start(Ticket(masks, zero_masked(weights, masks)), optimizer)
-        return trainer, start, inputs
+        return start, [f"{before.path}/{name}" for name in used]
 
     def _control(self, part):
         branch = Branch.parse(part.branch)
@@ -228,9 +259,12 @@ class Worker:
         main = Part(part.seed, round=part.round)
         if branch.kind == "small_dense":
             start = Start(trainer.dense(trainer.initial_weights(seed)))
-            return trainer, start, [f"{main.path}/{TICKET}"]
+            return _Job(trainer, start, [f"{main.path}/{TICKET}"])
         origin, inputs = self._origin(branch, main)
-        return trainer, start_of(branch, origin, trainer, seed), inputs
+        start = start_of(branch, origin, trainer, seed)
+        if branch.kind == "stability":
+            return _Job(trainer, start, inputs, self._with_barrier)
+        return _Job(trainer, start, inputs)
 
     def _origin(self, branch, main):
         rounds = {
@@ -246,18 +280,20 @@ class Worker:
         elif branch.kind == "stability":  # the barrier is to it
             inputs.append(f"{main.path}/{TRAINED}")
         elif branch.kind == "late_rewind":
-            prefix = self._prefix(main.seed, branch.value)
+            prefix = self.prefix(main.seed, branch.value)
         initial = self._trainer(self._setting.recipe).initial_weights(main.seed)
         ticket = self._folder.ticket(main)
         return Origin(ticket, initial, trained, prefix), sorted(inputs)
 
     @functools.cached_property
-    def _prefix(self):
+    def prefix(self) -> Callable[[int, int], dict[str, dict[str, np.ndarray]]]:
+        """Weights and optimizer of a replicate's dense training after some steps."""
+
         @functools.lru_cache(maxsize=4)
         def prefix(seed, steps):
             trainer = self._trainer(self._setting.recipe)
             dense = trainer.dense(trainer.initial_weights(seed))
-            return trainer.prefix(dense, _order(Part(seed)), steps)
+            return trainer.prefix(dense, self._order(Part(seed)), steps)
 
         return prefix
 
@@ -266,33 +302,41 @@ class Worker:
         needs = criteria.needs(trainer.recipe.criterion)
         return bool({"change", "recent_change"} & set(needs))
 
-    def _next_masks(self, part, trainer, trained):
+    def _pruned(self, part, job, trained):
+        tickets, measured = {}, {}
+        if self._setting.as_one_fit and self._setting.recipe.rewind_to is None:
+            tickets[OPTIMIZER] = Ticket({}, trained.optimizer)
         try:
-            return trainer.next_masks(part.seed, trained)
+            kept = job.trainer.next_masks(part.seed, trained)
         except ValueError:
             if part.round < self._setting.rounds:
                 raise
-            return None  # nothing is left to prune, and nothing more is asked for
+            # Nothing is left to prune, and nothing more is asked for.
+        else:
+            tickets[NEXT] = Ticket(kept, {})
+            measured["movement"] = self._movement(part, job, trained, kept)
+        return tickets, measured
 
-    def _movement(self, part, trainer, start, trained, kept):
-        names = start.ticket.masks
-        initial = trainer.initial_weights(part.seed)
+    def _movement(self, part, job, trained, kept):
+        ticket = job.start.ticket
+        initial = job.trainer.initial_weights(part.seed)
         return movement(
-            {name: start.ticket.weights[name] for name in names},
-            {name: trained.weights[name] for name in names},
-            start.ticket.masks,
+            {name: ticket.weights[name] for name in ticket.masks},
+            {name: trained.weights[name] for name in ticket.masks},
+            ticket.masks,
             kept,
-            {name: float(np.std(initial[name])) for name in names},
+            {name: float(np.std(initial[name])) for name in ticket.masks},
         )
 
-    def _barrier(self, part, trainer, trained):
+    def _with_barrier(self, part, job, trained):
         main = Part(part.seed, round=part.round)
         other = self._folder.ticket(main, TRAINED)
-        return barrier(
-            lambda weights: trainer.evaluate("test", weights),
+        found = barrier(
+            lambda weights: job.trainer.evaluate("test", weights),
             other.weights,
             trained.weights,
         )
+        return {}, {"barrier": found}
 
     def _attack(self, result, names):
         part = result.part
@@ -312,12 +356,12 @@ class Worker:
                 high=(1.0 - data_.mean) / data_.std,
             )
         result = dataclasses.replace(result, attacks={**result.attacks, **found})
-        self._folder.amend(result)
+        self._folder.amend(part.path, result.as_json())
         return result
 
     def _provenance(self, part, trainer):
         return {
-            "config": plain_config(trainer.model),
+            "config": trainer.config,
             "seed": part.seed,
             "criterion": trainer.recipe.criterion,
             "branch": part.branch,
@@ -345,8 +389,18 @@ def parse_attack(text: str) -> tuple[str, float]:
     )
 
 
-def _order(part: Part) -> int:
-    return derived_seed(part.seed, "order", part.branch, part.copy, part.round)
+def _evaluated(trainer, trained):
+    """At the end of a training, and with the weights of the early stop."""
+    return {
+        "early_stop_iteration": trained.metrics["iteration"][trained.best],
+        "test": trainer.evaluate("test", trained.weights),
+        "validation": trainer.evaluate("validation"),
+        "early_stop_test": trainer.evaluate("test", trained.best_weights),
+        "early_stop_validation": {
+            name: trained.metrics[f"val_{name}"][trained.best]
+            for name in ("loss", "accuracy")
+        },
+    }
 
 
 def _fingerprint(ticket):

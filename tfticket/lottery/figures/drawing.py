@@ -1,24 +1,14 @@
-"""What the figures of an experiment share: colours, axes, lines, and saving."""
+"""What the figures of an experiment share: names, colours, lines and their range."""
 
-import io
-import math
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
-from PIL import Image  # which matplotlib depends on
 
-from tfticket.common.files import atomic_path
 from tfticket.lottery.figures.tables import Row
 
 _NAMES = {"ticket": "winning ticket", "reinit": "re-initialised"}
-# Ticks where the paper's are, so that figures can be laid side by side.
-_PAPER = (100, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9)
-_MARKERS = "osD^vP*Xph<>"
 
 
 def branches(rows: Iterable[Row]) -> list[str]:
@@ -33,11 +23,6 @@ def branch_name(branch: str) -> str:
     return f"{name} {value}" if value else name
 
 
-def branch_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the branch of that number, so that grey prints do too."""
-    return {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
-
-
 def density_colors(densities: Sequence[float]) -> list[tuple[float, ...]]:
     """A colour for each of some densities, dark for the dense network."""
     # The map ends in a yellow that white swallows.
@@ -48,24 +33,6 @@ def density_colors(densities: Sequence[float]) -> list[tuple[float, ...]]:
 def density_name(density: float) -> str:
     """A density in percent, three digits: "21.1 %"."""
     return f"{100 * density:.3g} %"
-
-
-def density_axis(axes: Axes, densities: Iterable[float]) -> None:
-    """Makes the x axis one of weights remaining in percent: log, falling to the right.
-
-    Args:
-        axes: Its lines have x values in percent.
-        densities: Fractions of the weights kept, of the rounds.
-    """
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(densities)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if not axes.xaxis_inverted():
-        axes.invert_xaxis()
-    axes.set_xlabel("Weights remaining, %")
-    axes.grid(alpha=0.3)
 
 
 def error_line(
@@ -115,49 +82,3 @@ def focus_accuracy(axes: Axes, dense: float | None) -> None:
         axes.set_title(
             "lower values not shown", loc="right", fontsize=8, color="0.35", pad=3
         )
-
-
-def legend_below(figure: Figure, axes: Axes, columns: int = 8) -> None:
-    """The legend of one of the panels, below all of them, where no data is."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(columns, len(handles)),
-            frameon=False,
-        )
-
-
-def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    """Writes a figure to a PNG file, whole or not at all; `None` writes nothing."""
-    if path is None:
-        return figure
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    # A palette: a third of the bytes, and no difference to see.
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="png", optimize=True)
-    return figure
-
-
-def _ticks(densities):
-    # Not every round: labels that touch can't be read.
-    percents = sorted({100 * d for d in densities if d > 0}, reverse=True)
-    if not percents:
-        return []
-    paper = [
-        nearest
-        for value in _PAPER
-        if math.isclose(
-            nearest := min(percents, key=lambda p: abs(p - value)), value, rel_tol=0.05
-        )
-    ]
-    least = max(1.02, (percents[0] / percents[-1]) ** (1 / 9))
-    ticks = []
-    for value in [*paper, *percents]:
-        if all(max(value / t, t / value) >= least for t in ticks):
-            ticks.append(value)
-    return sorted(ticks, reverse=True)

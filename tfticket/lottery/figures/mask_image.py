@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfticket.lottery.figures.drawing import save
 from tfticket.lottery.figures.tables import Row
+from tfticket.tickets.pictures import save
 
 
 def pixel_counts(mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:

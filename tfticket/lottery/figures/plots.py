@@ -12,17 +12,20 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from tfticket.lottery.figures.drawing import (
     branch_name,
-    branch_style,
     branches,
-    density_axis,
     density_colors,
     density_name,
     error_line,
     focus_accuracy,
+)
+from tfticket.lottery.figures.tables import Row, dense_row
+from tfticket.tickets.pictures import (
+    DENSE,
+    branch_style,
+    density_axis,
     legend_below,
     save,
 )
-from tfticket.lottery.figures.tables import Row, dense_row
 
 _PANELS = (
     ("Test accuracy at early stop, %", "early_stop_accuracy", 100.0),
@@ -30,7 +33,6 @@ _PANELS = (
     ("Early-stop iteration", "early_stop_iteration", 1.0),
 )
 _GROUPS = {"survive": "C0", "pruned": "C3"}
-_DENSE: dict[str, Any] = {"color": "k", "linestyle": "--", "linewidth": 1, "alpha": 0.7}
 
 
 def accuracy(
@@ -63,7 +65,7 @@ def accuracy(
             style = branch_style(number)
             error_line(axes, group, name, factor, label=branch_name(branch), **style)
         if dense is not None and dense[name] is not None:
-            axes.axhline(factor * dense[name], label="dense", **_DENSE)
+            axes.axhline(factor * dense[name], label="dense", **DENSE)
         density_axis(axes, [row["density"] for row in rows])
         axes.set_ylabel(label)
         if factor == 100.0:
@@ -247,7 +249,7 @@ def barrier(
     left.set_ylim(bottom=0)
     left.grid(alpha=0.3)
     error_line(right, firsts, "barrier", 100.0, color="C0", marker="o")
-    right.axhline(0, **_DENSE)
+    right.axhline(0, **DENSE)
     density_axis(right, [row["density"] for row in firsts])
     right.set_ylabel("Barrier, percentage points of error")
     legend_below(figure, left)
@@ -308,7 +310,7 @@ def layer_densities(
             **branch_style(number),
         )
     ends = [100 * row["density"] for row in rows]
-    axes.plot(ends, ends, label="network", **_DENSE)
+    axes.plot(ends, ends, label="network", **DENSE)
     density_axis(axes, [row["density"] for row in rows])
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

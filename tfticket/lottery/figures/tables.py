@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from tfticket.lottery.results import PartResult
+from tfticket.tickets.rounds import EARLY_STOP, percent
 
 Row = dict[str, Any]
 
@@ -163,7 +164,7 @@ def dense_row(rows: Iterable[Row]) -> Row | None:
 
 
 def as_rich(rows: Sequence[Row]) -> Table:
-    """One line for each branch and round, to print.
+    """A line for each branch and round, to print.
 
     Args:
         rows: What `rows` returns.
@@ -194,10 +195,7 @@ def as_rich(rows: Sequence[Row]) -> Table:
             accuracy_cell(row, "early_stop_accuracy", "{} {}-{}"),
             iteration_cell(row, form="{} {}-{}"),
         )
-    table.caption = (
-        "Early stop: the iteration of minimum validation loss, found afterwards; "
-        "training always runs its full budget."
-    )
+    table.caption = EARLY_STOP
     return table
 
 
@@ -236,11 +234,6 @@ def markdown(
     ]
     lines = [list(columns), aligned, *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction in percent, without the sign; "-" for `None`."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def accuracy_cell(row: Row, name: str, form: str = "{} ({} to {})") -> str:

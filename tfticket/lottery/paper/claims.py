@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfticket.lottery.figures.tables import Row, dense_row, markdown, percent, row_at
+from tfticket.lottery.figures.tables import Row, dense_row, markdown, row_at
+from tfticket.tickets.rounds import percent
 
 _END, _STOP = "end of training", "early stop"
 _ACCURACY = {_STOP: "early_stop_accuracy", _END: "test_accuracy"}

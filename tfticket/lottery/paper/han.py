@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfticket.lottery.figures.tables import grouped, markdown, percent
+from tfticket.lottery.figures.tables import grouped, markdown
 from tfticket.lottery.results import PartResult
+from tfticket.tickets.rounds import percent
 
 # Errors in %, and the weights kept of each layer in % (arXiv 1506.02626, tables 1, 3
 # and 4).

@@ -13,13 +13,13 @@ from tfticket.lottery.figures.tables import (
     accuracy_cell,
     iteration_cell,
     markdown,
-    percent,
     row_at,
     rows,
 )
 from tfticket.lottery.paper.claims import check, claims_markdown
 from tfticket.lottery.paper.han import han_markdown
 from tfticket.lottery.results import PartResult
+from tfticket.tickets.rounds import EARLY_STOP, percent
 
 _DENSITIES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036, 0.029)
 _CAPTIONS = {
@@ -87,9 +87,8 @@ def page(
     table = rows(results)
     sections = [
         f"# {_kind(config)}: {title}",
-        "Mean over replicates, and the range from the lowest to the highest. Early "
-        "stop: the iteration of minimum validation loss, found afterwards; training "
-        "always runs its full budget.",
+        "Mean over replicates, and the range from the lowest to the highest. "
+        f"{EARLY_STOP}",
         _unfinished(table),
         None if _is_han(config) else main_table(table),
         "## Against the paper",
