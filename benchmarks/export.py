@@ -104,8 +104,8 @@ def load_seconds(path):
 
 
 def pruned(build, sparsity, structure=None):
-    model = tfticket.prune(build())
-    tfticket.sparsify(model, sparsity, structure=structure)
+    model = tfticket.prune(build(), structure=structure)
+    tfticket.sparsify(model, sparsity)
     return tfticket.strip(model)
 
 

@@ -731,8 +731,8 @@ def test_policies_and_trainable_flags_stay():
 
 def test_wrapped_and_popup_models_are_stripped():
     model = chain(dense(6, activation="relu", name="a"), dense(2, name="b"))
-    wrapped = tfticket.prune(model)
-    tfticket.sparsify(wrapped, 0.5, structure=tfticket.structures.Channel())
+    wrapped = tfticket.prune(model, structure=tfticket.structures.Channel())
+    tfticket.sparsify(wrapped, 0.5)
     result = compact(wrapped)
     assert units(result.model) == {"a": 3, "b": 2}
     assert_same(tfticket.strip(wrapped), result.model)

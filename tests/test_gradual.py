@@ -464,7 +464,7 @@ class TestBadInput:
             tfticket.sparsify(model, 0.5, sparsities=["hidden"])
         with pytest.raises(TypeError, match=r"hidden/kernel.*number.*None"):
             tfticket.sparsify(model, 0.5, sparsities={"hidden": None})
-        channel = tfticket.structures.Channel()
+        channel = tfticket.structures.Channel(grouped=False)
         tfticket.sparsify(model, 0.5, structure=channel, sparsities={"out": 0.0})
         with pytest.raises(ValueError, match="output_factor=2"):
             tfticket.sparsify(model, 0.5, output_factor=2)

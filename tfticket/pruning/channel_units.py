@@ -219,6 +219,7 @@ class ChannelUnits:
             for name, why in self.left_out.items()
             if name not in self.groups or not self.groups[name].pinned
         }
+        odd |= self.groups.without_rule
         if odd:
             listed = "; ".join(f"'{name}': {why}" for name, why in odd.items())
             warnings.warn(f"Channels that are not cut: {listed}.", stacklevel=4)
@@ -227,7 +228,7 @@ class ChannelUnits:
 def _of_units(array: np.ndarray, member: Any, reduce: Any) -> np.ndarray:
     """One number for each unit of a member, of an array in its weight's shape."""
     others = tuple(i for i in range(np.ndim(array)) if i != member.axis)
-    # The other axes first: units have as many indices each, so means of means are means.
+    # The other axes first: each unit has as many indices, so means of means are means.
     return reduce(reduce(array, axis=others)[member.indices], axis=1)
 
 

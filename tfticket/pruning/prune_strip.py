@@ -35,8 +35,10 @@ from tfticket.keras_models.names import (
     choose,
     holds_masked,
     is_graph,
+    join,
     named_weights,
     sublayers,
+    weights_by_path,
 )
 from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
@@ -144,6 +146,37 @@ def _layers_to_wrap(model, layers, exclude, include):
             + (f", of which excluded: {sorted(excluded)}" if excluded else "")
         )
     return wrap
+
+
+def prune_weights(model: keras.Model, names: Collection[str]) -> keras.Model:
+    """Copies a model with masks on the weights named, and on no others.
+
+    Args:
+        model: A built Sequential or Functional model without masks.
+        names: Names of weights as in `get_masks`: "layer/kernel", "norm/gamma".
+
+    Raises:
+        ValueError: If the model has no weight of a name.
+    """
+    layers = require_transformable(model)
+    weights: dict[int, list[str] | None] = {}
+    known: set[str] = set()
+    for path, layer in layers.items():
+        there = [name for name in weights_by_path(layer) if join(path, name) in names]
+        known.update(join(path, name) for name in there)
+        if there:
+            kernels = [weight.name for weight in prunable_weights(layer)]
+            weights[id(layer)] = None if there == kernels else there
+    if unknown := sorted(set(names) - known):
+        raise ValueError(f"Model '{model.name}' has no weights named {unknown}.")
+
+    def clone(layer):
+        copy = copy_layer(layer)
+        if id(layer) not in weights:
+            return copy
+        return Prune(copy, weights=weights[id(layer)])
+
+    return clone_with(model, clone, _copy_weights)
 
 
 def _require_groups(model, found):

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from tfticket.common.files import DAMAGE, atomic_path
-from tfticket.keras_models.names import named_layers, named_weights
+from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import get_masks, masked_layers, set_masks
-from tfticket.pruning.prune_strip import prune, strip
+from tfticket.pruning.prune_strip import prune, prune_weights, strip
 from tfticket.sparsity.topk import density
 
 _FORMAT = 1
@@ -99,10 +99,7 @@ class Ticket:
             )
         plain = strip(model)
         masks = get_masks(model)
-        dense = [
-            name for name, _ in named_layers(plain) if f"{name}/kernel" not in masks
-        ]
-        wrapped = prune(plain, exclude=dense)
+        wrapped = prune_weights(plain, list(masks))
         set_masks(wrapped, masks)
         return cls.from_model(wrapped, **provenance)
 
@@ -146,12 +143,8 @@ class Ticket:
         """
         self._require_fit(named_weights(model))
         if not any(masked_layers(model)):
-            layers = {name: self._masks_in(name) for name, _ in named_layers(model)}
-            model = prune(
-                model,
-                exclude=[name for name, masked in layers.items() if not masked],
-                include=[name for name, masked in layers.items() if masked],
-            )
+            graph = is_graph(model)
+            model = prune_weights(model, list(self.masks)) if graph else prune(model)
         if missing := sorted(set(self.masks) - set(get_masks(model))):
             raise ValueError(
                 "The ticket does not fit the model: they first differ in weight "
@@ -163,9 +156,6 @@ class Ticket:
         everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
         set_masks(model, {**everything, **self.masks})
         return model
-
-    def _masks_in(self, layer):
-        return any(name.startswith(f"{layer}/") for name in self.masks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the ticket to one file, whole or not at all.
