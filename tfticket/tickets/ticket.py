@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfticket.common.files import DAMAGE, atomic_path
-from tfticket.keras_models.names import named_weights
+from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import get_masks, masked_layers, set_masks
 from tfticket.pruning.prune_strip import prune, prune_weights, strip
