@@ -151,8 +151,17 @@ class Popup(MaskedLayer):
         self.binarize = binarize
         self._global_mask = None
 
+    def add_weight(self, *args: Any, name: Any = None, **kwargs: Any) -> Any:
+        """As Keras's, but kernel and bias are made frozen.
+
+        What is made trainable, `trainable = True` on a model would thaw later.
+        """
+        if name in ("kernel", "bias"):
+            kwargs["trainable"] = False
+        return super().add_weight(*args, name=name, **kwargs)  # type: ignore[misc]
+
     def build(self, input_shape: Any) -> None:
-        """Builds the Keras layer, freezes what it has, and gives its kernel scores."""
+        """Builds the Keras layer, sets frozen weights, and gives the kernel scores."""
         super().build(input_shape)  # type: ignore[misc]
         if not isinstance(getattr(self, "kernel", None), keras.Variable):
             raise TypeError(
@@ -164,11 +173,8 @@ class Popup(MaskedLayer):
         size, fan_in = math.prod(shape), self._fan_in(shape)
         kept = kept_count(size, self.density)
         kernel.assign(self._initializer(fan_in)(shape, dtype=kernel.dtype))
-        for frozen in (kernel, self.bias):
-            if frozen is not None:
-                frozen.trainable = False
         if self.bias is not None:
-            self.bias.assign(ops.zeros_like(self.bias))
+            self.bias.assign(ops.zeros(self.bias.shape, self.bias.dtype))
         limit = 1 / math.sqrt(fan_in)
         self.scores = self._add(
             "scores",
