@@ -1,5 +1,6 @@
-"""Docstring examples run, public names have one, and the modules are as drawn."""
+"""Docstring examples run, public names have one, and the packages are as drawn."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -69,6 +70,37 @@ def test_packages_import_from_lower_floors_only():
         imported = r"^ *(?:from|import) tfticket(?:\.| import )(\w+)"
         for used in re.findall(imported, path.read_text(), re.MULTILINE):
             assert used == own or floors[used] < floors[own], f"{path}: {used}"
+
+
+def _told(path):
+    """What a module says it holds; a package also for whom, its next sentence."""
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    holds, *more = [" ".join(part.split()) for part in text.split("\n\n")]
+    if path.name != "__init__.py":
+        return holds
+    whom = re.split(r"(?<=\.) ", more[0])[0]
+    assert whom.startswith("For "), path
+    return f"{holds} {whom}"
+
+
+def test_the_table_of_packages_is_their_docstrings():
+    root = pathlib.Path(tfticket.__file__).parent
+    rows = set()
+    for number, floor in enumerate(_FLOORS):
+        for name in set(floor) - {"_version"}:
+            paths = sorted((root / name).rglob("__init__.py"))
+            for path in paths or [root / f"{name}.py"]:
+                folder = path.parent if paths else path
+                shown = folder.relative_to(root).as_posix()
+                rows.add((str(number), f"`{shown}`", _told(path)))
+    for name in ("tfticket", "tfticket_cli"):
+        number = len(_FLOORS) + (name == "tfticket_cli")
+        path = root.parent / name / "__init__.py"
+        rows.add((str(number), f"`{name}`", _told(path)))
+    page = (root.parent / "docs" / "architecture.md").read_text()
+    table = re.findall(r"^\| (\d) \| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    assert len(table) == len(rows)
+    assert set(table) == rows
 
 
 def test_few_rooms_at_the_top():

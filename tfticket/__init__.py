@@ -1,4 +1,8 @@
-"""Make Keras 3 models sparse: masks, lottery tickets, supermasks, checked exports."""
+"""Make Keras 3 models sparse: masks, lottery tickets, supermasks, checked exports.
+
+For users. `dir(tfticket)` is the public interface; what needs TensorFlow or matplotlib
+is imported when it is first used.
+"""
 
 import sys
 from typing import TYPE_CHECKING

@@ -1,6 +1,5 @@
-"""The commands of tfticket: flags, output and exit status.
+"""The program `tfticket` and the scripts: flags, output and exit status.
 
-A package of its own, since `import tfticket` takes the seconds of TensorFlow: help,
-wrong flags and completion do without. What a command needs of tfticket it imports when
-it runs.
+For the command line. A package of its own, since `import tfticket` takes seconds, which
+help, wrong flags and completion do without: a command imports it when it runs.
 """

@@ -1,9 +1,8 @@
-"""TF-MOT's pruning on Keras 3, for those who come from it.
+"""TF-MOT's pruning on Keras 3: its names, its policies, and models that it pruned.
 
-`tfmot` has the names of TF-MOT's pruning API, and `convert` carries a model that TF-MOT
-pruned over to Keras 3. Behind them are `low_magnitude` (wrapping and stripping),
-`policies` (which layers of a model to wrap) and `translated` (schedules, blocks and
-m by n as TF-MOT counts them).
+For code that comes from TF-MOT. `tfmot` has the names and `convert` carries a pruned
+model over. Behind them are `low_magnitude` (wrapping and stripping), `policies` (which
+layers to wrap) and `translated` (schedules and structures as TF-MOT counts them).
 """
 
 from tfticket.compat import convert, tfmot

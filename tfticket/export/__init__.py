@@ -1,9 +1,8 @@
-"""Exports for serving: SavedModel, LiteRT, ONNX, and a smaller dense Keras model.
+"""Files for serving: SavedModel, LiteRT, ONNX; a smaller dense model; 2:4 checks.
 
-For whoever deploys a pruned or plain model. Every written file is run in another
-process and compared with the model before it is kept. `served` makes the function that
-is served, `storage` the sparse forms of weights, `compaction` the smaller model,
-`tflite` the LiteRT file, and `checking` runs and compares what was written.
+For deployment. Every written file is run in another process and compared with the model
+before it is kept. `compact` removes dead channels, `compare` shows the forms of one
+model side by side.
 """
 
 from tfticket.export.checking.exported import Exported, ExportError

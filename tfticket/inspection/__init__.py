@@ -1,6 +1,6 @@
-"""Looking at a model: `summary`, what weights cost, TensorBoard, progress bars.
+"""Looking at a model: `summary`, costs of weights, TensorBoard, progress bars.
 
-For whoever prunes a model and wants to see how far it is. `costs` has the numbers that
+For anyone who prunes and wants to see how far it is. `costs` has the numbers that
 `summary`, exports and `tfticket.json` share.
 """
 

@@ -1,9 +1,9 @@
-"""Experiments: tickets, their controls and supermasks, never run twice.
+"""Experiments that are never run twice: tickets, their controls, and supermasks.
 
-`LotteryExperiment` runs rounds, controls and replicates of a `Recipe`, `find_ticket`
-one ticket, `PopupExperiment` networks that are never trained. All three have a folder
-that is locked, checked and continued. `plot_run` and `write_page` show what a lottery
-experiment came to; the measures take masks and weights by name.
+For reproducing the papers, and for comparisons of your own. `LotteryExperiment` runs
+rounds, controls and replicates of a `Recipe`, `find_ticket` one ticket,
+`PopupExperiment` networks that are never trained. All three have a folder that is
+locked, checked and continued.
 """
 
 from typing import TYPE_CHECKING

@@ -37,14 +37,15 @@ class Pruner:
     Args:
         model: A wrapped model.
         criterion: Name of a criterion of `tfticket.criteria`, or a function.
-        scope: `"layerwise"`, `"global"` or `"erk"`.
-        structure: Of `tfticket.structures`, for wrappers that have none of their own.
+        scope: `"layerwise"`, `"global"`, `"isomorphic"` or `"erk"`.
+        structure: What is pruned together, of `tfticket.structures`, for wrappers that
+            have no structure of their own.
         allow_empty: Whether a cut may leave a weight without survivors.
         data: What data-dependent criteria take their gradients over, with `loss` and
             `batches`, as `tfticket.pruning.evidence.gather`.
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data.
-        seed: Of a random criterion.
+        seed: Seed of a random criterion.
 
     Raises:
         TypeError: If an argument is of the wrong type.

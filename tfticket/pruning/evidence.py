@@ -275,7 +275,7 @@ class Following:
         model: A wrapped model, with the weights that count as `initial`.
         needs: Kinds of evidence, of `tfticket.criteria.needs`; those that are not
             of a training are left out.
-        decay: Of the moving average `recent_change`.
+        decay: Decay rate of the moving average `recent_change`.
     """
 
     def __init__(self, model: keras.Model, needs: Collection[str], decay: float):

@@ -41,13 +41,13 @@ class GradualPruning(keras.callbacks.Callback):
     `tfticket.UpdatePruningStep` is another name of it.
 
     Args:
-        schedule: Of `tfticket.schedules`, TF-MOT's, or any callable of the step that
-            returns (should_prune, sparsity). Wrappers that have a schedule of their own
-            follow that. `None`: only these are pruned.
+        schedule: A schedule of `tfticket.schedules` or TF-MOT, or any callable of the
+            step that returns (should_prune, sparsity). Wrappers that have a schedule of
+            their own follow that. `None`: only these are pruned.
         criterion: Name of a criterion of `tfticket.criteria`, or a function. What it
             compares with or sums up begins when `fit` does.
-        scope: `"layerwise"`, `"global"` or `"erk"`, among the weights that follow
-            the same schedule.
+        scope: `"layerwise"`, `"global"`, `"isomorphic"` or `"erk"`, among the weights
+            that follow the same schedule.
         structure: What is pruned together, for wrappers that don't say themselves.
         sparsities: Weights with a final sparsity of their own: by path, compiled
             regular expression or layer class. They go there as fast as the schedule
@@ -56,8 +56,8 @@ class GradualPruning(keras.callbacks.Callback):
         data: For criteria that need gradients: (x, y), or a dataset of batches.
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data to take.
-        seed: Of a random criterion.
-        decay: Of the moving average of the criterion `recent_change`.
+        seed: Seed of a random criterion.
+        decay: Decay rate of the moving average of the criterion `recent_change`.
         allow_empty: Whether a weight may be left without survivors.
         measure: What the schedule's sparsity is the fraction of: `"units"` (weights,
             blocks, channels), or, where whole channels are cut, the model's `"flops"`

@@ -44,9 +44,9 @@ def sparsify(
             stay. What is pruned already counts. `None` where `flops` or `parameters`
             say how far to go.
         criterion: Name of a criterion of `tfticket.criteria`, or a function.
-        scope: `"layerwise"` prunes the same fraction of every weight, `"global"` cuts
-            them together, `"isomorphic"` those of the same kinds of layers together,
-            `"erk"` by their shapes (arXiv 1911.11134).
+        scope: `"layerwise"` prunes the same fraction of every weight, `"global"` ranks
+            them together, `"isomorphic"` those of the same kinds of layers together
+            (arXiv 2407.04616), `"erk"` prunes by their shapes (arXiv 1911.11134).
         structure: What is pruned together, of `tfticket.structures`.
         sparsities: Weights that get a sparsity of their own: by path ("dense" or
             "dense/kernel"), compiled regular expression or layer class; 0.0 leaves
@@ -58,7 +58,7 @@ def sparsify(
         data: For SNIP, GraSP and Taylor: (x, y), or a dataset of batches.
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data to take.
-        seed: Of a random criterion.
+        seed: Seed of a random criterion.
         allow_empty: Whether a weight may be left without survivors.
         flops: Fraction of the model's operations to be left, in (0, 1], where whole
             channels are cut: `structure=Channel()`.

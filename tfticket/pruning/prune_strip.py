@@ -194,7 +194,7 @@ def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
 
     Args:
         layer: The layer, left as it is.
-        **arguments: Of `Prune`.
+        **arguments: Further arguments of `Prune`.
 
     Raises:
         ValueError: If the layer is wrapped already or has nothing to prune.
@@ -261,7 +261,7 @@ def strip(
     Args:
         model_or_layer: A model that holds `Prune` or popup layers, or one such
             layer. A model without any is copied as it is. A subclassed model that
-            wraps its layers itself is made anew by its configuration, then its
+            wraps its layers itself is rebuilt from its configuration, then its
             wrappers are taken out.
 
     Returns:

@@ -184,7 +184,7 @@ class Goal:
     """Finds the sparsity of channels that leaves so much of a model's costs.
 
     Args:
-        pruner: Of a model that is cut by whole channels.
+        pruner: The `Pruner` of a model that is cut by whole channels.
         own: Name of the group to the sparsity of those that have one of their own.
         names: The groups to cut, `own` among them; `None` is all.
         evidence: Kind to name to array, of what was followed while training.

@@ -76,10 +76,10 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             is every kernel; channels that go as a whole need masks on biases and
             normalizations too, which `tfticket.prune(model, structure=Channel())` sees
             to.
-        **kwargs: Arguments of `keras.layers.Layer`, `name` for one.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
-        TypeError: If `schedule` or `structure` is none.
+        TypeError: If `schedule` is not a schedule or `structure` not a structure.
         ValueError: When built, if the layer has nothing to prune; when it trains with
             a schedule that no callback follows.
 

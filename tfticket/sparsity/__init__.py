@@ -1,1 +1,5 @@
-"""Arrays and numbers, no Keras model: scores, structures, schedules, exact counts."""
+"""Arrays and numbers, no model: criteria, structures, scopes, schedules, selection.
+
+For authors of criteria, schedules and structures. `topk` turns scores into a mask of an
+exact count; `due_steps` finds the step at which a schedule prunes next.
+"""

@@ -373,9 +373,9 @@ def score(
         weights: Name to float array.
         evidence: Kind of evidence to name to array in the weight's shape. More
             than the criterion needs does no harm.
-        seed: Of the generator that a random criterion gets. Each weight has its
-            own, by seed and name, so that their order makes no difference. `None`:
-            another one each time.
+        seed: Seed of the generator that a random criterion gets. Each weight has a
+            generator of its own, by seed and name, so that their order makes no
+            difference. `None`: another one each time.
 
     Returns:
         Name to real array in the weight's shape, float32 or wider.

@@ -84,7 +84,7 @@ def erk_densities(
     Args:
         sizes: Name of the weight to its number of units.
         shapes: Name to shape.
-        sparsity: Of all of them together, in [0, 1].
+        sparsity: Sparsity of all of them together, in [0, 1].
 
     Returns:
         Name to density, which kept together are `1 - sparsity` of the whole.

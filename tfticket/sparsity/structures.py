@@ -98,7 +98,7 @@ class Block(Unstructured):
         pooling: `"average"` or `"max"` of the scores in a block.
 
     Raises:
-        ValueError: If the shape or the pooling is none.
+        ValueError: If the shape or the pooling is not a valid one.
 
     Example:
 
@@ -372,7 +372,7 @@ def get(structure: Unstructured | None) -> Unstructured:
     """The structure itself, `Unstructured()` for `None`.
 
     Raises:
-        TypeError: If it is no structure.
+        TypeError: If it is not a structure.
     """
     if structure is None:
         return Unstructured()

@@ -1,4 +1,8 @@
-"""Lottery tickets (arXiv 1803.03635): masks, the weights they start from, rounds."""
+"""Lottery tickets (arXiv 1803.03635): masks, the weights to start from, rounds.
+
+For finding a ticket in one `fit`, saving it and applying it. `iterative` prunes and
+rewinds, `ticket` is the file, `controls` makes what tickets are compared with.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -10,7 +10,7 @@ def shuffled_masks(masks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.n
 
     Args:
         masks: Name to boolean array.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
 
     Example:
 
@@ -42,7 +42,7 @@ def noisy_weights(
         masks: Name to boolean array.
         factor: Standard deviation of the noise, in units of `stds`.
         stds: Name to the standard deviation of the layer's initial weights.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Example:
 

@@ -72,7 +72,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         data: For criteria that need gradients: (x, y), or a dataset of batches.
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data to take.
-        decay: Of the moving average of the criterion `recent_change`.
+        decay: Decay rate of the moving average of the criterion `recent_change`.
         allow_empty: Whether a weight may be left without survivors.
         monitor: Log whose minimum makes the best iteration.
         test_data: What `model.evaluate` takes as its one argument (a

@@ -68,10 +68,10 @@ def plan_rounds(
 
     Args:
         rounds: Times to prune; there is one training more.
-        rewind_to: Steps or epochs of the first round; `None` is no rewinding.
+        rewind_to: Steps or epochs of the first round; `None`: no rewinding.
         rewind_unit: Which of the two.
-        epochs: Of the whole `fit`.
-        steps: Of an epoch, `None` if the data does not say.
+        epochs: Total epochs of the `fit`.
+        steps: Steps of an epoch, `None` if the data does not say.
         per_execution: Steps that run together.
 
     Raises:

@@ -1,1 +1,4 @@
-"""Removing dead units: which channels pass through a layer, and smaller layers."""
+"""How dead channels are removed: what is live, then a model of smaller layers.
+
+For `export.compact`. The rules that both passes read are in `keras_models.channels`.
+"""

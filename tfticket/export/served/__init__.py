@@ -1,1 +1,4 @@
-"""What is served: the function, its signatures and warm-up records."""
+"""The function that is served: its signatures, preprocessing and warm-up records.
+
+For `export.saved_model`.
+"""

@@ -1,1 +1,5 @@
-"""Runs of an experiment: trainings, checkpoints, locks and folders."""
+"""How an experiment runs: its parts, one network trained again and again, checkpoints.
+
+For the three experiments. `worker` does what is missing of a `chain`, `branches` says
+where each control starts, `trainer` trains, `runners` says where it runs.
+"""

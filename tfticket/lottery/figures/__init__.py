@@ -1,4 +1,7 @@
-"""Tables and figures of a run."""
+"""Tables, figures and progress of runs, drawn from what their folders hold.
+
+For reports. matplotlib is imported when the first figure is drawn.
+"""
 
 from typing import TYPE_CHECKING
 

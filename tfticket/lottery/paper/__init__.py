@@ -1,4 +1,7 @@
-"""The papers' claims, held against a run."""
+"""What the papers claim, held against a run, and the page that says how it came out.
+
+For reproductions: Frankle & Carbin's figures and Han et al.'s table.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,1 +1,4 @@
-"""Programs run in a process of their own, on arrays; nothing imports them."""
+"""Programs that load one written file and run it on arrays; nothing imports them.
+
+For `export.checking.processes`, which starts them without Keras and tfticket.
+"""
