@@ -140,20 +140,6 @@ def test_clear_losses():
     assert not layer.losses
 
 
-@pytest.mark.parametrize("training", [True, False, None])
-def test_call_context_training(training):
-    seen = []
-
-    class Asks(layers.Layer):
-        def call(self, x):
-            seen.append(internals.call_context_training(self))
-            return x
-
-    model = keras.Sequential([Asks()])
-    model(np.ones((1, 2)), training=training)
-    assert seen[-1] is training
-
-
 OPTIMIZERS = sorted(
     name
     for name, kind in vars(keras.optimizers).items()

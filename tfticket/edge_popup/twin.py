@@ -122,7 +122,7 @@ def set_density(model: keras.Model, density: float) -> None:
     if not layers:
         raise ValueError(
             f"Model '{model.name}' has no popup layers. Make it with "
-            "tfticket.popup(model), or of tfticket.PopupDense and its kin."
+            "tfticket.popup(model), or of layers such as tfticket.PopupDense."
         )
     sizes = [math.prod(layer.scores.shape) for layer in layers]
     if isinstance(model, PopupModel):

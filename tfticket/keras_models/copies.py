@@ -203,7 +203,7 @@ def require_built(model: keras.Model) -> None:
         )
 
 
-# What `fit` and its kin call: a Functional copy has Keras's own.
+# What `fit`, `evaluate` and `predict` call: a Functional copy has Keras's own.
 _TRAINING = (
     *("train_step", "test_step", "predict_step", "make_train_function"),
     *("compute_loss", "compute_metrics", "fit", "compile"),

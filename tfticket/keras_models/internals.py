@@ -53,21 +53,6 @@ def clear_losses(layer: keras.layers.Layer) -> None:
     layer._clear_losses()
 
 
-def call_context_training(layer: keras.layers.Layer) -> bool | None:
-    """Whether the call that is going on trains, for a layer that is not told.
-
-    Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
-    raises an AttributeError in every call.
-
-    Args:
-        layer: A layer, inside its `call`.
-
-    Returns:
-        The `training` of the outermost call; `None` where it was not given.
-    """
-    return getattr(layer._get_call_context(), "training", None)
-
-
 def trainable_variables(
     optimizer: keras.optimizers.Optimizer,
 ) -> list[keras.Variable]:

@@ -378,7 +378,8 @@ def get(structure: Unstructured | None) -> Unstructured:
         return Unstructured()
     if not isinstance(structure, Unstructured):
         raise TypeError(
-            "structure must be Unstructured(), Block(shape), Channel() or NM(kept, "
-            f"group) of tfticket.structures, or None. Received: structure={structure!r}"
+            "structure must be Unstructured(), Block(shape), Channel(), Heads() or "
+            "NM(kept, group) of tfticket.structures, or None. Received: "
+            f"structure={structure!r}"
         )
     return structure

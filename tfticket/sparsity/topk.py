@@ -168,8 +168,7 @@ def _threshold(pool: "_Pool", keep: int) -> tuple[np.generic, int]:
     for attempt, spread in enumerate(_SPREADS):
         bracket = pool.bracket(keep, spread, seed=attempt)
         if bracket is None:
-            everything = [s if a is None else s[a] for s, a in pool.living_scores()]
-            return _nth_largest(everything, keep)
+            return _nth_largest(_all_living(pool), keep)
         low, high = bracket
         counts = np.zeros(4, np.int64)
         inside = []
@@ -187,7 +186,7 @@ def _threshold(pool: "_Pool", keep: int) -> tuple[np.generic, int]:
         if above_high < keep <= from_high:
             return high, keep - above_high
         if from_high < keep <= above_low:
-            return _nth_largest(inside, keep - from_high)
+            return _nth_largest(np.concatenate(inside), keep - from_high)
         if above_low < keep <= from_low:
             return low, keep - above_low
     raise AssertionError("unreachable: the last bracket is None")
@@ -197,9 +196,24 @@ def _and(flags: np.ndarray, others: np.ndarray | None) -> np.ndarray:
     return flags if others is None else np.logical_and(flags, others, out=flags)
 
 
-def _nth_largest(chunks: list[np.ndarray], n: int) -> tuple[np.generic, int]:
-    """The n-th largest score, and how many equal to it are among the n largest."""
-    scores = np.concatenate(chunks)
+def _all_living(pool: "_Pool") -> np.ndarray:
+    """Every living score, in one array that is filled chunk by chunk."""
+    everything = np.empty(pool.living, pool.dtype)
+    end = 0
+    for scores, alive in pool.living_scores():
+        living = scores if alive is None else scores[alive]
+        start, end = end, end + living.size
+        everything[start:end] = living
+    return everything
+
+
+def _nth_largest(scores: np.ndarray, n: int) -> tuple[np.generic, int]:
+    """The n-th largest score, and how many equal to it are among the n largest.
+
+    Args:
+        scores: Flat array, put into another order.
+        n: From 1 to the number of scores.
+    """
     cut = scores.size - n
     scores.partition(cut)
     return scores[cut], n - int(np.count_nonzero(scores[cut:] > scores[cut]))

@@ -95,7 +95,7 @@ class Ticket:
         if not any(layer.chooses_masks for _, layer in layers):
             raise ValueError(
                 f"Model '{model.name}' has no popup layers. Make it with "
-                "tfticket.popup(model), or of tfticket.PopupDense and its kin."
+                "tfticket.popup(model), or of layers such as tfticket.PopupDense."
             )
         plain = strip(model)
         masks = get_masks(model)

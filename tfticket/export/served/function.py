@@ -101,17 +101,7 @@ def prepare(model: keras.Model) -> Prepared:
         weights = get_pruned_weights(given)
         if any(np.any(weights[name][~masks[name]]) for name in weights):
             given = model  # not masked since its weights were set: strip has done it
-    for _, layer in every_layer(model):
-        if getattr(layer, "lookup_table", None) is not None:
-            raise ValueError(
-                f"Layer '{layer.name}' ({type(layer).__name__}) keeps a table of its "
-                "vocabulary, which is not exported yet. Look up before the model, and "
-                "export the part that takes numbers."
-            )
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(weight)
-        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
-            raise ValueError(f"Weight '{weight.path}' has NaN or infinite values.")
+    _require_numbers(model)
     signature = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
         for name, tensor in zip(
@@ -134,6 +124,21 @@ def prepare(model: keras.Model) -> Prepared:
         return call
 
     return Prepared(model, function_of(model), function_of(given), signature, notes)
+
+
+def _require_numbers(model):
+    """Refuses vocabulary tables, and weights that are not finite."""
+    for _, layer in every_layer(model):
+        if getattr(layer, "lookup_table", None) is not None:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) keeps a table of its "
+                "vocabulary, which is not exported yet. Look up before the model, and "
+                "export the part that takes numbers."
+            )
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
+            raise ValueError(f"Weight '{weight.path}' has NaN or infinite values.")
 
 
 def trace(
