@@ -11,12 +11,9 @@ the layer instead of its type. A new kind of masked layer is one class:
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
-
-if TYPE_CHECKING:
-    from tfticket.keras_models.kernels import MaskedWeight
 
 
 class MaskedLayer:
@@ -36,8 +33,11 @@ class MaskedLayer:
         """The Keras layer that holds the masked weights: this one, if it wraps none."""
         return self
 
-    def masked_weights(self) -> "list[MaskedWeight]":
-        """The weights that carry masks; empty before the layer is built."""
+    def masked_weights(self) -> list[Any]:
+        """The weights that carry masks, each a `kernels.MaskedWeight`.
+
+        Empty before the layer is built.
+        """
         raise NotImplementedError
 
     def lasting_weights(self) -> list[keras.Variable]:

@@ -120,7 +120,7 @@ class RecurrentCell(Recurrent):
     def __init__(self, gates=0):
         super().__init__(gates)
 
-    def of(self, layer):
+    def of(self, layer, rule_of):
         return RecurrentCell(_GATES.get(type(layer.cell), 0))
 
     def refuses(self, node):
@@ -243,9 +243,7 @@ class Bidirectional(Rule):
 class TimeDistributed(Rule):
     """Another layer at each step, under that layer's rule."""
 
-    def of(self, layer):
-        from tfticket.keras_models.channels.registry import rule_of
-
+    def of(self, layer, rule_of):
         return _Stepwise(rule_of(layer.layer))
 
 

@@ -39,7 +39,7 @@ def rule_of(layer: Any) -> Rule:
         rule = known.get(kind.__name__)
     if rule is None:
         return Barrier("is of a kind without a channel rule")
-    return rule.of(layer)
+    return rule.of(layer, rule_of)
 
 
 def channel_rule(*kinds: type) -> Callable[[Any], Any]:

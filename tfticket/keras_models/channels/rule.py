@@ -176,8 +176,13 @@ class Rule:
     # Whether channels that are there count, were they not read: those of statistics.
     counts_channels = False
 
-    def of(self, layer: Any) -> Rule:
-        """The rule for this very layer, if it depends on how the layer is set."""
+    def of(self, layer: Any, rule_of: Callable[[Any], Rule]) -> Rule:
+        """The rule for a layer of the kind: this one, or one of the layer's own.
+
+        Args:
+            layer: The layer.
+            rule_of: Finds the rule of another layer, for layers that hold one.
+        """
         return self
 
     def refuses(self, node: Node) -> str | None:

@@ -31,7 +31,7 @@ class Linear(Rule):
         self._size = size
         self._transposed = transposed
 
-    def of(self, layer):
+    def of(self, layer, rule_of):
         return GROUPED if getattr(layer, "groups", 1) != 1 else self
 
     def refuses(self, node):
