@@ -1093,7 +1093,7 @@ def test_a_plain_model_with_an_optimizer():
 
 def test_optimizers_that_cannot_be_carried_over():
     model = trained("adafactor")
-    with pytest.raises(ValueError, match="Adafactor keeps .* rows and columns"):
+    with pytest.raises(ValueError, match=r"Adafactor keeps .* rows and columns"):
         compact(model, optimizer=True)
     plain = chain(dense(3), dense(2))
     with pytest.raises(ValueError, match="not compiled"):

@@ -1,7 +1,6 @@
 """What an optimizer has gathered, cut like the weights it belongs to."""
 
 import warnings
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -33,16 +32,16 @@ def require_optimizer(model: keras.Model) -> None:
         kind = type(inner).__name__
         if not inner.built:
             raise ValueError(
-                f"The optimizer of model '{model.name}' ({kind}) has not been built, so "
-                "it has nothing to carry over. Train first, or leave optimizer=True "
-                "out and compile the smaller model."
+                f"The optimizer of model '{model.name}' ({kind}) has not been built, "
+                "so it has nothing to carry over. Train first, or leave "
+                "optimizer=True out and compile the smaller model."
             )
         rest = [x for x in inner.variables if id(x) not in slots and len(x.shape)]
         if rest:
             raise ValueError(
-                f"{kind} keeps {rest[0].path!r} and {len(rest) - 1} more for whole rows "
-                "and columns of weights, which can't be cut. Leave optimizer=True out "
-                "and compile the smaller model."
+                f"{kind} keeps {rest[0].path!r} and {len(rest) - 1} more for whole "
+                "rows and columns of weights, which can't be cut. Leave "
+                "optimizer=True out and compile the smaller model."
             )
 
 
@@ -155,8 +154,8 @@ def _by_variable(optimizer):
     return found
 
 
-def _others(optimizer) -> Iterator[keras.Variable]:
-    """Yields what an optimizer keeps besides slots: the number of steps and the like."""
+def _others(optimizer):
+    """Yields what an optimizer keeps besides slots: the number of steps and such."""
     slots = {id(slot) for _, slot, _ in slots_by_variable(optimizer)}
     seen = set()
     for inner in inner_optimizers(optimizer):
