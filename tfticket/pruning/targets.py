@@ -241,10 +241,8 @@ class Goal:
         Raises:
             ValueError: If no sparsity does; names the nearest that one leaves.
         """
-        name, wanted = "flops", flops
-        if wanted is None:
-            name, wanted = "parameters", parameters
-        assert wanted is not None
+        goals = (("flops", flops), ("parameters", parameters))
+        name, wanted = next((x, y) for x, y in goals if y is not None)
         low, high = 0.0, 1.0
         if self.left(name, low) <= wanted:
             return low
