@@ -996,3 +996,110 @@ def test_random_graphs_compute_the_same(data):
 @given(data=st.data())
 def test_many_random_graphs_compute_the_same(data):
     check_random_graph(data)
+
+
+# The optimizer's state.
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+}
+
+
+def trained(optimizer, wrapped=True):
+    """A convolutional network pruned by channels, after three steps."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.DepthwiseConv2D(3, activation="relu"),
+            layers.Conv2D(6, 1),
+            layers.PReLU(shared_axes=[1, 2]),
+            layers.Flatten(),
+            layers.Dense(10, activation="relu"),
+            layers.Dense(4),
+        ]
+    )
+    if wrapped:
+        model = tfticket.prune(model, structure=tfticket.structures.Channel())
+        tfticket.sparsify(model, 0.5)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    step(model, 3)
+    return model
+
+
+def step(model, count=1):
+    random = np.random.default_rng(count)
+    for _ in range(count):
+        x = random.normal(size=(16, 6, 6, 3)).astype("float32")
+        model.train_on_batch(x, random.integers(0, 4, 16))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_goes_on_as_before_with_the_state_of_the_optimizer(name):
+    model = trained(OPTIMIZERS[name]())
+    smaller = compact(model, optimizer=True).model
+    assert smaller.count_params() < model.count_params() / 2
+    assert int(smaller.optimizer.iterations) == 3
+    assert type(smaller.optimizer) is type(model.optimizer)
+    for one in (model, smaller):
+        step(one, 2)
+    expected = compact(model).model
+    for one, other in zip(expected.weights, smaller.weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+    # Without the state it would not.
+    anew = compact(trained(OPTIMIZERS[name]())).model
+    anew.compile(OPTIMIZERS[name](), model.loss)
+    step(anew, 2)
+    apart = [
+        np.abs(a - b).max()
+        for a, b in zip(anew.get_weights(), expected.get_weights(), strict=True)
+    ]
+    assert max(apart) > 1e-4
+
+
+def test_what_no_weight_decay_applied_to_stays_so():
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    model = trained(optimizer)
+    smaller = compact(model, optimizer=True).model
+    for one in (model, smaller):
+        step(one)
+    for one, other in zip(compact(model).model.weights, smaller.weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
+def test_the_smaller_model_is_compiled_like_the_given_one():
+    smaller = compact(trained("adam"), optimizer=True).model
+    assert [x.name for x in smaller.metrics] == ["loss", "compile_metrics"]
+    assert smaller.evaluate(np.zeros((2, 6, 6, 3)), np.zeros(2), verbose=0)
+    assert not compact(trained("adam")).model.compiled
+
+
+def test_a_plain_model_with_an_optimizer():
+    model = trained("adam", wrapped=False)
+    smaller = compact(model, optimizer=True).model
+    for one in (model, smaller):
+        step(one)
+    for one, other in zip(model.weights, smaller.weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)
+
+
+def test_optimizers_that_cannot_be_carried_over():
+    model = trained("adafactor")
+    with pytest.raises(ValueError, match=r"Adafactor keeps .* rows and columns"):
+        compact(model, optimizer=True)
+    plain = chain(dense(3), dense(2))
+    with pytest.raises(ValueError, match="not compiled"):
+        compact(plain, optimizer=True)
+    plain.compile("adam", "mse")
+    with pytest.raises(ValueError, match="Train first"):
+        compact(plain, optimizer=True)
+    with pytest.raises(TypeError, match="optimizer must be True or False"):
+        compact(plain, optimizer="adam")

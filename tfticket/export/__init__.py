@@ -8,6 +8,7 @@ model side by side.
 from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.compact import Compacted, CompactLayer, Removed, compact
 from tfticket.export.comparison import FormRow, compare, print_comparison
+from tfticket.export.latency_target import LatencyPlan, Measured, latency_plan
 from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
 from tfticket.export.saved_model_export import saved_model
@@ -20,12 +21,15 @@ __all__ = [
     "Exported",
     "ExportedLiteRT",
     "FormRow",
+    "LatencyPlan",
+    "Measured",
     "Removed",
     "TwoFourReport",
     "TwoFourWeight",
     "check_two_four",
     "compact",
     "compare",
+    "latency_plan",
     "litert",
     "onnx",
     "print_comparison",

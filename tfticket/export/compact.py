@@ -6,7 +6,9 @@ import math
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_bool
 from tfticket.export.compaction.liveness import liveness
+from tfticket.export.compaction.optimizer_state import carry_over, require_optimizer
 from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.channels.costs import uses
 from tfticket.keras_models.channels.rule import Barrier, numbers
@@ -117,7 +119,7 @@ class Compacted:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def compact(model: keras.Model) -> Compacted:
+def compact(model: keras.Model, optimizer: bool = False) -> Compacted:
     """Removes units and channels that provably do nothing; outputs stay the same.
 
     Removed are units with no way in, which are constant (the constant goes into the
@@ -146,6 +148,10 @@ def compact(model: keras.Model) -> Compacted:
     Args:
         model: A built Sequential or Functional model. A wrapped or popup one is
             stripped first; the original stays as it is.
+        optimizer: Whether the smaller model is compiled like `model`, with the state of
+            its optimizer: the number of steps and, cut like the weights, momentum and
+            whatever else is kept weight by weight. Training then goes on as it would
+            have with zeros. Off, the smaller model is not compiled.
 
     Returns:
         `Compacted`: the smaller plain model, and what was removed. A Functional model
@@ -153,7 +159,9 @@ def compact(model: keras.Model) -> Compacted:
 
     Raises:
         TypeError: If `model` is not a Keras 3 model, or is subclassed.
-        ValueError: If it is not built, or a weight is NaN or infinite.
+        ValueError: If it is not built, a weight is NaN or infinite, or `optimizer` is
+            on and the model has none that was trained, or one that keeps sums of whole
+            rows and columns (Adafactor).
 
     Example:
 
@@ -174,11 +182,15 @@ def compact(model: keras.Model) -> Compacted:
     if not is_graph(model):
         require_graph(model)  # which says why
     require_built(model)
+    if check_bool("optimizer", optimizer):
+        require_optimizer(model)
     plain = strip(model) if _has_masks(model) else model
     _require_finite(plain)
     graph = FlatGraph(plain)
     live = liveness(trace(graph))
     smaller, layers = rebuild(graph, live)
+    if optimizer:
+        carry_over(model, plain, smaller, live, layers)
     rows = _compare(live, layers)
     return Compacted(
         smaller,

@@ -120,6 +120,22 @@ def _value_at_rest(optimizer, slot):
     return getattr(optimizer, "initial_accumulator_value", 0.0)
 
 
+def uses_weight_decay(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> bool:
+    """Whether an optimizer's weight decay applies to a variable.
+
+    Reaches `Optimizer._use_weight_decay`, seen in Keras 3.7.0 and 3.15.1. What
+    `exclude_from_weight_decay` was told is in no configuration. If it goes, this raises
+    an AttributeError.
+
+    Args:
+        optimizer: An optimizer, which may have no weight decay at all.
+        variable: One of the variables that it trains.
+    """
+    return optimizer._use_weight_decay(variable)
+
+
 def value_is_there(variable: keras.Variable) -> bool:
     """Whether a variable has a value of its own; on JAX not while `fit` trains.
 

@@ -77,7 +77,9 @@ class ChannelUnits:
             return "no layer that makes it prunes by channels"
         structure = wanted[named[0]]
         if group.kind not in structure.kinds:
-            return f"its units are {group.kind}, which {structure} leaves alone"
+            return (
+                f"its units are {group.kind}, which {type(structure).__name__}() keeps"
+            )
         bare = sorted(
             {x.path for x in group.members if x.zeroed and not x.reads}
             - set(masked.weights)
@@ -214,10 +216,12 @@ class ChannelUnits:
 
     def warn(self) -> None:
         """Says once what of the model is left as it is for lack of a rule or a mask."""
+        wanted = {kind for x in self.structures.values() for kind in x.kinds}
         odd = {
             name: why
             for name, why in self.left_out.items()
-            if name not in self.groups or not self.groups[name].pinned
+            if name not in self.groups
+            or (not self.groups[name].pinned and self.groups[name].kind in wanted)
         }
         odd |= self.groups.without_rule
         if odd:

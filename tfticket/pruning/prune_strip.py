@@ -59,7 +59,8 @@ def prune(
     Prunable are the kernels of Dense, EinsumDense, convolutions and recurrent cells,
     wherever they are (in MultiHeadAttention, Bidirectional, TimeDistributed, a nested
     model), and what a layer's method `get_prunable_weights()` returns. An Embedding is
-    pruned where `include` asks for it. `tfticket.summary` says what is not, and why.
+    pruned where `include` asks for it, and where whole channels are. `tfticket.summary`
+    says what is not, and why.
 
     Masks start as all True: nothing is pruned yet, and the copy computes what
     the original computes. The original is left untouched and shares nothing
@@ -104,7 +105,7 @@ def prune(
     if not is_graph(model):
         return _wrap_subclassed(model, own)
     layers = require_transformable(model)
-    wrap = _layers_to_wrap(model, layers, exclude, include)
+    wrap = _layers_to_wrap(model, layers, exclude, include, whole)
     weights: dict[int, list[str]] = {}
     if whole:
         excluded = {id(layer) for layer in layers.values()} - wrap
@@ -121,8 +122,11 @@ def prune(
     return clone_with(model, clone, _copy_weights)
 
 
-def _layers_to_wrap(model, layers, exclude, include):
-    """Identities of the layers that get a wrapper."""
+def _layers_to_wrap(model, layers, exclude, include, whole):
+    """Identities of the layers that get a wrapper.
+
+    Whole channels of an Embedding are the width of what reads it: they go together.
+    """
     things = {path: [layer] for path, layer in layers.items()}
     excluded = set().union(*choose("exclude", exclude, things).values())
     included = set().union(*choose("include", include, things).values())
@@ -135,7 +139,7 @@ def _layers_to_wrap(model, layers, exclude, include):
         for path, layer in layers.items()
         if path not in excluded
         and prunable_weights(layer)
-        and (path in included or not isinstance(layer, keras.layers.Embedding))
+        and (whole or path in included or not isinstance(layer, keras.layers.Embedding))
     }
     if not wrap:
         raise ValueError(

@@ -135,24 +135,38 @@ def channel_plan(
     (8, (320, 160))
     """
     check_target(sparsity, flops, parameters)
-    if not get_masks(model):
-        structure = Channel() if structure is None else structure
-        model = prune(model, exclude=exclude, structure=structure)
-    pruner = Pruner(
+    goal = goal_of(
         model,
         criterion,
         scope,
         structure,
+        sparsities,
+        exclude,
         data=data,
         loss=loss,
         batches=batches,
         seed=seed,
     )
-    own = pruner.own_sparsities(sparsities)
-    goal = Goal(pruner, own)
     if sparsity is None:
         sparsity = goal.sparsity_for(flops, parameters)
     return goal.plan(sparsity)
+
+
+def goal_of(
+    model: keras.Model,
+    criterion: str | Criterion,
+    scope: Scope,
+    structure: Channel | None,
+    sparsities: Mapping[Pattern, float] | None,
+    exclude: Collection[Pattern],
+    **evidence: Any,
+) -> "Goal":
+    """What finds targets for a model. Arguments are those of `channel_plan`."""
+    if not get_masks(model):
+        structure = Channel() if structure is None else structure
+        model = prune(model, exclude=exclude, structure=structure)
+    pruner = Pruner(model, criterion, scope, structure, **evidence)
+    return Goal(pruner, pruner.own_sparsities(sparsities))
 
 
 def check_target(
@@ -227,11 +241,12 @@ class Goal:
         Raises:
             ValueError: If no sparsity does; names the nearest that one leaves.
         """
-        name, wanted = ("parameters", parameters) if flops is None else ("flops", flops)
+        goals = (("flops", flops), ("parameters", parameters))
+        name, wanted = next((x, y) for x, y in goals if y is not None)
         low, high = 0.0, 1.0
-        if self._left(name, low) <= wanted:
+        if self.left(name, low) <= wanted:
             return low
-        nearest = self._left(name, high)
+        nearest = self.left(name, high)
         if nearest > wanted:
             raise ValueError(
                 f"{name}={wanted} can't be reached: with as many channels gone as can "
@@ -241,7 +256,7 @@ class Goal:
             )
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if self._left(name, middle) <= wanted:
+            if self.left(name, middle) <= wanted:
                 high = middle
             else:
                 low = middle
@@ -268,11 +283,19 @@ class Goal:
             tuple(parameters),  # type: ignore[arg-type]
         )
 
-    def _left(self, name, sparsity):
-        """The fraction of all operations or parameters that a sparsity leaves."""
+    def masks(self, sparsity: float) -> dict[str, np.ndarray]:
+        """Name of each masked weight to the mask that a sparsity leaves."""
+        return self._channels.masks(self._after(sparsity), self._masks)
+
+    def left(self, name: str, sparsity: float) -> float:
+        """The fraction of all "flops" or "parameters" that a sparsity leaves.
+
+        Raises:
+            ValueError: If the operations of the model are not known.
+        """
         costs = self._groups.operations if name == "flops" else self._groups.parameters
         left, whole = costs(self._kept(sparsity)), costs()
-        if left is None:
+        if left is None or whole is None:
             raise ValueError(
                 "The operations of this model are not known, since it is not known how "
                 "often some kernel is used: tfticket.summary(model) names it. Use "
@@ -282,6 +305,10 @@ class Goal:
 
     def _kept(self, sparsity):
         """Name of the group to how many of its units a sparsity leaves."""
-        cuts = self._pruner.cuts_left(sparsity, self._own, self._names, self._masks)
-        after = self._pruner.units_after(cuts, self._scores, self._masks)
+        after = self._after(sparsity)
         return {name: int(after[name].sum()) for name in self._alive}
+
+    def _after(self, sparsity):
+        """Name of the group to a flag for each unit that a sparsity leaves."""
+        cuts = self._pruner.cuts_left(sparsity, self._own, self._names, self._masks)
+        return self._pruner.units_after(cuts, self._scores, self._masks)
