@@ -274,11 +274,11 @@ def train(student, dense, x, y):
     import jax
     import keras
 
+    # An instance: what Keras 3.15 makes of the default name takes no softmax first.
+    divergence = keras.losses.KLDivergence()
+    distillation = keras.distillation.LogitsDistillation(_TEMPERATURE.value, divergence)
     distiller = epochs_on_the_device()(
-        dense,
-        student,
-        [keras.distillation.LogitsDistillation(temperature=_TEMPERATURE.value)],
-        student_loss_weight=_LABELS.value,
+        dense, student, [distillation], student_loss_weight=_LABELS.value
     )
     steps = len(y) // _BATCH.value
     made, rate, decay = optimizer(_EPOCHS.value * steps)
