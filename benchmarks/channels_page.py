@@ -27,7 +27,7 @@ empty, torchvision has no such model. "Difference" is the largest one between ou
 before and after `compact`, over the largest output. "Seconds" are those of all three
 calls on a shared machine of two cores.
 
-| model | operations | left | Torch-Pruning | ratio | weights left | difference | seconds |
+| model | operations | left | Torch-Pruning | ratio | weights | difference | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 

@@ -5,8 +5,6 @@
     python benchmarks/resnet8.py --one --flops=0.5 --seed=0 --model=... --images=...
     python benchmarks/resnet8.py --compare --epochs=12 --validation=5000 --model=... \
         --images=... --out=compare.csv --save=compared
-    python benchmarks/resnet8.py --page --out=docs/results/resnet8.csv --save=students \
-        --model=... --images=...
 
 The model is `pretrainedResnet.h5` of github.com/mlcommons/tiny (Apache-2.0). A student
 starts as a copy of it. In the first part of the training channels are cut step by step
@@ -22,9 +20,7 @@ One configuration is one process and one row of the CSV, and the student goes to
 folder of `--save`. `--all` runs what has no row yet, several processes at a time.
 Training needs Keras with JAX and, where the images are an .npz, neither TensorFlow nor
 TFDS. An epoch is one program on the device: the images lie there and are shuffled,
-cropped and flipped there. `--page` needs TensorFlow: it makes the students small,
-exports them to LiteRT, times them beside the dense network, and writes the page and its
-picture next to the CSV.
+cropped and flipped there.
 """
 
 import csv
@@ -37,7 +33,7 @@ import sys
 import time
 
 # Before Keras is imported.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow" if "--page" in sys.argv else "jax")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
@@ -63,7 +59,6 @@ COLUMNS = (
 _ALL = flags.DEFINE_bool("all", False, "Run every configuration without a row.")
 _ONE = flags.DEFINE_bool("one", False, "Run one configuration.")
 _COMPARE = flags.DEFINE_bool("compare", False, "Try VARIANTS on images kept out.")
-_PAGE = flags.DEFINE_bool("page", False, "Write the page from rows and students.")
 _MODEL = flags.DEFINE_string("model", None, "pretrainedResnet.h5.", required=True)
 _IMAGES = flags.DEFINE_string(
     "images", None, "An .npz with x_train, y_train, x_test, y_test; else TFDS is read."
@@ -429,18 +424,14 @@ def main(_) -> None:
     chosen = [_FLOPS.value is not None, _WEIGHTS.value is not None, _DENSE.value]
     if _QUICK.value:
         flags.FLAGS.epochs, flags.FLAGS.batch = 2, 64
-    if _PAGE.value:
-        import resnet8_page
-
-        resnet8_page.write(read_rows(), _OUT.value, _SAVE.value, read_images(), _MODEL)
-    elif _ONE.value:
+    if _ONE.value:
         if sum(chosen) != 1:
             raise app.UsageError("Give one of --flops, --weights and --dense.")
         run_one()
     elif _ALL.value or _COMPARE.value:
         run_all()
     else:
-        raise app.UsageError("Give one of --one, --all, --compare and --page.")
+        raise app.UsageError("Give one of --one, --all and --compare.")
 
 
 if __name__ == "__main__":
