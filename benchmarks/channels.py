@@ -231,11 +231,6 @@ def torch_half(name: str) -> dict[str, float]:
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
     start = time.perf_counter()
     before, _ = torch_pruning.utils.count_ops_and_params(model, x)
-    attention = {
-        m: m.num_heads
-        for m in model.modules()
-        if isinstance(m, torch.nn.MultiheadAttention)
-    }
     pruner = torch_pruning.pruner.MetaPruner(
         model,
         x,
@@ -243,10 +238,12 @@ def torch_half(name: str) -> dict[str, float]:
         pruning_ratio=0.5,
         ignored_layers=[last],
         unwrapped_parameters=own or None,
-        num_heads=attention,
-        round_to=HEADS if attention else None,
+        # The width of attention is shared out to heads.
+        round_to=HEADS if name in TRANSFORMERS else None,
     )
     pruner.step()
+    if name == "ViT":
+        model.hidden_dim = model.conv_proj.out_channels
     seconds = time.perf_counter() - start
     after, _ = torch_pruning.utils.count_ops_and_params(model, x)
     with torch.no_grad():

@@ -344,3 +344,33 @@ class TestBadInput:
         model.get_layer("head").structure = Block((2, 1))
         tfticket.sparsify(model, 0.5)
         assert alive_of(model, "expand/kernel", 3).sum() == 8
+
+
+def text_model():
+    """Tokens, a block of attention, and a head that reads all of the width."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(7, 16, name="tokens")(inputs)
+    y = layers.LayerNormalization(name="norm")(x)
+    y = layers.MultiHeadAttention(2, 4, name="attention")(y, y)
+    x = layers.Add(name="add")([x, y])
+    return keras.Model(inputs, layers.Dense(7, name="head")(x))
+
+
+def test_the_width_of_an_embedding_goes_with_what_reads_it():
+    # A warning would fail here: heads are not what Channel() is asked to cut.
+    model = tfticket.prune(text_model(), structure=Channel())
+    tfticket.sparsify(model, 0.5)
+    masks = tfticket.get_masks(model)
+    width = masks["tokens/embeddings"][0]
+    assert width.sum() == 8
+    np.testing.assert_array_equal(masks["tokens/embeddings"], np.tile(width, (7, 1)))
+    np.testing.assert_array_equal(masks["head/kernel"].any(1), width)
+    np.testing.assert_array_equal(masks["norm/gamma"], width)
+
+
+def test_an_embedding_that_is_excluded_keeps_its_width():
+    model = tfticket.prune(text_model(), [layers.Embedding], structure=Channel())
+    names = set(tfticket.get_masks(model))
+    assert not {"tokens/embeddings", "head/kernel", "norm/gamma"} & names
+    assert "attention/query_dense/kernel" in names

@@ -19,7 +19,13 @@ PRIVATE = (
     *("_functional", "_inputs_struct", "_outputs_struct", "_clear_losses"),
     *("_call_has_", "_call_signature", "call_signature_parameters"),
     *("_get_call_context", "_trainable_variables", "_non_trainable_variables"),
-    *("_accumulators", "_inner_optimizers", "_input_shape_arg", "jax_state_sync"),
+    *(
+        "_accumulators",
+        "_inner_optimizers",
+        "_input_shape_arg",
+        "_use_weight_decay",
+        "jax_state_sync",
+    ),
     *("_value", "_layers", "_modules", "keras.src"),
 )
 # Modules that still read some of them: nothing is to be added here.
@@ -192,6 +198,20 @@ def test_slots_of_several_optimizers():
     found = list(internals.slots_by_variable(optimizer))
     counts = [sum(v is variable for v, _, _ in found) for variable in variables]
     assert counts == [2, 1, 1]
+
+
+def test_uses_weight_decay():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    kernel, bias = model.weights
+    optimizer = keras.optimizers.AdamW()
+    assert internals.uses_weight_decay(optimizer, kernel)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build([kernel, bias])
+    assert internals.uses_weight_decay(optimizer, kernel)
+    assert not internals.uses_weight_decay(optimizer, bias)
+    again = keras.optimizers.AdamW()
+    again.exclude_from_weight_decay(var_list=[kernel])
+    assert not internals.uses_weight_decay(again, kernel)
 
 
 def test_value_is_there():
