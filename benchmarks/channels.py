@@ -226,6 +226,7 @@ def torch_half(name: str) -> dict[str, float]:
     import torch
     import torch_pruning
 
+    torch.set_num_threads(1)  # more only wait for each other
     torch.manual_seed(0)
     model, x, own = torch_model(name)
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]

@@ -25,10 +25,9 @@ same name, run on the same machine; of EfficientNetV2B0, which torchvision does 
 have, V2-S. The text models are made of torchvision's `EncoderBlock`. Where a cell is
 empty, torchvision has no such model. "Difference" is the largest one between outputs
 before and after `compact`, over the largest output. "Seconds" are those of all three
-calls on a shared machine of two cores.
+calls, which make the wrapped and the smaller model, and of Torch-Pruning's count, graph
+and step, on a machine of two cores that others used meanwhile: they say little.
 
-| model | operations | left | Torch-Pruning | ratio | weights | difference | seconds |
-| --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 ![Operations left](channels/operations.png)
@@ -70,6 +69,10 @@ python benchmarks/channels.py --what=page  # where tfticket is installed
 ```
 """
 
+HEADER = (
+    *("model", "operations", "left", "Torch-Pruning", "ratio", "weights left"),
+    *("difference", "seconds", "Torch-Pruning's"),
+)
 # Figures that each model has a row of, and how the table shows them.
 COLUMNS = (
     ("operations", lambda x: f"{x / 1e9:.2f} G"),
@@ -98,7 +101,8 @@ def write(
         value = of(model, figure, tool)
         return "" if value is None else show(value)
 
-    rows, targets, timed = [], [], []
+    rows = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
+    targets, timed = [], []
     for name in names:
         if of(name, "left") is None:
             continue
@@ -107,7 +111,9 @@ def write(
         if theirs and name == "EfficientNetV2B0":
             other = f"{theirs:.3f} (V2-S) | {mine / theirs:.2f}x"
         cells = [shown(name, figure, show) for figure, show in COLUMNS]
-        rows.append(f"| {name} | {' | '.join([*cells[:2], other, *cells[2:]])} |")
+        spent = shown(name, "seconds", "{:.0f}".format, "Torch-Pruning")
+        cells = [*cells[:2], other, *cells[2:], spent]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
         cells = [
             shown(name, "target sparsity", "{:.3f}".format),
             shown(name, "target foretold", "{:.3f}".format),
@@ -158,6 +164,7 @@ def draw(of, names, path) -> None:
     axes.set_xticks(places, names, rotation=45, ha="right")
     axes.set_ylabel("operations left")
     axes.set_title("Half of the channels")
-    axes.legend()
+    axes.set_ylim(0, 0.4)
+    axes.legend(loc="upper left", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
