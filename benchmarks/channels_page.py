@@ -60,12 +60,13 @@ and finds the sparsity that leaves half of the time on the machine at hand.
 python benchmarks/channels.py
 ```
 
-Torch-Pruning needs an environment of its own:
+Torch-Pruning needs an environment of its own, with `torch`, `torchvision`,
+`torch-pruning==1.6.1` and `absl-py`. The page is made again where tfticket is
+installed:
 
 ```sh
-pip install torch torchvision torch-pruning==1.6.1 absl-py
 python benchmarks/channels.py --what=torch
-python benchmarks/channels.py --what=page  # where tfticket is installed
+python benchmarks/channels.py --what=page
 ```
 """
 
