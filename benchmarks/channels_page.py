@@ -52,7 +52,7 @@ turns. Ratios are taken turn by turn; the last column has their quartiles.
 {timed}
 
 `tfticket.export.latency_plan(model, 0.5, format="litert")` measures in the same way,
-and finds the sparsity that leaves half of the time on the machine at hand.
+and finds the sparsity that leaves half of the time on this machine.
 
 ## Again
 

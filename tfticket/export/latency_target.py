@@ -51,7 +51,7 @@ class LatencyPlan(ChannelPlan):
     """What a target of latency leaves of a model. `print` shows a table.
 
     Args:
-        format: Of the files that were timed.
+        format: Format of the files that were timed.
         batch_size: Samples of a call.
         latency: Fraction of the dense model's time that is left, as measured here.
         measured: What was tried, in that order.
@@ -180,7 +180,7 @@ class _Trials:
 
     Args:
         model: The model, only read.
-        goal: Of the same model.
+        goal: What finds targets for that model.
         form: One of `FORMATS`.
         batch_size: Samples of a call.
         repeats: Turns of each trial.

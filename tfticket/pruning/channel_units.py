@@ -106,7 +106,7 @@ class ChannelUnits:
     def kind(self, name: str) -> tuple:
         """What groups are compared by that are ranked among themselves."""
         members = {
-            (type(x.variable).__name__, x.path.rpartition("/")[2], x.axis, x.reads)
+            (x.path.rpartition("/")[2], x.axis, x.reads)
             for x in self.groups[name].members
         }
         return (self.groups[name].kind, *sorted(members))

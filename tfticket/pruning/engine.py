@@ -304,7 +304,7 @@ class Pruner:
         Args:
             cuts: Which weights lose how many more units.
             evidence: As for `prune_to`.
-            masks: The model's masks, where they are at hand.
+            masks: The model's masks; `None` reads them.
 
         Raises:
             ValueError: If a score is not finite, or a weight would be left empty.

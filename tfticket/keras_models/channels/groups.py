@@ -47,7 +47,7 @@ class ChannelGroup:
     """Units that are in the same weights on the same axes, each cut whole.
 
     Args:
-        name: Of the first layer that makes them.
+        name: Name of the first layer that makes them.
         kind: "channels", "heads" of an attention layer, or its "key_dim", what heads
             compare, or "value_dim", what they pass on.
         size: Number of units.
