@@ -200,22 +200,14 @@ def pruning(x, y):
 
     import tfticket
 
-    class StudentPruning(tfticket.GradualPruning):
-        """Prunes the student of the `Distiller` that is fitted.
-
-        The student has no optimizer, so that steps of the schedule are steps of `fit`.
-        """
-
-        @property
-        def model(self):
-            return super().model.student
-
     if _DENSE.value:
         return []
     channels = _FLOPS.value is not None
     left = _FLOPS.value if channels else _WEIGHTS.value
+    # Asked before each epoch, which is one step of `fit`.
+    end = round(_CUT.value * _EPOCHS.value) * (len(y) // _BATCH.value)
     schedule = tfticket.schedules.PolynomialDecay(
-        0.0, 1 - left, 0, max(1, round(_CUT.value * _EPOCHS.value)), frequency=1
+        0.0, 1 - left, 0, max(1, end), frequency=1
     )
     data = {}
     if _CRITERION.value not in ("magnitude", "random"):
@@ -224,7 +216,7 @@ def pruning(x, y):
             "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         }
     return [
-        StudentPruning(
+        tfticket.GradualPruning(
             schedule,
             _CRITERION.value,
             _SCOPE.value,

@@ -925,7 +925,7 @@ def examples(count):
     )
 
 
-@examples(10)
+@examples(6)
 @given(data=st.data())
 def test_random_graphs(data):
     check_random_groups(data)
@@ -959,7 +959,7 @@ def check_random_masks(data):
     assert_same(model, result.model, tolerance=1e-5)
 
 
-@examples(10)
+@examples(6)
 @given(data=st.data())
 def test_random_masks(data):
     check_random_masks(data)

@@ -167,7 +167,7 @@ def test_a_model_that_answers_nan(tmp_path):
         export.saved_model(model, tmp_path / "m", inputs=-np.ones((2, 3)))
 
 
-def test_savedmodel_and_litert_files_run_in_the_one_way(tmp_path, monkeypatch):
+def test_savedmodel_and_litert_files_run_in_the_one_way(quick, tmp_path, monkeypatch):
     """SavedModel and LiteRT go through the one runner."""
     seen, real = [], processes.run
 

@@ -470,3 +470,40 @@ class TestBadInput:
             tfticket.sparsify(model, 0.5, output_factor=2)
         with pytest.raises(ValueError, match="rounds"):
             tfticket.sparsify(model, 0.5, rounds=0)
+
+
+@pytest.mark.skipif(not hasattr(keras, "distillation"), reason="Keras before 3.12")
+def test_a_distiller_is_pruned_by_its_student(mlp, data):
+    teacher = keras.models.clone_model(mlp)
+    student = tfticket.prune(mlp)
+    distiller = keras.distillation.Distiller(
+        teacher, student, keras.distillation.LogitsDistillation()
+    )
+    distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
+    schedule = SCHEDULES["polynomial"]
+    assert fit(distiller, data, schedule) == expected(schedule, 12)
+    masks = tfticket.get_masks(student)
+    places = [id(variable) for variable in distiller.trainable_variables]
+    for name, weight in tfticket.pruning.masks.masked_weights(student).items():
+        momentum = distiller.optimizer.momentums[places.index(id(weight.variable))]
+        resting = keras.ops.convert_to_numpy(momentum)[~masks[name]]
+        assert resting.size
+        assert not resting.any()
+
+
+class ManyUpdates(keras.Sequential):
+    """Updates ten times a batch, so that steps can't be told from batches."""
+
+    def train_step(self, *args):
+        for _ in range(9):
+            super().train_step(*args)
+        return super().train_step(*args)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="steps of JAX hand their state on")
+def test_more_than_one_update_a_batch(mlp, data):
+    model = ManyUpdates(tfticket.prune(mlp).layers)
+    model.compile("sgd", LOSS)
+    schedule = schedules.PolynomialDecay(0.0, 0.5, 0, 60, frequency=20)
+    # The last that was due before each batch.
+    assert fit(model, data, schedule) == expected(schedule, 120)[::10]

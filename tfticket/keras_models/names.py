@@ -19,6 +19,18 @@ def is_graph(layer: keras.layers.Layer) -> bool:
     )
 
 
+def student_of(model: keras.Model) -> keras.Model:
+    """The network that a model trains: a `Distiller`'s student, else the model itself.
+
+    Args:
+        model: A model, which may be a `keras.distillation.Distiller`.
+    """
+    distillation = getattr(keras, "distillation", None)  # since Keras 3.12
+    if distillation and isinstance(model, distillation.Distiller):
+        return model.student
+    return model
+
+
 def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yields (name, layer) for the layers directly inside, each once.
 
@@ -189,7 +201,8 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
     they count each for themselves.
 
     Args:
-        model: A model. The layers of a subclassed one go by their attributes.
+        model: A model. The layers of a subclassed one go by their attributes, those
+            of a `Distiller` are its student's.
     """
     seen = set()
 
@@ -204,7 +217,7 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
             else:
                 yield path, layer
 
-    return walk("", model)
+    return walk("", student_of(model))
 
 
 def _is_only(layer, parent):
@@ -231,6 +244,7 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     Names are "layer/weight", and for a layer made of others the way to the one
     inside: "attention/query_dense/kernel".
     """
+    model = student_of(model)
     weights: dict[str, Any] = {}
     known: set[int] = set()
     for path, layer in named_layers(model):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfticket.common.arguments import check_choice, check_sparsity
 from tfticket.keras_models.graph import output_layers
-from tfticket.keras_models.names import Pattern, choose, is_graph
+from tfticket.keras_models.names import Pattern, choose, is_graph, student_of
 from tfticket.pruning.channel_units import ChannelUnits, Units
 from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
 from tfticket.pruning.masks import ModelMasks, masked_layers, masked_names
@@ -35,7 +35,7 @@ class Pruner:
     survivor is refused.
 
     Args:
-        model: A wrapped model.
+        model: A wrapped model, or the `Distiller` of one.
         criterion: Name of a criterion of `tfticket.criteria`, or a function.
         scope: `"layerwise"`, `"global"`, `"isomorphic"` or `"erk"`.
         structure: What is pruned together, of `tfticket.structures`, for wrappers that
@@ -74,7 +74,7 @@ class Pruner:
                 f"Wrapped layers are not built: {unbuilt}. Start the model with "
                 "keras.Input(shape), or call it on data first."
             )
-        self.outputs = output_names(model)
+        self.outputs = output_names(student_of(model))
         self.structures: dict[str, Unstructured] = {}
         self.axes: dict[str, Axes] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -96,7 +96,7 @@ class Pruner:
             self._add(name, own, weight)
         self.channels: ChannelUnits | None = None
         if by_channels:
-            self._add_channels(model, by_channels)
+            self._add_channels(student_of(model), by_channels)
         if not self.structures:
             raise ValueError(
                 f"Model '{model.name}' has no masks to prune with. Wrap it "

@@ -1,5 +1,6 @@
 """`GradualPruning`: masks that follow a schedule while a model trains."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -36,7 +37,8 @@ class GradualPruning(keras.callbacks.Callback):
     its sparsity is reached. A step is an update of the optimizer, counted by its
     `iterations`: a `fit` that resumes goes on where it was, and accumulated gradients
     count once. With `steps_per_execution` above 1 pruning is late by less than one
-    execution, never early. Logs get `sparsity`, that of all masked weights.
+    execution, never early. Logs get `sparsity`, that of all masked weights. Of a
+    `keras.distillation.Distiller` the student is pruned.
 
     `tfticket.UpdatePruningStep` is another name of it.
 
@@ -128,6 +130,8 @@ class GradualPruning(keras.callbacks.Callback):
         self._counted = 0  # executions, where no optimizer counts steps
         self._step = None  # the step up to which schedules have been followed
         self._wait = 0  # executions until the next look at the optimizer's count
+        self._pace_known = True  # a `train_step` may update several times
+        self._furthest = None  # step that the next look can find, one update a batch
         self._epoch = 0
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
         for _, layer in masked_layers(self.model):
@@ -143,7 +147,13 @@ class GradualPruning(keras.callbacks.Callback):
             # Not when training begins: another callback may still restore a backup.
             self._begin(step)
         self._follow(step)
-        self._wait = self._executions_until_due(step) - 1
+        if self._furthest is None:
+            executions = 1  # how many updates that is, is seen then
+        else:
+            self._pace_known &= step <= self._furthest
+            executions = self._executions_until_due(step)
+        self._furthest = step + executions * self._steps_an_execution()
+        self._wait = executions - 1
         self._counted += 1
 
     def on_train_batch_end(self, batch, logs=None):
@@ -262,9 +272,9 @@ class GradualPruning(keras.callbacks.Callback):
 
     def _executions_until_due(self, step):
         """Executions to come before a schedule can be due again, at least 1."""
-        per_execution = getattr(self.model, "steps_per_execution", 1)
-        if not isinstance(per_execution, int):
-            return 1  # chosen as it trains
+        per_execution = self._steps_an_execution()
+        if not self._pace_known or per_execution == math.inf:
+            return 1
         last = step + _HORIZON
         if self._last_step is not None:
             # A schedule of one's own may know no step past the training's end.
@@ -272,6 +282,11 @@ class GradualPruning(keras.callbacks.Callback):
         due = [group.next_due(step + 1, last) for group in self._groups]
         steps = min([d - step for d in due if d is not None], default=_HORIZON)
         return max(1, steps // per_execution)
+
+    def _steps_an_execution(self):
+        """Batches to an execution, infinity where Keras chooses as it trains."""
+        steps = getattr(self.model, "steps_per_execution", 1)
+        return steps if isinstance(steps, int) else math.inf
 
     def _iterations(self):
         optimizer = getattr(self.model, "optimizer", None)

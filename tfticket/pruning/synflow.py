@@ -10,7 +10,12 @@ from tfticket.keras_models.copies import clone_with
 from tfticket.keras_models.gradients import gradient_of, tensors
 from tfticket.keras_models.graph import input_structure
 from tfticket.keras_models.masked_layer import inner_layer
-from tfticket.keras_models.names import every_layer, is_graph, named_weights
+from tfticket.keras_models.names import (
+    every_layer,
+    is_graph,
+    named_weights,
+    student_of,
+)
 from tfticket.pruning.masks import masked_weights
 
 # Identity for what is positive, or a shift and scale of the input.
@@ -77,6 +82,7 @@ def synaptic_flow(model: keras.Model) -> dict[str, np.ndarray]:
     array([[1., 1., 1.],
            [1., 1., 1.]])
     """
+    model = student_of(model)
     _require_linear(model)
     copy = clone_with(model, _linear, _copy_sizes)
     _pass_operations_through(copy)
