@@ -909,7 +909,11 @@ def check_random_groups(data):
     result = compact(model)
     assert_same(model, result.model, tolerance=1e-5)
     after = tfticket.channel_groups(result.model)
-    assert groups.operations(left) == after.operations()
+    if {"GetItem", "Split"} & {type(x).__name__ for x in model.operations}:
+        # A slice of which no channel is left keeps one.
+        assert groups.operations(left) <= after.operations()
+    else:
+        assert groups.operations(left) == after.operations()
     assert min(x.size for x in after.values()) > 0
 
 
