@@ -181,7 +181,7 @@ def target(name: str) -> dict[str, float]:
     result = tfticket.export.compact(wrapped)
     return {
         "target sparsity": plan.sparsity,
-        "target foretold": plan.operations[1] / plan.operations[0],
+        "target foretold": plan.flops[1] / plan.flops[0],
         "target left": result.flops_after / result.flops_before,
         "target seconds": seconds,
     }

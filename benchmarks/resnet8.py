@@ -249,7 +249,7 @@ def left(student) -> tuple[float, float]:
     for name in groups.free:
         mask = masks[f"{name}/kernel"]
         alive[name] = int(mask.any(tuple(range(mask.ndim - 1))).sum())
-    return groups.operations(alive) / groups.operations(), weights
+    return groups.flops(alive) / groups.flops(), weights
 
 
 def student_of(dense):

@@ -165,12 +165,12 @@ def test_criteria_of_data(criterion):
     check_consistent(model)
 
 
-def test_a_target_of_operations():
+def test_a_target_of_flops():
     model = wrapped(width=32)
     plan = tfticket.channel_plan(model, flops=0.5)
-    before, after = plan.operations
+    before, after = plan.flops
     assert 0.45 < after / before <= 0.5
-    assert "operations: " in str(plan)
+    assert "FLOPs: " in str(plan)
     tfticket.sparsify(model, flops=0.5)
     rows = tfticket.summary_rows(tfticket.strip(model))
     assert before == sum(row.flops_dense for row in rows)
@@ -184,7 +184,7 @@ def test_a_target_of_operations():
     assert 0.25 < fewer.parameters[1] / fewer.parameters[0] <= 0.3
 
 
-def test_a_schedule_of_operations():
+def test_a_schedule_of_flops():
     model = wrapped(width=32)
     model.compile("adam", LOSS, **COMPILE)
     schedule = tfticket.schedules.PolynomialDecay(0.0, 0.6, 0, 3, frequency=1)
@@ -192,7 +192,7 @@ def test_a_schedule_of_operations():
     model.fit(*images(), 8, 1, 0, callbacks=[callback])
     groups = tfticket.channel_groups(model)
     left = {name: int(flags.sum()) for name, flags in alive(model).items()}
-    assert 0.35 < groups.operations(left) / groups.operations() <= 0.4
+    assert 0.35 < groups.flops(left) / groups.flops() <= 0.4
 
 
 def test_floors_caps_and_rounding():

@@ -253,7 +253,7 @@ def times_of(
 def _search(trials, latency, tolerance):
     """The trial nearest below a latency; stops at one within the tolerance."""
     goal = trials.goal
-    cost = "parameters" if goal.plan(0.0).operations is None else "flops"
+    cost = "parameters" if goal.plan(0.0).flops is None else "flops"
     least = goal.left(cost, 1.0)
     slow, fast, best = (1.0, 1.0), None, None
     share, tried = max(latency, least), set()

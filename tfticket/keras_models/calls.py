@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from tfticket.keras_models.graph import Traced
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, is_graph
 
@@ -316,7 +317,7 @@ class _Pass:
             if "call" not in vars(layer)
         }
         with calls_replaced(watched):
-            _Traced(self._run).compute_output_spec(*args, **kwargs)
+            Traced(self._run).compute_output_spec(*args, **kwargs)
         return self._calls
 
     def _run(self, *args, **kwargs):
@@ -402,14 +403,6 @@ class _Pass:
             counts[id(counted)] = UNKNOWN
         elif isinstance(before, int):
             counts[id(counted)] = before + self._steps * count // self._batch
-
-
-class _Traced(keras.Operation):
-    """A function of tensors, for Keras to run it on shapes alone."""
-
-    def __init__(self, function: Any):
-        super().__init__()
-        self.call = function
 
 
 def _only_reads(layer):

@@ -172,12 +172,16 @@ class _StandIn(keras.Operation):
         raise NotImplementedError("it stands in for a call, and computes nothing")
 
 
-class _Traced(keras.Operation):
-    """A layer called as a whole, for Keras to run it on shapes alone."""
+class Traced(keras.Operation):
+    """A layer or a function of tensors, for Keras to run it on shapes alone.
 
-    def __init__(self, layer):
+    Args:
+        function: What is called.
+    """
+
+    def __init__(self, function: Any):
         super().__init__(name="traced")
-        self.call = layer
+        self.call = function
 
 
 def _results(operation, args, kwargs):
@@ -189,7 +193,7 @@ def _results(operation, args, kwargs):
     )
     # Only a layer called as a whole casts its weights, which decides the dtype of what
     # one of your own makes in mixed precision; Keras's layers say it themselves.
-    source = _Traced(operation) if casts_weights else operation
+    source = Traced(operation) if casts_weights else operation
     return keras.tree.flatten(source.compute_output_spec(*args, **kwargs))
 
 

@@ -47,14 +47,14 @@ class ChannelPlan:
     Args:
         sparsity: Fraction of the units that go, to hand to `sparsify` or a schedule.
         groups: What becomes of each group.
-        operations: Multiplications and additions of a sample, before and after; `None`
+        flops: Multiplications and additions of a sample, before and after; `None`
             where they are not known.
         parameters: Number of weights, before and after.
     """
 
     sparsity: float
     groups: tuple[PlannedGroup, ...]
-    operations: tuple[int, int] | None
+    flops: tuple[int, int] | None
     parameters: tuple[int, int]
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class ChannelPlan:
         lines.append(f"sparsity of the units: {self.sparsity:.4f}")
         for name, counts in (
             ("parameters", self.parameters),
-            ("operations", self.operations),
+            ("FLOPs", self.flops),
         ):
             if counts is None:
                 lines.append(f"{name}: not known")
@@ -107,7 +107,7 @@ def channel_plan(
         model: A built Sequential or Functional model, wrapped by
             `prune(model, structure=Channel())` or not. It is only read.
         sparsity: Fraction of the channels that go, in [0, 1). Give one of the three.
-        flops: Fraction of the operations to be left, in (0, 1]; a little less where
+        flops: Fraction of the FLOPs to be left, in (0, 1]; a little less where
             whole channels don't make it exactly.
         parameters: The same of the parameters.
         structure: A `Channel` or `Heads`, of a model that is not wrapped.
@@ -131,7 +131,7 @@ def channel_plan(
     ...     [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(2)]
     ... )
     >>> plan = tfticket.channel_plan(model, flops=0.5)
-    >>> plan.groups[1].after, plan.operations
+    >>> plan.groups[1].after, plan.flops
     (8, (320, 160))
     """
     check_target(sparsity, flops, parameters)
@@ -235,7 +235,7 @@ class Goal:
         """The lowest sparsity that leaves at most so much.
 
         Args:
-            flops: Fraction of the operations of the whole model, in (0, 1].
+            flops: Fraction of the FLOPs of the whole model, in (0, 1].
             parameters: The same of its parameters, where `flops` is not given.
 
         Raises:
@@ -273,13 +273,13 @@ class Goal:
             why = left_out.get(name, "")
             rows.append(PlannedGroup(name, group.kind, before, after, why))
         before = {name: int(flags.sum()) for name, flags in self._alive.items()}
-        operations = [self._groups.operations(x) for x in (before, kept)]
+        flops = [self._groups.flops(x) for x in (before, kept)]
         parameters = [self._groups.parameters(x) for x in (before, kept)]
-        known = None not in operations
+        known = None not in flops
         return ChannelPlan(
             sparsity,
             tuple(rows),
-            tuple(operations) if known else None,  # type: ignore[arg-type]
+            tuple(flops) if known else None,  # type: ignore[arg-type]
             tuple(parameters),  # type: ignore[arg-type]
         )
 
@@ -291,13 +291,13 @@ class Goal:
         """The fraction of all "flops" or "parameters" that a sparsity leaves.
 
         Raises:
-            ValueError: If the operations of the model are not known.
+            ValueError: If the FLOPs of the model are not known.
         """
-        costs = self._groups.operations if name == "flops" else self._groups.parameters
+        costs = self._groups.flops if name == "flops" else self._groups.parameters
         left, whole = costs(self._kept(sparsity)), costs()
         if left is None or whole is None:
             raise ValueError(
-                "The operations of this model are not known, since it is not known how "
+                "The FLOPs of this model are not known, since it is not known how "
                 "often some kernel is used: tfticket.summary(model) names it. Use "
                 "parameters= or a sparsity."
             )

@@ -135,7 +135,7 @@ def _stays(traced, needed):
     for of, read in inside:
         stays[of[read]] = True
     for of in labels:
-        if not stays[of].any():
+        if len(of) and not stays[of].any():
             stays[of[0]] = True
     return stays
 

@@ -12,7 +12,7 @@ from tfticket.keras_models.masked_layer import inner_layer
 
 
 def uses(graph: FlatGraph) -> tuple[dict[int, int | None], int | None]:
-    """How often a sample uses each value of the kernels, and operations of no kernel.
+    """How often a sample uses each value of the kernels, and FLOPs of no kernel.
 
     Shapes in the graph say it for layers of one kernel. A pass through the whole model,
     which takes longer, is made only if it holds others: attention, recurrent layers.
@@ -22,7 +22,7 @@ def uses(graph: FlatGraph) -> tuple[dict[int, int | None], int | None]:
 
     Returns:
         Counts by the `id` of the variable, `None` where that is not known; weights that
-        are not in it are not kernels. And the operations of the products inside
+        are not in it are not kernels. And the FLOPs of the products inside
         attention; `None` if they are not known.
     """
     found: dict[int, int | None] = {}
@@ -100,28 +100,28 @@ class Costs:
         self._all_parameters = sum(
             n for n, x in zip(self._full, weights, strict=True) if x.parameters
         )
-        self._all_operations = sum(
+        self._all_flops = sum(
             2 * (x.uses or 0) * n for n, x in zip(self._full, weights, strict=True)
         )
         self._known = all(x.uses is not None for x in weights)
 
-    def operations(self, left: Mapping[str, int]) -> int | None:
+    def flops(self, left: Mapping[str, int]) -> int | None:
         """Operations with so many units left in the groups named."""
         if not self._known:
             return None
-        return self._all_operations - self._gone(left, operations=True)
+        return self._all_flops - self._gone(left, flops=True)
 
     def parameters(self, left: Mapping[str, int]) -> int:
         """Parameters with so many units left in the groups named."""
-        return self._all_parameters - self._gone(left, operations=False)
+        return self._all_parameters - self._gone(left, flops=False)
 
     def saved(self, group: str) -> int | None:
         """Operations that removing one unit of a group saves; `None` if not known."""
         if any(self._weights[i].uses is None for i in self._of_group[group]):
             return None
-        return self._gone({group: self._sizes[group] - 1}, operations=True)
+        return self._gone({group: self._sizes[group] - 1}, flops=True)
 
-    def _gone(self, left, operations):
+    def _gone(self, left, flops):
         for name, count in left.items():
             if name not in self._sizes:
                 raise KeyError(f"No group is named '{name}': {list(self._sizes)}")
@@ -135,7 +135,7 @@ class Costs:
         total = 0
         for i in touched:
             weight = self._weights[i]
-            factor = 2 * (weight.uses or 0) if operations else int(weight.parameters)
+            factor = 2 * (weight.uses or 0) if flops else int(weight.parameters)
             if factor:
                 total += factor * (self._full[i] - self._living(weight, gone))
         return total

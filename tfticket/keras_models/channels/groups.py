@@ -54,7 +54,7 @@ class ChannelGroup:
         members: Where they are.
         pinned: Why none can go; empty if they can.
         parameters: What removing one unit saves, while all others are there.
-        operations: Multiplications and additions of one sample that it saves; `None`
+        flops: Multiplications and additions of one sample that it saves; `None`
             if they are not known.
     """
 
@@ -64,7 +64,7 @@ class ChannelGroup:
     members: tuple[GroupMember, ...]
     pinned: str
     parameters: int
-    operations: int | None
+    flops: int | None
 
 
 class ChannelGroups(Mapping):
@@ -73,7 +73,7 @@ class ChannelGroups(Mapping):
     Args:
         groups: The groups, in the order of their first layers.
         without_rule: Layer with weights to the reason why nothing of it can go.
-        costs: How operations and parameters depend on the number of units.
+        costs: How FLOPs and parameters depend on the number of units.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ChannelGroups(Mapping):
         """The groups whose units can be removed."""
         return {name: x for name, x in self._groups.items() if not x.pinned}
 
-    def operations(self, left: Mapping[str, int] | None = None) -> int | None:
+    def flops(self, left: Mapping[str, int] | None = None) -> int | None:
         """Multiplications and additions of one sample, of kernels and of attention.
 
         Nothing is built: this takes microseconds, to be called for many widths.
@@ -112,7 +112,7 @@ class ChannelGroups(Mapping):
         Returns:
             The count; `None` if it is not known how often a kernel is used.
         """
-        return self._costs.operations(left or {})
+        return self._costs.flops(left or {})
 
     def parameters(self, left: Mapping[str, int] | None = None) -> int:
         """Number of all weights of the model with so many units left."""
@@ -152,12 +152,12 @@ class ChannelGroups(Mapping):
         return masks
 
     def __str__(self) -> str:
-        rows = [("group", "kind", "units", "parameters", "operations", "weights")]
+        rows = [("group", "kind", "units", "parameters", "FLOPs", "weights")]
         notes: list[str] = []
         for group in self._groups.values():
             where = [repr(x) for x in group.members]
             more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-            cost = "-" if group.operations is None else f"{group.operations:,}"
+            cost = "-" if group.flops is None else f"{group.flops:,}"
             rows.append(
                 (
                     group.name,
@@ -180,9 +180,9 @@ class ChannelGroups(Mapping):
             for row in rows
         ]
         lines.insert(1, "-" * max(map(len, lines)))
-        total = self.operations()
+        total = self.flops()
         count = f"{total:,}" if total is not None else "not known"
-        lines.append(f"parameters: {self.parameters():,}; operations: {count}")
+        lines.append(f"parameters: {self.parameters():,}; FLOPs: {count}")
         return "\n".join([*lines, *notes])
 
 
@@ -235,7 +235,7 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
         dataclasses.replace(
             group,
             parameters=costs.parameters({}) - costs.parameters({group.name: rest}),
-            operations=costs.saved(group.name),
+            flops=costs.saved(group.name),
         )
         for group, _ in found
         for rest in (group.size - 1,)
@@ -294,7 +294,7 @@ def _grouped(
             ),
             pinned=traced.pins.get(int(of[0]), ""),
             parameters=0,
-            operations=None,
+            flops=None,
         )
         result.append((group, of))
     return result
