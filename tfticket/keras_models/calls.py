@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import keras
 
