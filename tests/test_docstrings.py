@@ -23,7 +23,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_examples(module, tmp_path, monkeypatch):
+def test_examples(module, tmp_path, monkeypatch, quick):
     if module is not tfticket.models:  # whose examples show the settings
         monkeypatch.setattr(devices, "compile_options", without_xla.compile_options)
     scope = {"keras": keras, "np": np, "tfticket": tfticket, "folder": tmp_path}

@@ -152,6 +152,7 @@ def test_help_is_for_a_person(run, tmp_path):
     assert "Finds a lottery ticket" in done.stdout
 
 
+@pytest.mark.slow
 def test_epochs_and_fine_tuning_and_global(run, tmp_path):
     run(
         tmp_path, "--rounds=1", "--epochs=2", "--rewind_to=none", "--scope=global",

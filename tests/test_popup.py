@@ -171,8 +171,15 @@ def test_a_step_of_a_network_against_numpy():
         np.testing.assert_allclose(layer.scores.numpy(), want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=needs_graph)])
-@pytest.mark.parametrize("score_scope", ["layerwise", "global"])
+@pytest.mark.parametrize(
+    ("score_scope", "jit_compile"),
+    [
+        ("layerwise", False),
+        pytest.param("global", True, marks=needs_graph),
+        pytest.param("layerwise", True, marks=[needs_graph, pytest.mark.slow]),
+        pytest.param("global", False, marks=pytest.mark.slow),
+    ],
+)
 def test_only_scores_are_trained(score_scope, jit_compile, images):
     model = tfticket.popup(small(), density=0.3, score_scope=score_scope)
     model.trainable = True  # what a user may do; it must not thaw the kernels

@@ -72,8 +72,13 @@ def test_every_optimizer(name, mlp, data):
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
     [
-        *((name, False) for name in ("SGD", "Adam", "AdamW", "Muon", "Ftrl", "Lamb")),
-        *((name, True) for name in ("SGD", "Adam", "Muon")),
+        *((name, False) for name in ("SGD", "AdamW", "Muon")),
+        ("Adam", True),
+        *(
+            pytest.param(name, jit, marks=pytest.mark.slow)
+            for name, jit in (("Adam", False), ("Ftrl", False), ("Lamb", False))
+        ),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("SGD", "Muon")),
     ],
 )
 def test_every_option_at_once(name, jit_compile, mlp, data):
