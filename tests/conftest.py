@@ -48,6 +48,18 @@ _CORE = (
 )
 
 
+# Files that take longest begin first, so that all cores end at the same time.
+_LONG = (
+    *("find_ticket", "docs", "lottery_kill", "lottery", "train_popup", "backends"),
+    *("callbacks", "gradual", "litert", "docstrings", "saved_model_formats", "popup"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}.py": number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 def pytest_ignore_collect(collection_path):
     name = collection_path.name.removeprefix("test_").removesuffix(".py")
     other = collection_path.suffix == ".py" and name not in _CORE

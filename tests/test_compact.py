@@ -1042,7 +1042,15 @@ def step(model, count=1):
         model.train_on_batch(x, random.integers(0, 4, 16))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("sgd", "scaled")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_training_goes_on_as_before_with_the_state_of_the_optimizer(name):
     model = trained(OPTIMIZERS[name]())
     smaller = compact(model, optimizer=True).model

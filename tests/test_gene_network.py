@@ -355,6 +355,7 @@ def test_bad_inputs(small):
         gene_network.MotifExperiment(population=0)
 
 
+@pytest.mark.slow
 def test_the_script(run_script, tmp_path):
     flags = ["--population=1", "--generations=0", "--step=1", "--out_dir=run"]
 

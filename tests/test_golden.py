@@ -17,7 +17,7 @@ def outputs():
     return np.load(FOLDER / "outputs.npz")
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "without_xla")
 def test_masks_and_stored_bytes_are_as_before():
     golden = np.load(FOLDER / "masks.npz")
     masks = make.found_masks()

@@ -106,6 +106,7 @@ def _check_reproduced(found, rounds, controls_at):
     assert "accuracy" in found["drawn"]
 
 
+@pytest.mark.slow
 def test_reproduce_the_lottery_ticket():
     found = _reproduce(before=_QUICK, iterations=20, rounds=1, controls_at=[1])
     _check_reproduced(found, rounds=1, controls_at=[1])
