@@ -1,0 +1,169 @@
+"""The page of `benchmarks/resnet8.py` and `resnet8_small.py`, and its picture."""
+
+import collections
+import csv
+import pathlib
+import statistics
+
+PAGE = """# A trained network, smaller
+
+The ResNet-8 of [MLPerf Tiny](https://github.com/mlcommons/tiny) with its trained
+weights, on the test images of CIFAR-10: {dense} right. The benchmark asks for 85 %.
+`benchmarks/resnet8.py` cuts whole channels step by step until so much of the
+operations is left, in the first 40 % of {epochs} epochs, while the dense network
+teaches it ({recipe}). No epoch and no seed is chosen: what counts are the weights after
+the last epoch.
+
+{table}
+
+Accuracies are means of the seeds, with the standard deviation of a seed and their
+number. "Trained on" is the same network after `export.compact`, trained by SGD on the
+labels alone for {tuned_epochs} epochs more (`benchmarks/resnet8_small.py`). "Dense"
+was trained in the same way and lost nothing.
+
+![Accuracy against the operations left](resnet8/accuracy.png)
+
+Single weights pruned to 80 % instead, which leaves all operations: {weights}.
+
+## Served
+
+LiteRT files of the networks of seed 0, beside the dense one's: bytes, the time of a
+call with one image on one thread as a fraction of the dense file's of the same type,
+and the accuracy of the file itself on all 10,000 test images.
+
+{files}
+
+## Again
+
+The training needs Keras with JAX. It was done on a GPU, where all {runs} runs took
+{minutes:.0f} minutes; what comes after was done on a CPU. `cifar10.npz` holds
+`x_train`, `y_train`, `x_test` and `y_test`.
+
+```sh
+python benchmarks/resnet8.py --all --epochs={epochs} --save=students \\
+    --model=pretrainedResnet.h5 --images=cifar10.npz \\
+    --out=docs/results/resnet8/trained.csv
+python benchmarks/resnet8_small.py --what=tune --student=channels-0.5-0 \\
+    --model=pretrainedResnet.h5 --images=cifar10.npz
+python benchmarks/resnet8_small.py --what=files \\
+    --model=pretrainedResnet.h5 --images=cifar10.npz
+python benchmarks/resnet8_small.py --what=page
+```
+"""
+
+
+def read(path: pathlib.Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shown(values: list[float]) -> str:
+    """Mean, standard deviation and number of some accuracies."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.2%} (one seed)"
+    spread = statistics.stdev(values)
+    return f"{statistics.mean(values):.2%} ± {100 * spread:.2f} ({len(values)})"
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(results: pathlib.Path) -> None:
+    """Writes the page and its picture.
+
+    Args:
+        results: The folder of the pages.
+    """
+    folder = results / "resnet8"
+    trained, tuned = read(folder / "trained.csv"), read(folder / "tuned.csv")
+    after = {row["student"]: float(row["test_accuracy"]) for row in tuned}
+    groups = collections.defaultdict(list)
+    for row in trained:
+        groups[row["structure"], float(row["target"])].append(row)
+    rows, points = [], {}
+    for (structure, target), runs in sorted(groups.items(), key=lambda x: -x[0][1]):
+        if structure == "weights":
+            continue
+        first = [float(x["test_accuracy"]) for x in runs]
+        names = [f"{structure}-{target:g}-{x['seed']}" for x in runs]
+        later = [after[name] for name in names if name in after]
+        left = statistics.mean(float(x["operations_left"]) for x in runs)
+        kept = statistics.mean(float(x["weights_left"]) for x in runs)
+        points[left] = (first, later)
+        name = "dense" if structure == "none" else f"{target:g}"
+        rows.append([name, f"{left:.3f}", f"{kept:.3f}", shown(first), shown(later)])
+    weights = [float(x["test_accuracy"]) for x in groups["weights", 0.2]]
+    one = trained[0]
+    (results / "resnet8.md").write_text(
+        PAGE.format(
+            dense=f"{float(one['start_accuracy']):.2%}",
+            epochs=one["epochs"],
+            recipe=f"AdamW, rate {one['rate']}, decay {one['decay']}, batch "
+            f"{one['batch']}, temperature {one['temperature']}, weight of the labels "
+            f"{one['label_weight']}",
+            table=table(
+                ("asked", "operations", "parameters", "accuracy", "trained on"), rows
+            ),
+            tuned_epochs=tuned[0]["epochs"] if tuned else "0",
+            weights=shown(weights),
+            files=served(read(folder / "files.csv")),
+            runs=len(trained),
+            # Four at a time.
+            minutes=sum(float(x["seconds"]) for x in trained) / 60 / 4,
+        )
+    )
+    draw(points, float(one["start_accuracy"]), folder / "accuracy.png")
+
+
+def served(rows: list[dict[str, str]]) -> str:
+    forms = ("float32", "int8")
+    head = ["network"]
+    for form in forms:
+        head += [f"{form} kB", "time", "accuracy"]
+    lines = []
+    for row in rows:
+        cells = [row["student"].removesuffix("-0").removeprefix("channels-")]
+        for form in forms:
+            cells += [
+                f"{int(row[f'{form}_bytes']) / 1000:.1f}",
+                f"{float(row[f'{form}_ms']):.2f} ms"
+                if row["student"] == "dense"
+                else f"{float(row[f'{form}_ratio']):.2f}x",
+                f"{float(row[f'{form}_accuracy']):.2%}",
+            ]
+        lines.append(cells)
+    return table(tuple(head), lines)
+
+
+def draw(points, dense: float, path: pathlib.Path) -> None:
+    """Every seed a point, before and after training on."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    kinds = ("pruned and taught", "then trained on")
+    for number, (label, color) in enumerate(zip(kinds, ("C0", "C1"), strict=True)):
+        of = {left: values[number] for left, values in points.items() if values[number]}
+        if not of:
+            continue
+        lefts = sorted(of)
+        means = [statistics.mean(of[left]) for left in lefts]
+        axes.plot(lefts, [100 * x for x in means], color=color, label=label)
+        for left in lefts:
+            axes.plot([left] * len(of[left]), [100 * x for x in of[left]], ".", c=color)
+    axes.axhline(100 * dense, color="black", linestyle="--", linewidth=1)
+    axes.annotate("dense, as published", (0.3, 100 * dense + 0.1), fontsize=8)
+    axes.axhline(85, color="gray", linestyle=":", linewidth=1)
+    axes.annotate("MLPerf Tiny asks for 85 %", (0.62, 84.6), fontsize=8, color="gray")
+    axes.set_xlabel("operations left")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title("ResNet-8 on CIFAR-10, whole channels cut")
+    axes.invert_xaxis()
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

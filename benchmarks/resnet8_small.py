@@ -1,0 +1,207 @@
+"""What the students of `resnet8.py` come to when small: trained on, and served.
+
+    python benchmarks/resnet8_small.py --what=tune --student=channels-0.5-0 \
+        --model=pretrainedResnet.h5 --images=cifar10.npz --students=students
+    python benchmarks/resnet8_small.py --what=files --model=... --images=...
+    python benchmarks/resnet8_small.py --what=page
+
+`tune` takes out of a student what was pruned, by `tfticket.export.compact`, and trains
+the small network on by SGD on the labels alone: an epoch of half of the operations is
+half of the work. It needs no GPU. A row goes to `tuned.csv`, the network beside the
+student. `files` writes LiteRT files of the dense network and of each student of the
+first seed, float32 and int8, and measures their bytes, their accuracy on all test
+images, and the time of a call with one image on one thread, in turns. `page` makes
+`docs/results/resnet8.md` of the CSVs in `docs/results/resnet8/`.
+"""
+
+import csv
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import resnet8_page
+from absl import app, flags
+
+WHAT = ("tune", "files", "page")
+# Of `files`: the dense network, and students of seed 0.
+STUDENTS = ("dense", *(f"channels-{x}-0" for x in ("0.75", "0.6", "0.5", "0.4", "0.3")))
+PAD = 4
+
+_WHAT = flags.DEFINE_enum("what", "page", WHAT, "What to do.")
+_MODEL = flags.DEFINE_string("model", None, "pretrainedResnet.h5.")
+_IMAGES = flags.DEFINE_string("images", None, "The .npz that resnet8.py was given.")
+_STUDENTS = flags.DEFINE_string("students", "students", "Folder of the students.")
+_STUDENT = flags.DEFINE_string("student", None, "Name of the student to train on.")
+_RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the page.")
+_EPOCHS = flags.DEFINE_integer("epochs", 25, "Epochs of the small network.", 1)
+_BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.", 1)
+_RATE = flags.DEFINE_float("rate", 0.05, "Highest learning rate.", 0)
+_DECAY = flags.DEFINE_float("decay", 0.0005, "Decoupled weight decay.", 0)
+_REPEATS = flags.DEFINE_integer("repeats", 41, "Calls of each file.", 1)
+
+
+def read_images():
+    with np.load(_IMAGES.value) as arrays:
+        names = ("x_train", "y_train", "x_test", "y_test")
+        return [arrays[name] for name in names]
+
+
+def accuracy(model, x, y) -> float:
+    outputs = model.predict(x.astype(np.float32), batch_size=500, verbose=0)
+    return float((np.argmax(outputs, -1) == y).mean())
+
+
+def one_thread() -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def small(name: str):
+    """A student without what was pruned; the dense network without its softmax."""
+    import keras
+
+    import tfticket
+
+    if name == "dense":
+        model = keras.models.load_model(_MODEL.value, compile=False)
+        model.get_layer("dense").activation = keras.activations.linear
+        return model
+    tuned = pathlib.Path(_STUDENTS.value, f"{name}-tuned.keras")
+    if _WHAT.value != "tune" and tuned.exists():
+        return keras.models.load_model(tuned, compile=False)
+    student = pathlib.Path(_STUDENTS.value, f"{name}.keras")
+    return tfticket.export.compact(
+        keras.models.load_model(student, compile=False)
+    ).model
+
+
+def augmented(x, y):
+    """Images cropped and flipped at random, as in resnet8.py."""
+    import tensorflow as tf
+
+    size = x.shape[1]
+    x = tf.pad(tf.cast(x, tf.float32), [[0, 0], [PAD, PAD], [PAD, PAD], [0, 0]])
+    count = tf.shape(x)[0]
+    move = tf.random.uniform([count, 2], 0, 2 * PAD + 1, tf.int32)
+    place = tf.range(size)[None]
+    flipped = tf.random.uniform([count, 1]) < 0.5
+    columns = move[:, 1:] + tf.where(flipped, size - 1 - place, place)
+    x = tf.gather(x, move[:, :1] + place, axis=1, batch_dims=1)
+    return tf.gather(x, columns, axis=2, batch_dims=1), y
+
+
+def tune() -> None:
+    import keras
+    import tensorflow as tf
+
+    one_thread()
+    name = _STUDENT.value
+    seed = int(name.rsplit("-", 1)[1])
+    keras.utils.set_random_seed(seed)
+    x, y, x_test, y_test = read_images()
+    model = small(name)
+    before = accuracy(model, x_test, y_test)
+    images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
+    images = images.batch(_BATCH.value, drop_remainder=True).map(augmented).prefetch(2)
+    steps = _EPOCHS.value * (len(y) // _BATCH.value)
+    warmup = max(1, steps // 20)
+    rates = keras.optimizers.schedules.CosineDecay(
+        _RATE.value / 100,
+        steps - warmup,
+        warmup_target=_RATE.value,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.SGD(
+        rates, momentum=0.9, nesterov=True, weight_decay=_DECAY.value
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    start = time.perf_counter()
+    model.fit(images, epochs=_EPOCHS.value, verbose=2)
+    seconds = round(time.perf_counter() - start)
+    model.save(pathlib.Path(_STUDENTS.value, f"{name}-tuned.keras"))
+    add_row(
+        "tuned.csv",
+        student=name,
+        epochs=_EPOCHS.value,
+        batch=_BATCH.value,
+        rate=_RATE.value,
+        decay=_DECAY.value,
+        seconds=seconds,
+        accuracy_before=before,
+        test_accuracy=accuracy(model, x_test, y_test),
+    )
+
+
+def add_row(name: str, **values) -> None:
+    path = pathlib.Path(_RESULTS.value, "resnet8", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = [row for row in rows if row["student"] != values["student"]] + [values]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, values, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def files() -> None:
+    import tfticket
+    from tfticket.export.checking.timing import runner, timed
+
+    one_thread()
+    x, _, x_test, y_test = read_images()
+    samples = x_test.astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for name in STUDENTS:
+            model = small(name)
+            for form, quantization in (("float32", None), ("int8", "int8")):
+                paths[name, form] = tfticket.export.litert(
+                    model,
+                    pathlib.Path(folder, f"{name}-{form}.tflite"),
+                    quantization=quantization,
+                    representative_data=x[:512].astype(np.float32)
+                    if quantization
+                    else None,
+                    inputs=samples[:64],
+                    tolerance=0.5 if quantization else None,
+                ).path
+        runs = {key: runner(path) for key, path in paths.items()}
+        times = timed(runs, {"x": samples[:1]}, _REPEATS.value)
+        for name in STUDENTS:
+            values = {"student": name}
+            for form in ("float32", "int8"):
+                run, key = runs[name, form], (name, form)
+                answers = [run(samples[i : i + 1000]) for i in range(0, 10_000, 1000)]
+                right = np.argmax(np.concatenate(answers), -1) == y_test
+                ratio = np.divide(times[key], times["dense", form])
+                values |= {
+                    f"{form}_bytes": paths[key].stat().st_size,
+                    f"{form}_ms": round(1e3 * statistics.median(times[key]), 4),
+                    f"{form}_ratio": round(float(np.median(ratio)), 3),
+                    f"{form}_accuracy": float(right.mean()),
+                }
+            print(values, flush=True)
+            add_row("files.csv", **values)
+
+
+def main(_) -> None:
+    if _WHAT.value == "tune":
+        tune()
+    elif _WHAT.value == "files":
+        files()
+    else:
+        resnet8_page.write(pathlib.Path(_RESULTS.value))
+
+
+if __name__ == "__main__":
+    app.run(main)
