@@ -10,6 +10,7 @@ W, W0, A = RANDOM.standard_normal((3, 4, 5))
 NAMES = [
     "change",
     "grasp",
+    "lamp",
     "magnitude",
     "magnitude_increase",
     "movement",
@@ -30,6 +31,7 @@ def registry(monkeypatch):
     ("name", "evidence", "expected"),
     [
         ("magnitude", {}, np.sqrt(W**2)),
+        ("lamp", {}, W**2 / [[np.sum(W[w**2 <= W**2] ** 2) for w in row] for row in W]),
         ("movement", {"initial": W0}, np.sqrt((W - W0) ** 2)),
         ("magnitude_increase", {"initial": W0}, np.sqrt(W**2) - np.sqrt(W0**2)),
         ("change", {"change": A}, A),
@@ -46,6 +48,11 @@ def test_scores_are_those_of_the_papers(name, evidence, expected):
         name, {"k": W}, {kind: {"k": value} for kind, value in evidence.items()}
     )
     np.testing.assert_allclose(found["k"], expected, rtol=1e-12)
+
+
+def test_lamp_of_equal_weights_and_of_none():
+    np.testing.assert_allclose(criteria.lamp(np.ones(4)), [1 / 4, 1 / 3, 1 / 2, 1])
+    np.testing.assert_array_equal(criteria.lamp(np.zeros((2, 2))), np.zeros((2, 2)))
 
 
 def test_every_criterion_is_registered_by_its_own_name():

@@ -30,6 +30,35 @@ def magnitude(weight: np.ndarray) -> np.ndarray:
     return np.abs(wide(weight))
 
 
+def lamp(weight: np.ndarray) -> np.ndarray:
+    """Magnitude for a cut across layers, w^2 / sum of v^2 (Lee et al. 2021).
+
+    The sum is over the weight and all that come after it in its layer, ordered by
+    size (arXiv 2010.07611). The largest weight of every layer scores 1, so that
+    `scope="global"` empties none, and layers get sparsities that no one has to choose.
+    Within a layer it ranks as magnitude does.
+
+    Args:
+        weight: Float array of any shape, a layer's whole kernel.
+
+    Returns:
+        Array of the same shape, float32 or wider, in [0, 1].
+
+    Example:
+
+    >>> lamp(np.array([-2.0, 1.0, 2.0]))
+    array([0.5       , 0.11111111, 1.        ])
+    """
+    squares = np.square(weight, dtype=np.float64).ravel()
+    order = np.argsort(squares, kind="stable")
+    sums = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.zeros_like(squares)
+    scores[order] = np.divide(
+        squares[order], sums, out=np.zeros_like(squares), where=sums > 0
+    )
+    return scores.reshape(np.shape(weight)).astype(wide(weight).dtype, copy=False)
+
+
 def random(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Uniform in [0, 1): the control that every other criterion has to beat.
 
@@ -233,6 +262,7 @@ _CRITERIA: dict[str, Criterion] = {
     criterion.__name__: criterion
     for criterion in (
         magnitude,
+        lamp,
         random,
         movement,
         magnitude_increase,
