@@ -97,11 +97,16 @@ def sparsify(
             "Use it in GradualPruning or IterativeMagnitudePruning, which see that."
         )
     given = pruner.own_sparsities(sparsities)
+    goal = None
     if sparsity is None:
-        sparsity = Goal(pruner, given).sparsity_for(flops, parameters)
+        goal = Goal(pruner, given)
+        sparsity = goal.sparsity_for(flops, parameters)
     outputs = pruner.outputs & set(pruner.structures) if output_factor != 1.0 else ()
     own = {**dict.fromkeys(outputs, sparsity * output_factor), **given}
     pruner.check(pruner.cuts_to(sparsity, own))
+    if goal and rounds == 1 and not outputs:
+        pruner.masked.set_masks(goal.masks(sparsity))  # by the scores it has
+        return
     for number in range(1, rounds + 1):
         pruner.prune_to(
             _part(sparsity, number / rounds),

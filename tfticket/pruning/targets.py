@@ -285,7 +285,8 @@ class Goal:
 
     def masks(self, sparsity: float) -> dict[str, np.ndarray]:
         """Name of each masked weight to the mask that a sparsity leaves."""
-        return self._channels.masks(self._after(sparsity), self._masks)
+        weights = {k: x for k, x in self._masks.items() if k not in self._alive}
+        return self._channels.masks(self._after(sparsity), weights)
 
     def left(self, name: str, sparsity: float) -> float:
         """The fraction of all "flops" or "parameters" that a sparsity leaves.
@@ -298,8 +299,9 @@ class Goal:
         if left is None or whole is None:
             raise ValueError(
                 "The FLOPs of this model are not known, since it is not known how "
-                "often some kernel is used: tfticket.summary(model) names it. Use "
-                "parameters= or a sparsity."
+                "often some kernel is used: tfticket.summary(model) names it. If that "
+                "depends on the size of its inputs, give them one: "
+                "keras.Input((224, 224, 3)). Else use parameters= or a sparsity."
             )
         return left / whole
 
