@@ -1,6 +1,7 @@
 """Whether regularizers that prepare channels pay, on scikit-learn's digits.
 
-    python benchmarks/channel_regularizers.py --out=docs/results/channels/regularizers.csv
+    python benchmarks/channel_regularizers.py \
+        --out=docs/results/channels/regularizers.csv
 
 A small residual network is trained with a regularizer, cut at once to `--flops` of its
 operations, and trained on. BatchNormalization's scales get Keras's own L1
@@ -62,7 +63,8 @@ def network(shape, classes: int, scales: float, kernels: float):
             kernel_regularizer=group_lasso(kernels) if kernels else None,
         )(x)
         regularizer = keras.regularizers.L1(scales) if scales else None
-        return layers.BatchNormalization(gamma_regularizer=regularizer)(x)
+        # Few steps: Keras's own momentum would not have seen them all.
+        return layers.BatchNormalization(momentum=0.9, gamma_regularizer=regularizer)(x)
 
     image = keras.Input(shape)
     x = stem = layers.ReLU()(conv(image, 32))
