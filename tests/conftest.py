@@ -11,6 +11,7 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+import functools
 import gc
 
 import keras
@@ -88,6 +89,9 @@ def without_xla():
     """For short trainings in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "compile_options", without_xla_settings)
+        if BACKEND == "tensorflow":
+            plain = functools.partialmethod(keras.Model.compile, jit_compile=False)
+            patch.setattr(keras.Model, "compile", plain)
         yield
 
 
