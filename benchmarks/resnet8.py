@@ -79,11 +79,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the order, the crops and the flips."
 
 _EPOCHS = flags.DEFINE_integer("epochs", 100, "Epochs.", 1)
 _BATCH = flags.DEFINE_integer("batch", 256, "Images in a step.", 1)
-_OPTIMIZER = flags.DEFINE_enum("optimizer", "adamw", ["sgd", "adamw"], "Which.")
-_RATE = flags.DEFINE_float("rate", None, "Highest rate: 0.02 of SGD, 0.003 of AdamW.")
-_DECAY = flags.DEFINE_float("decay", None, "Weight decay: 0.002 of SGD, 0.01 of AdamW.")
+_OPTIMIZER = flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adamw"], "Which.")
+_RATE = flags.DEFINE_float("rate", None, "Highest rate: 0.05 of SGD, 0.003 of AdamW.")
+_DECAY = flags.DEFINE_float("decay", None, "Weight decay: 2e-4 of SGD, 0.01 of AdamW.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Of the distillation.")
-_LABELS = flags.DEFINE_float("label_weight", 0.3, "Weight of the labels' loss.", 0, 1)
+_LABELS = flags.DEFINE_float("label_weight", 0.9, "Weight of the labels' loss.", 0, 1)
 _CRITERION = flags.DEFINE_string("criterion", "magnitude", "Scores.")
 _SCOPE = flags.DEFINE_string("scope", "global", "What is ranked together.")
 _CUT = flags.DEFINE_float("cut", 0.4, "Part of the epochs in which it is cut.", 0, 1)
@@ -178,15 +178,16 @@ def optimizer(steps: int):
     import keras
 
     sgd = _OPTIMIZER.value == "sgd"
-    rate = _RATE.value or (0.02 if sgd else 0.003)
-    decay = (0.002 if sgd else 0.01) if _DECAY.value is None else _DECAY.value
+    rate = _RATE.value or (0.05 if sgd else 0.003)
+    decay = (2e-4 if sgd else 0.01) if _DECAY.value is None else _DECAY.value
     warmup = max(1, steps // 20)
     rates = keras.optimizers.schedules.CosineDecay(
         rate / 100, steps - warmup, warmup_target=rate, warmup_steps=warmup
     )
     if sgd:
+        # Of images in 0 to 255 the first layer's gradients are large.
         made = keras.optimizers.SGD(
-            rates, momentum=0.9, nesterov=True, weight_decay=decay
+            rates, momentum=0.9, nesterov=True, weight_decay=decay, global_clipnorm=5.0
         )
     else:
         made = keras.optimizers.AdamW(rates, weight_decay=decay)

@@ -41,6 +41,7 @@ The training needs Keras with JAX. It was done on a GPU, where all {runs} runs t
 
 ```sh
 python benchmarks/resnet8.py --all --epochs={epochs} --save=students \\
+    --optimizer={optimizer} --rate={rate} --decay={decay} --label_weight={labels} \\
     --model=pretrainedResnet.h5 --images=cifar10.npz \\
     --out=docs/results/resnet8/trained.csv
 python benchmarks/resnet8_small.py --what=tune --student=channels-0.5-0 \\
@@ -104,8 +105,12 @@ def write(results: pathlib.Path) -> None:
         PAGE.format(
             dense=f"{float(one['start_accuracy']):.2%}",
             epochs=one["epochs"],
-            recipe=f"AdamW, rate {one['rate']}, decay {one['decay']}, batch "
-            f"{one['batch']}, temperature {one['temperature']}, weight of the labels "
+            optimizer=one["optimizer"],
+            rate=one["rate"],
+            decay=one["decay"],
+            labels=one["label_weight"],
+            recipe=f"{one['optimizer']}, rate {one['rate']}, decay {one['decay']}"
+            f",\nbatch {one['batch']}, temperature {one['temperature']}, labels weigh "
             f"{one['label_weight']}",
             table=table(
                 ("asked", "operations", "parameters", "accuracy", "trained on"), rows
