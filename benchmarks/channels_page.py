@@ -61,8 +61,8 @@ and finds the sparsity that leaves half of the time on this machine.
 Do channels go with less loss if the training before pushes some of them to zero? Not
 on the small residual network of `benchmarks/channel_regularizers.py`, whose channels
 are cut at once to 0.2 of the operations (scikit-learn's digits, five seeds, means with
-the standard deviation of a seed). What the regularizers change is within the noise of the
-seeds, so tfticket has none of its own. Keras's `gamma_regularizer` with
+the standard deviation of a seed). What the regularizers change is within the noise of
+the seeds, so tfticket has none of its own. Keras's `gamma_regularizer` with
 `Channel(score="scale")` is the way of arXiv 1708.06519 for whoever wants to try.
 
 | regularizer, score | trained | right after the cut | trained on |
