@@ -8,9 +8,10 @@
 `tune` takes the channels that were pruned out of a student, by
 `tfticket.export.compact`, and trains the small network on by SGD on the labels alone:
 an epoch of half of the operations is half of the work. It needs no GPU. A row goes to
-`tuned.csv`, the network beside the student. `files` writes LiteRT files of the dense network and of each student of the
-first seed, float32 and int8, and measures their bytes, their accuracy on all test
-images, and the time of a call with one image on one thread, in turns. `page` makes
+`tuned.csv`, the network beside the student. `files` writes LiteRT files of the dense
+network and of each student of the first seed, float32 and int8, and measures their
+bytes, their accuracy on all test images, and the time of a call with one image on one
+thread, in turns. `page` makes
 `docs/results/resnet8.md` of the CSVs in `docs/results/resnet8/`.
 """
 
