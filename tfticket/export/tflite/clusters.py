@@ -49,7 +49,11 @@ def find(
         counts: Zeros and weights of each 1x1 convolution, by its number.
         mended: Names of the rules that count as obeyed.
     """
-    roles = [x.mended if x.rule in mended else x.role for x in nodes]
+    leading = _leading(nodes)
+    roles = [
+        x.mended if x.rule in mended and i in leading else x.role
+        for i, x in enumerate(nodes)
+    ]
     readers: dict[int, set[int]] = {i: set() for i in range(len(nodes))}
     for i, node in enumerate(nodes):
         for taken in node.inputs:
@@ -57,7 +61,7 @@ def find(
                 readers[taken].add(i)
     heads: dict[int, Cause] = {}
     while True:
-        found, ends = _once(nodes, roles, readers, outputs, mended)
+        found, ends = _once(nodes, roles, readers, outputs, mended, leading)
         if not ends or "head" not in mended:
             break
         # A head that is written as Dense layers is no longer in the cluster, and what
@@ -78,7 +82,7 @@ def find(
     return Found(causes, tuple(clusters))
 
 
-def _once(nodes, roles, readers, outputs, mended):
+def _once(nodes, roles, readers, outputs, mended, leading):
     """Causes by node and the nodes of each cluster, and which are heads."""
     causes, groups = _joined(nodes, roles, mended)
     good, ends = [], []
@@ -88,7 +92,8 @@ def _once(nodes, roles, readers, outputs, mended):
             # What comes first in the network is what has to go first.
             cause = causes[stopped[0][1]]
         else:
-            cause, own = _way_out(nodes, roles, members, readers, outputs, mended)
+            ways = readers, outputs, leading
+            cause, own = _way_out(nodes, roles, members, ways, mended)
             ends += own
         if cause:
             causes.update({i: causes.get(i, cause) for i in members})
@@ -131,8 +136,12 @@ def _joined(nodes, roles, mended):
     return causes, groups
 
 
-def _way_out(nodes, roles, members, readers, outputs, mended):
-    """What stops a cluster where it is left, or `None`; and which ends are heads."""
+def _way_out(nodes, roles, members, ways, mended):
+    """What stops a cluster where it is left, or `None`; and which ends are heads.
+
+    `ways` are the readers of each node, the outputs, and which nodes are `_leading`.
+    """
+    readers, outputs, leading = ways
     heads = []
     for i in sorted(members):
         outside = i in outputs or any(
@@ -141,6 +150,11 @@ def _way_out(nodes, roles, members, readers, outputs, mended):
         inside = any(j in members and roles[j] != START for j in readers[i])
         if not outside:
             continue
+        # Where more 1x1 convolutions follow, what stands between is to be mended.
+        rules = {j: nodes[j].rule for j in readers[i] if roles[j] == OUTSIDE}
+        between = sorted(j for j, rule in rules.items() if rule and j in leading)
+        if between and (inside or roles[i] == INSIDE):
+            return Cause(nodes[between[0]].rule, between[0]), []
         if inside and "shared" not in mended:
             return Cause("shared", i), []
         if roles[i] != INSIDE or inside:

@@ -67,8 +67,7 @@ def parts(layer: keras.layers.Layer, padding: tuple, in_shape: tuple) -> list[Pa
         rule = first or _pointwise(layer, sides)
         return [Part("kernel", layer.kernel, "1x1", "inside", rule, True)]
     rule = first or _first(layer, sides, in_shape[-1])
-    is_first = tuple(layer.kernel_size) == (3, 3) and in_shape[-1] == 3
-    role = "start" if is_first else "inside"
+    role = "start" if in_shape[-1] == 3 else "inside"
     return [Part("kernel", layer.kernel, _kind("", layer), role, rule)]
 
 
