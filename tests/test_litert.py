@@ -222,7 +222,7 @@ def test_sparse_convolutions_are_unpacked(tmp_path):
     )
     tfticket.sparsify(model, 0.8)
     path = tmp_path / "m.tflite"
-    with pytest.warns(UserWarning, match=r"not faster: .* 0 of 0 1x1 kernels run"):
+    with pytest.warns(UserWarning, match="not faster: it has no 1x1"):
         exported = export.litert(model, path, sparse=True)
     (weight,) = reader.read(path.read_bytes()).sparse
     assert (weight.operation, weight.type, weight.block) == ("CONV_2D", "float32", 1)

@@ -9,6 +9,7 @@ from keras import layers
 
 import tfticket
 from tfticket import export
+from tfticket.export.sparsity_plan import expectation
 from tfticket.export.tflite import reader, sparse_rules
 from tfticket.export.tflite.sparse_nodes import Nodes
 from tfticket.keras_models.graph import FlatGraph
@@ -441,6 +442,16 @@ def test_open_sizes_have_no_flops():
     assert {row.flops for row in plan.rows} == {None, 2 * 24 * 4}
     assert plan.mends[0].flops is None
     assert "frees 2 kernels" in plan.summary
+
+
+def test_what_is_expected_of_other_models():
+    stopped = network(batch=None, middle=block)
+    text, gains = expectation(stopped)
+    assert "0 of 6 1x1 kernels run sparse, first stopped by no more than 2/3" in text
+    assert "on web once the batch is fixed to 1" in text
+    assert not gains
+    assert expectation(network(batch=8)) is None
+    assert expectation(keras.Sequential([keras.Input((3,)), layers.Dense(2)])) is None
 
 
 def test_a_sparse_file_says_what_to_expect(obedient, tmp_path, recwarn):

@@ -94,11 +94,11 @@ def litert(
     only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
     `tfticket.structures` in float32, from 90 % on, or `Block((16, 1))` in int8, where
     blocks must divide the layers' inputs. That gain is for single samples: of batches
-    dense files make more. All else is unpacked and runs as dense.
-    `docs/results/litert_matrix.md` has all combinations with their sizes and times, on
-    x86. On ARM and in browsers, unstructured 1x1 convolutions are faster too, if the
-    network obeys the rules that `sparse_plan` goes through; the result of a sparse file
-    says how many do, and a file that gains nothing anywhere is warned of.
+    dense files make more. All else is unpacked and runs as dense on x86, where
+    `docs/results/litert_matrix.md` has all combinations with their sizes and times. On
+    ARM and in browsers unstructured 1x1 convolutions run sparse, if the network obeys
+    the rules that `sparse_plan` goes through. The result of a sparse file says how
+    many do; a warning says if none does anywhere.
 
     Args:
         model: A built Keras model. A wrapped one is stripped first; without `sparse`,

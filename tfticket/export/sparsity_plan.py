@@ -123,11 +123,19 @@ def expectation(model: keras.Model) -> tuple[str, bool] | None:
     if not is_graph(model) or batches - {None, 1}:
         return None
     plan = sparse_plan(model, "arm")
+    # A convolution's kind is its window: "1x1", "depthwise 3x3".
     if not any("x" in row.kind for row in plan.rows):
         return None
     several, running = plan.pointwise, plan.running
+    if not several:
+        return "it has no 1x1 convolutions, which alone run sparse", False
+    where = (
+        "arm, and on web once the batch is fixed to 1,"
+        if None in batches
+        else ("arm and web")
+    )
     text = (
-        "by XNNPACK's rules its zeros gain nothing on x86; on arm and web "
+        f"by XNNPACK's rules its zeros gain nothing on x86; on {where} "
         f"{len(running)} of {len(several)} 1x1 kernels run sparse"
     )
     if plan.mends:

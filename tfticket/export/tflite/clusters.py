@@ -150,7 +150,7 @@ def _way_out(nodes, roles, members, ways, mended):
         inside = any(j in members and roles[j] != START for j in readers[i])
         if not outside:
             continue
-        # Where more 1x1 convolutions follow, what stands between is to be mended.
+        # Where the cluster could go on, what stands between is to be mended.
         rules = {j: nodes[j].rule for j in readers[i] if roles[j] == OUTSIDE}
         between = sorted(j for j, rule in rules.items() if rule and j in leading)
         if between and (inside or roles[i] == INSIDE):
@@ -226,14 +226,16 @@ def steps(
 
 
 def _leading(nodes):
-    """Numbers of the nodes that stand in a cluster's way: a 1x1 comes in them or after.
+    """Numbers of the nodes that can be in a cluster, and of what can stand in its way.
 
-    What only comes before the start of a cluster does not.
+    What comes only before the start of a cluster, or after all that can be in one,
+    does not.
     """
     leading: set[int] = set()
     for i in reversed(range(len(nodes))):
-        if nodes[i].is_pointwise:
+        node = nodes[i]
+        if node.is_pointwise or node.role in (INSIDE, END):
             leading.add(i)
-        if i in leading and START not in (nodes[i].role, nodes[i].mended):
-            leading.update(x for x in nodes[i].inputs if x is not None)
+        if i in leading and START not in (node.role, node.mended):
+            leading.update(x for x in node.inputs if x is not None)
     return leading

@@ -31,7 +31,7 @@ class Target:
 
 TARGETS = {
     "arm": Target(True, "by XNNPACK's source; not measured"),
-    "web": Target(True, "measured: LiteRT.js, WebAssembly with SIMD"),
+    "web": Target(True, "measured in one trial of LiteRT.js, WebAssembly with SIMD"),
     "x86": Target(False, "XNNPACK switches the sparse path off wherever there is AVX"),
 }
 
@@ -73,7 +73,8 @@ RULES = {
         "strides=2 in the first convolution",
     ),
     "padding": Rule(
-        "padding that is not even on all sides, as padding='same' at stride 2",
+        "padding other than half the window on each side, as padding='same' at "
+        "stride 2",
         "ZeroPadding2D(1), for 5x5 ZeroPadding2D(2), and padding='valid'; of a trained "
         "network with even sizes, flip the image and every kernel with it",
     ),
