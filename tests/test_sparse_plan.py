@@ -306,6 +306,18 @@ def test_more_than_two_thirds_over_the_whole_cluster(zeros, enough):
         assert "no more than 2/3" in str(plan)
 
 
+def test_a_dense_head_that_may_count_is_noted():
+    plan = export.sparse_plan(network(), sparsities=0.9)
+    assert len(plan.notes) == 1  # a small one makes no difference
+    wide = made(layers.Dense, 500, name="wide")
+    model = network(last=lambda x: wide(layers.GlobalAveragePooling2D()(x)))
+    plan = export.sparse_plan(model, sparsities=0.9)
+    assert sparse(plan) == ["a", "b"]
+    zeros = round(0.9 * 128) + round(0.9 * 384)
+    share = zeros / (128 + 384 + 24 * 500)
+    assert f"'wide' may count in its cluster, {share:.1%} with it" in plan.notes[-1]
+
+
 def test_two_clusters_of_which_one_is_stopped():
     image = keras.Input((32, 32, 3), batch_size=1)
     ends = []

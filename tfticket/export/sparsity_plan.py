@@ -105,7 +105,7 @@ def sparse_plan(
         rows,
         tuple(described(members) for members in now.clusters) if runs else (),
         mends,
-        _notes(plain, target),
+        (*_notes(plain, target), *(_counted(nodes, zeros, now) if runs else ())),
     )
 
 
@@ -257,6 +257,31 @@ def _mend(step, nodes, costs):
         tuple(nodes[i].name for i in step.freed),
         None if costs is None else sum(costs[i] for i in step.freed),
     )
+
+
+def _counted(nodes, zeros, now):
+    """Notes of Dense layers that may count into the zeros of a cluster.
+
+    XNNPACK's source takes one that reads the pooling itself into the cluster. The known
+    trials ran sparse all the same, so it is no rule here.
+    """
+    for members in now.clusters:
+        if members[0] in now.causes:
+            continue
+        inside = [i for i in members if nodes[i].is_pointwise]
+        heads = [
+            i
+            for i, node in enumerate(nodes)
+            if node.kind == "Dense" and set(node.inputs) & set(members)
+        ]
+        sizes = {i: math.prod(nodes[i].kernel.shape) for i in (*inside, *heads)}
+        share = sum(zeros[i] for i in sizes) / sum(sizes.values())
+        if heads and share <= sparse_rules.NEEDED[0] / sparse_rules.NEEDED[1]:
+            names = ", ".join(nodes[i].name for i in heads)
+            yield (
+                f"by XNNPACK's source the zeros of '{names}' may count in its cluster, "
+                f"{share:.1%} with it: too few. Prune it too, to be sure"
+            )
 
 
 def _notes(model, target):
