@@ -129,10 +129,9 @@ def expectation(model: keras.Model) -> tuple[str, bool] | None:
     several, running = plan.pointwise, plan.running
     if not several:
         return "it has no 1x1 convolutions, which alone run sparse", False
+    is_open = None in batches
     where = (
-        "arm, and on web once the batch is fixed to 1,"
-        if None in batches
-        else ("arm and web")
+        "arm, and on web once the batch is fixed to 1," if is_open else "arm and web"
     )
     text = (
         f"by XNNPACK's rules its zeros gain nothing on x86; on {where} "
