@@ -12,6 +12,13 @@ from tfticket.export.latency_target import LatencyPlan, Measured, latency_plan
 from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
 from tfticket.export.saved_model_export import saved_model
+from tfticket.export.sparse_report import (
+    SparseCluster,
+    SparseMend,
+    SparsePlan,
+    SparsePlanRow,
+)
+from tfticket.export.sparsity_plan import sparse_plan
 from tfticket.export.two_four import TwoFourReport, TwoFourWeight, check_two_four
 
 __all__ = [
@@ -24,6 +31,10 @@ __all__ = [
     "LatencyPlan",
     "Measured",
     "Removed",
+    "SparseCluster",
+    "SparseMend",
+    "SparsePlan",
+    "SparsePlanRow",
     "TwoFourReport",
     "TwoFourWeight",
     "check_two_four",
@@ -34,4 +45,5 @@ __all__ = [
     "onnx",
     "print_comparison",
     "saved_model",
+    "sparse_plan",
 ]

@@ -16,6 +16,7 @@ from tfticket.common.files import atomic_path
 from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.saved_model_export import disk_errors, write
 from tfticket.export.served.function import Serving, named_inputs, serving
+from tfticket.export.sparsity_plan import expectation
 from tfticket.export.tflite import check, reader
 from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
 from tfticket.export.tflite.known_faults import RUNTIMES
@@ -45,6 +46,8 @@ class ExportedLiteRT(Exported):
             absolute value of the output.
         runtimes: Interpreters it was found right in, of "xnnpack" and "builtin".
         fallback: Why the file is dense although a sparse one was asked for, or `None`.
+        expectation: Of a file with unstructured convolutions: how many of them the
+            runtimes will run sparse, and where, as `sparse_plan` says. Else `None`.
     """
 
     quantization: str | None = None
@@ -52,6 +55,7 @@ class ExportedLiteRT(Exported):
     tolerance: float = 0.0
     runtimes: tuple[str, ...] = RUNTIMES
     fallback: str | None = None
+    expectation: str | None = None
 
     def __str__(self) -> str:
         forms = sorted(set(self.sparse.values()))
@@ -60,6 +64,8 @@ class ExportedLiteRT(Exported):
             f"{'sparse: ' + ', '.join(forms) if forms else 'dense'}; tolerance "
             f"{self.tolerance:g}; {' and '.join(self.runtimes)}"
         )
+        if self.expectation:
+            text = f"{text}; {self.expectation}"
         return f"{text}. Dense, since {self.fallback}" if self.fallback else text
 
 
@@ -88,8 +94,11 @@ def litert(
     only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
     `tfticket.structures` in float32, from 90 % on, or `Block((16, 1))` in int8, where
     blocks must divide the layers' inputs. That gain is for single samples: of batches
-    dense files make more. All else is unpacked and runs as dense.
-    `docs/results/litert_matrix.md` has all combinations with their sizes and times.
+    dense files make more. All else is unpacked and runs as dense on x86, where
+    `docs/results/litert_matrix.md` has all combinations with their sizes and times. On
+    ARM and in browsers unstructured 1x1 convolutions run sparse, if the network obeys
+    the rules that `sparse_plan` goes through. The result of a sparse file says how
+    many do; a warning says if none does anywhere.
 
     Args:
         model: A built Keras model. A wrapped one is stripped first; without `sparse`,
@@ -183,6 +192,13 @@ def litert(
         elif found is not None and not found.forms:
             warnings.warn(_nothing_sparse(model, path), stacklevel=2)
         made = found if isinstance(found, _Made) else _dense(job)
+    expected = _expectation(model, made.forms, quantization)
+    if expected is not None and not expected[1]:
+        warnings.warn(
+            f"{path} is smaller and not faster: {expected[0]}. "
+            "tfticket.export.sparse_plan(model) says what mends it.",
+            stacklevel=2,
+        )
     return ExportedLiteRT(
         **{field.name: getattr(made.exported, field.name) for field in _FIELDS},
         quantization=quantization,
@@ -190,7 +206,15 @@ def litert(
         tolerance=tolerance,
         runtimes=chosen,
         fallback=str(found) if isinstance(found, ExportError) else None,
+        expectation=None if expected is None else expected[0],
     )
+
+
+def _expectation(model, forms, quantization):
+    """What will run sparse of a file with unstructured kernels in floats, if any."""
+    if "unstructured" not in forms.values() or quantization not in (None, "float16"):
+        return None
+    return expectation(model)
 
 
 def _inputs(inputs, samples, signature):

@@ -1,4 +1,5 @@
-"""LiteRT: conversion, its known faults, and the check of the file that was written.
+"""LiteRT: conversion, its known faults, what runs sparse, and the check of the file.
 
-For `export.litert`. `known_faults` holds for the versions that it names.
+For `export.litert` and `sparse_plan`. `known_faults` and `sparse_rules` hold for the
+versions that they name.
 """

@@ -1,0 +1,297 @@
+"""A model as the operations that XNNPACK sees, and the part each can have in a cluster.
+
+BatchNormalization and scales behind a convolution, zero padding before one, ReLU and
+dropout are no operations of their own, as in the file that is written.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfticket.export.tflite import window_rules
+from tfticket.keras_models.calls import computes_as_keras, positions
+from tfticket.keras_models.graph import Call, FlatGraph
+
+layers = keras.layers
+
+START, INSIDE, END, OUTSIDE = "start", "inside", "end", "outside"
+
+_CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+_NOTHING = (
+    *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise),
+    *(layers.GaussianDropout, layers.AlphaDropout, layers.Identity),
+    *(layers.ActivityRegularization, layers.InputLayer),
+)
+# By name: of functions of `keras.activations`, and of the operations of `keras.ops`.
+_FUSED = ("linear", "relu", "relu6")
+_UNARY = (
+    *("sigmoid", "tanh", "elu", "gelu", "silu", "leaky_relu", "exponential"),
+    *("hard_silu", "abs", "exp", "negative", "square", "sqrt"),
+)
+# What the converter writes as sums and products with constants.
+_WITH_CONSTANTS = ("hard_sigmoid", "mish", "softplus", "softsign", "selu", "celu")
+
+
+@dataclasses.dataclass
+class Node:
+    """One operation.
+
+    Args:
+        name: The layer's path; of one kernel of several, with the kernel's name.
+        kind: What it is, in words.
+        inputs: Numbers of the nodes it reads; `None` is an input of the model.
+        role: "start", "inside" or "end" of a cluster, or "outside" of any.
+        rule: Name of the rule that keeps it outside.
+        mended: The role it has once that is mended.
+        kernel: Its kernel, if it has one.
+        flops: Multiplications and additions of a sample; `None` if not known.
+        is_pointwise: Whether it is a 1x1 convolution.
+        is_single: Whether it makes one vector for an image, as a global pooling does.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[int | None, ...]
+    role: str = INSIDE
+    rule: str = ""
+    mended: str = INSIDE
+    kernel: Any = None
+    flops: int | None = None
+    is_pointwise: bool = False
+    is_single: bool = False
+
+
+@dataclasses.dataclass
+class Nodes:
+    """The operations of a model, in an order in which they can run.
+
+    Args:
+        graph: The model's flat graph.
+        all: The operations.
+        outputs: Numbers of the nodes that make the model's outputs.
+    """
+
+    graph: FlatGraph
+    all: list[Node] = dataclasses.field(default_factory=list)
+    outputs: set[int | None] = dataclasses.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        graph = self.graph
+        self._makers: dict[int, int | None] = dict.fromkeys(graph.inputs)
+        self._readers: dict[int, list[Call | None]] = {}
+        for call in graph.calls:
+            for number in set(call.inputs):
+                self._readers.setdefault(number, []).append(call)
+        for number in graph.outputs:
+            self._readers.setdefault(number, []).append(None)
+        # Values that a convolution makes and can still be scaled in its kernel, and
+        # those that are padded for the one convolution that reads them.
+        self._scalable: set[int] = set()
+        self._pads: dict[int, tuple] = {}
+        for call in graph.calls:
+            self._see(call)
+        self.outputs = {self._makers[number] for number in graph.outputs}
+
+    def _see(self, call):
+        operation = call.operation
+        if isinstance(operation, layers.Layer) and not computes_as_keras(operation):
+            self._outside(call, "unknown")
+        elif isinstance(operation, _NOTHING):
+            self._same(call)
+        elif getattr(operation, "compute_dtype", "float32") != "float32" or getattr(
+            operation, "quantization_mode", None
+        ):
+            self._outside(call, "dtype")
+        elif isinstance(operation, _CONVOLUTIONS):
+            self._convolution(call)
+        elif getattr(operation, "kernel", None) is not None:
+            node = self._outside(call, "operation")
+            node.kernel, node.flops = operation.kernel, _flops(call, operation.kernel)
+        elif isinstance(operation, layers.ZeroPadding2D) and self._pads_one(call):
+            self._pads[call.outputs[0]] = operation.padding
+            self._makers[call.outputs[0]] = self._makers[call.inputs[0]]
+        else:
+            self._other(call)
+
+    def _other(self, call):
+        operation, kind = call.operation, type(call.operation).__name__
+        if isinstance(operation, layers.BatchNormalization):
+            is_last = operation.axis in (-1, len(call.in_shapes[0]) - 1)
+            self._scale(call, "normalization", is_last)
+        elif isinstance(operation, layers.Rescaling):
+            self._scale(call, "constant")
+        elif kind in ("Add", "Multiply"):
+            if call.takes_only_tensors():
+                self._elementwise(call)
+            else:
+                self._scale(call, "constant", _is_number(call))
+        elif _is_mean(call):
+            self._add(call, END, single=True)
+        elif isinstance(operation, layers.Reshape) and self._keeps_one_pixel(call):
+            # Of a batch of one the converter writes a mean with keepdims=True.
+            if call.out_shapes[0][0] is None:
+                self._outside(call, "batch")
+            else:
+                self._same(call)
+        elif isinstance(operation, layers.UpSampling2D) and (
+            operation.interpolation == "bilinear" and _sides(call) > 1
+        ):
+            self._unary(call)
+        else:
+            self._activation(call)
+
+    def _activation(self, call):
+        name = window_rules.activation_name(call.operation)
+        if name in _FUSED:
+            # It limits what a convolution or a sum makes; alone it is element-wise.
+            self._unary(call) if self._reads_the_input(call) else self._same(call)
+        elif name in _UNARY:
+            self._unary(call)
+        else:
+            self._outside(call, "constant" if name in _WITH_CONSTANTS else "operation")
+
+    def _reads_the_input(self, call):
+        return self._makers[call.inputs[0]] is None
+
+    def _convolution(self, call):
+        layer = call.operation
+        padding = self._pads.get(call.inputs[0], ((0, 0), (0, 0)))
+        parts = window_rules.parts(layer, padding, call.in_shapes[0])
+        name = _path(call)
+        for part in parts:
+            taken = (self._makers[call.inputs[0]],)
+            if part is not parts[0]:
+                taken = (len(self.all) - 1,)
+            node = Node(
+                f"{name}/{part.weight}" if len(parts) > 1 else name,
+                part.kind,
+                taken,
+                OUTSIDE if part.rule else part.role,
+                part.rule,
+                part.role,
+                part.kernel,
+                _flops(call, part.kernel),
+                part.is_pointwise,
+                _sides(call, out=True) == 1,
+            )
+            self.all.append(node)
+        number = call.outputs[0]
+        self._makers[number] = len(self.all) - 1
+        activation = window_rules.function_name(layer.activation)
+        if activation == "linear":
+            self._scalable.add(number)
+        elif activation not in _FUSED:
+            role = INSIDE if activation in _UNARY else OUTSIDE
+            rule = "constant" if activation in _WITH_CONSTANTS else "operation"
+            self._append(
+                Node(
+                    f"{name}'s {activation}",
+                    activation,
+                    (self._makers[number],),
+                    role,
+                    "" if role == INSIDE else rule,
+                    is_single=_sides(call, out=True) == 1,
+                ),
+                call,
+            )
+
+    def _scale(self, call, rule, fits=True):
+        """A scale and offset: part of the convolution before it, or outside."""
+        taken = call.inputs[0]
+        if fits and taken in self._scalable and len(self._readers[taken]) == 1:
+            self._same(call)
+            self._scalable.update(call.outputs)
+        else:
+            self._outside(call, rule)
+
+    def _elementwise(self, call):
+        if all(len(shape) == 4 for shape in call.in_shapes):
+            self._add(call, INSIDE)
+        else:
+            self._outside(call, "rank")
+
+    _unary = _elementwise
+
+    def _pads_one(self, call):
+        readers = self._readers.get(call.outputs[0], [])
+        return len(readers) == 1 and isinstance(
+            getattr(readers[0], "operation", None), _CONVOLUTIONS
+        )
+
+    def _keeps_one_pixel(self, call):
+        """Whether it gives the 4 axes back that a global pooling took."""
+        maker = self._makers[call.inputs[0]]
+        return (
+            maker is not None
+            and self.all[maker].role == END
+            and len(call.out_shapes[0]) == 4
+            and call.out_shapes[0][1:3] == (1, 1)
+            and len(self._readers[call.inputs[0]]) == 1
+        )
+
+    def _same(self, call):
+        for number in call.outputs:
+            self._makers[number] = self._makers[call.inputs[0]]
+
+    def _outside(self, call, rule):
+        return self._add(call, OUTSIDE, rule)
+
+    def _add(self, call, role, rule="", single=None):
+        taken = tuple(dict.fromkeys(self._makers[i] for i in call.inputs))
+        is_single = _sides(call, out=True) == 1 if single is None else single
+        kind = type(call.operation).__name__
+        return self._append(
+            Node(_path(call), kind, taken, role, rule, is_single=is_single), call
+        )
+
+    def _append(self, node, call):
+        self.all.append(node)
+        for number in call.outputs:
+            self._makers[number] = len(self.all) - 1
+        return node
+
+
+def _path(call):
+    name = call.operation.name
+    return f"{call.within}/{name}" if call.within else name
+
+
+def _flops(call, kernel):
+    """Operations of one sample with one kernel of a layer."""
+    places = positions(call.operation, call.in_shapes[0], (1, *call.out_shapes[0][1:]))
+    size = 1
+    for length in kernel.shape:
+        size *= length
+    return None if places is None else 2 * places * size
+
+
+def _sides(call, out=False):
+    """Pixels of an image: the input's, or the output's. 0 if it is none, or open."""
+    shape = call.out_shapes[0] if out else call.in_shapes[0]
+    if len(shape) != 4 or None in shape[1:3]:
+        return 0
+    return shape[1] * shape[2]
+
+
+def _is_number(call):
+    """Whether what it takes besides a tensor is one number."""
+    others = [
+        x
+        for x in keras.tree.flatten(call.arguments[0])
+        if not isinstance(x, keras.KerasTensor)
+    ]
+    return len(call.inputs) == 1 and all(isinstance(x, (int, float)) for x in others)
+
+
+def _is_mean(call):
+    operation = call.operation
+    if len(call.inputs) != 1 or len(call.in_shapes[0]) != 4:
+        return False
+    if isinstance(operation, layers.GlobalAveragePooling2D):
+        return operation.data_format == "channels_last"
+    if type(operation).__name__ != "Mean" or isinstance(operation, layers.Layer):
+        return False
+    axes = operation.axis
+    axes = (axes,) if isinstance(axes, int) else tuple(axes or ())
+    return {axis % 4 for axis in axes} == {1, 2}
