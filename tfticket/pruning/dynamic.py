@@ -16,12 +16,12 @@ from tfticket.common.arguments import (
 )
 from tfticket.keras_models.kernels import has_adapter
 from tfticket.keras_models.names import Pattern
-from tfticket.pruning.dense_gradient import DenseGradient
+from tfticket.pruning.dense_gradient import DenseGradient, check_source
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import require_data
 from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.step_callback import StepCallback
-from tfticket.sparsity import criteria
+from tfticket.sparsity import criteria, structures
 from tfticket.sparsity.regrowth import (
     DECAYS,
     Decay,
@@ -175,22 +175,24 @@ class DynamicSparseTraining(StepCallback):
         self.structure = structure
         self.sparsities = sparsities
         self.batches = check_integer("batches", batches, 1)
-        _check_source(self.method, data, loss)
+        check_source(self.method, data, loss)
         self.data, self.loss = data, loss
         self.seed = None if seed is None else check_integer("seed", seed, 0)
         self.records: list[UpdateRecord] = []
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._pruner = Pruner(self.model, scope=self.scope, structure=self.structure)
         self._check_layers()
+        self._pruner = Pruner(self.model, scope=self.scope, structure=self.structure)
         self._kept = self._counts()
+        sizes = self._pruner.sizes()
+        self._sparse = [name for name, n in self._kept.items() if n < sizes[name]]
         self._dense_gradient = None
         if self.method == "rigl":
             require_data(
                 "the dense gradient of method='rigl'", self.model, self.data, self.loss
             )
-            weights = {name: self._masked.weights[name] for name in self._kept}
+            weights = {name: self._masked.weights[name] for name in self._sparse}
             self._dense_gradient = DenseGradient(
                 self.model, weights, self.data, self.loss, self.batches
             )
@@ -207,25 +209,20 @@ class DynamicSparseTraining(StepCallback):
 
     def _check_layers(self):
         for path, layer in masked_layers(self.model):
+            _check_structure(structures.get(layer.structure or self.structure), path)
             if layer.schedule is not None:
                 raise ValueError(
                     f"Layer '{path}' has a pruning schedule, which only GradualPruning "
                     "follows. Set its schedule to None to keep its sparsity constant."
                 )
-        if self._pruner.channels is not None:
-            names = list(self._pruner.channels.structures)
-            _check_structure(self._pruner.channels.structures[names[0]], names[0])
-        for name, structure in self._pruner.structures.items():
-            _check_structure(structure, name)
-            if has_adapter(self._masked.weights[name]):
+            if any(has_adapter(weight) for weight in layer.masked_weights()):
                 raise ValueError(
-                    f"Weight '{name}' has LoRA weights beside it, which come back with "
-                    "a grown weight at once, so it would not start at 0. Train without "
-                    "LoRA, or merge it first."
+                    f"Layer '{path}' has LoRA weights, which come back with a grown "
+                    "weight at once, so it would not start at 0. Train without LoRA."
                 )
 
     def _counts(self):
-        """Name to the number of units kept, of weights that are not to stay dense."""
+        """Name to the number of units kept, all of them where a weight stays dense."""
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
         kept = alive
         if self.sparsity is not None:
@@ -245,13 +242,12 @@ class DynamicSparseTraining(StepCallback):
                     f"{self.sparsity} keeps {count}. Pass sparsity=None, or "
                     "start='random'."
                 )
-        sparse = {name: n for name, n in kept.items() if n < sizes[name]}
-        if not sparse:
+        if kept == sizes:
             raise ValueError(
                 "Every weight would stay dense, so none could be dropped or grown. "
                 f"Received: sparsity={self.sparsity}, start={self.start!r}"
             )
-        return {name: kept[name] for name in self._pruner.structures if name in kept}
+        return kept
 
     def _begin(self, step):
         self._step = step - 1  # what was due before has taken place, or never will
@@ -302,14 +298,14 @@ class DynamicSparseTraining(StepCallback):
             step, self.begin_step, self._end, self.drop_fraction, self.decay
         )
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
-        counts = {n: exchanged(alive[n], sizes[n], fraction) for n in self._kept}
+        counts = {n: exchanged(alive[n], sizes[n], fraction) for n in self._sparse}
         self.records.append(UpdateRecord(step, fraction, counts, dict(counts)))
         if not any(counts.values()):
             return
         growth = self._growth(step)
         masks, values = self._masked.masks(), self._masked.values()
         survivors, after = {}, {}
-        for name in self._kept:
+        for name in self._sparse:
             scores = criteria.score("magnitude", {name: values[name]})[name]
             survivors[name], after[name], _ = drop_and_grow(
                 scores, growth[name], masks[name], fraction, *self._units(name)
@@ -323,7 +319,7 @@ class DynamicSparseTraining(StepCallback):
         """Name to scores of where to grow, or to a generator that draws them."""
         turn = (step - self.begin_step) // self.frequency
         if self._dense_gradient is None:
-            return {name: self._generator(name, turn) for name in self._kept}
+            return {name: self._generator(name, turn) for name in self._sparse}
         gradients = self._dense_gradient.at_turn(turn - 1)
         for name, gradient in gradients.items():
             if not np.isfinite(gradient).all():
@@ -352,23 +348,3 @@ def _check_structure(structure, name):
         f"structure must be Unstructured() or Block(shape). Received{where}: "
         f"{structure!r}"
     )
-
-
-def _check_source(method, data, loss):
-    if method != "rigl":
-        if data is not None or loss is not None:
-            raise ValueError(
-                f"data and loss are for method='rigl', and method='{method}' takes no "
-                "gradients. Leave them out."
-            )
-        return
-    if data is None:
-        raise ValueError(
-            "method='rigl' grows by the dense gradient, which is taken over data. Pass "
-            "data=(x, y) or a dataset of such batches, or use method='set'."
-        )
-    if isinstance(data, Iterator):
-        raise ValueError(
-            f"method='rigl' may go over the data several times, and {data!r} is used "
-            "up after one. Pass a dataset or a list."
-        )
