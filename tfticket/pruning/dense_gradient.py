@@ -116,30 +116,3 @@ def _part(arrays, number):
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else leaf[part], arrays
     )
-
-
-def check_source(method: str, data: Any, loss: Any) -> None:
-    """Raises a ValueError if a method lacks data for its gradients, or takes none.
-
-    Args:
-        method: `"rigl"` needs them.
-        data: As for `DenseGradient`, or `None`.
-        loss: As for `DenseGradient`.
-    """
-    if method != "rigl":
-        if data is not None or loss is not None:
-            raise ValueError(
-                f"data and loss are for method='rigl', and method='{method}' takes no "
-                "gradients. Leave them out."
-            )
-        return
-    if data is None:
-        raise ValueError(
-            "method='rigl' grows by the dense gradient, which is taken over data. Pass "
-            "data=(x, y) or a dataset of such batches, or use method='set'."
-        )
-    if isinstance(data, Iterator):
-        raise ValueError(
-            f"method='rigl' may go over the data several times, and {data!r} is used "
-            "up after one. Pass a dataset or a list."
-        )

@@ -14,14 +14,18 @@ from tfticket.common.arguments import (
     check_rate,
     check_sparsity,
 )
-from tfticket.keras_models.kernels import has_adapter
 from tfticket.keras_models.names import Pattern
-from tfticket.pruning.dense_gradient import DenseGradient, check_source
+from tfticket.pruning.dense_gradient import DenseGradient
+from tfticket.pruning.dynamic_checks import (
+    check_layers,
+    check_source,
+    check_structure,
+    check_trains,
+)
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import require_data
-from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.step_callback import StepCallback
-from tfticket.sparsity import criteria, structures
+from tfticket.sparsity import criteria
 from tfticket.sparsity.regrowth import (
     DECAYS,
     Decay,
@@ -30,7 +34,7 @@ from tfticket.sparsity.regrowth import (
     exchanged,
     random_mask,
 )
-from tfticket.sparsity.structures import Block, Unstructured
+from tfticket.sparsity.structures import Unstructured
 
 METHODS = ("rigl", "set", "static")
 # Part of a fit after which masks stay as they are, as in RigL's paper.
@@ -171,7 +175,7 @@ class DynamicSparseTraining(StepCallback):
         )
         self.scope = check_choice("scope", scope, ("layerwise", "erk"))
         if structure is not None:
-            _check_structure(structure, "")
+            check_structure(structure)
         self.structure = structure
         self.sparsities = sparsities
         self.batches = check_integer("batches", batches, 1)
@@ -182,17 +186,19 @@ class DynamicSparseTraining(StepCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._check_layers()
+        check_layers(self.model, self.structure)
         self._pruner = Pruner(self.model, scope=self.scope, structure=self.structure)
         self._kept = self._counts()
         sizes = self._pruner.sizes()
         self._sparse = [name for name, n in self._kept.items() if n < sizes[name]]
+        weights = {name: self._masked.weights[name] for name in self._sparse}
+        if self.method != "static":
+            check_trains(weights)
         self._dense_gradient = None
         if self.method == "rigl":
             require_data(
                 "the dense gradient of method='rigl'", self.model, self.data, self.loss
             )
-            weights = {name: self._masked.weights[name] for name in self._sparse}
             self._dense_gradient = DenseGradient(
                 self.model, weights, self.data, self.loss, self.batches
             )
@@ -207,20 +213,6 @@ class DynamicSparseTraining(StepCallback):
         if self._seed is None:
             self._seed = np.random.SeedSequence().entropy
 
-    def _check_layers(self):
-        for path, layer in masked_layers(self.model):
-            _check_structure(structures.get(layer.structure or self.structure), path)
-            if layer.schedule is not None:
-                raise ValueError(
-                    f"Layer '{path}' has a pruning schedule, which only GradualPruning "
-                    "follows. Set its schedule to None to keep its sparsity constant."
-                )
-            if any(has_adapter(weight) for weight in layer.masked_weights()):
-                raise ValueError(
-                    f"Layer '{path}' has LoRA weights, which come back with a grown "
-                    "weight at once, so it would not start at 0. Train without LoRA."
-                )
-
     def _counts(self):
         """Name to the number of units kept, all of them where a weight stays dense."""
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
@@ -232,8 +224,9 @@ class DynamicSparseTraining(StepCallback):
         for name, count in kept.items():
             if count < 1:
                 raise ValueError(
-                    f"'{name}' has {sizes[name]} units, too few to keep one of. Use a "
-                    "lower sparsity, give it one of its own, or exclude it."
+                    f"'{name}' would keep none of its {sizes[name]} units, and nothing "
+                    "would pass it. Use a lower sparsity, give it one of its own, or "
+                    "exclude it."
                 )
             if self.start == "present" and count != alive[name]:
                 raise ValueError(
@@ -258,7 +251,8 @@ class DynamicSparseTraining(StepCallback):
             )
             for name, keep in self._kept.items()
         }
-        if any(drawn[name] is not masks[name] for name in drawn):
+        starts = any(drawn[name] is not masks[name] for name in drawn)
+        if starts:
             self._masked.set_masks(drawn)
         last = self._last_step
         self._end = self.end_step
@@ -266,10 +260,9 @@ class DynamicSparseTraining(StepCallback):
             self._end = 0 if last is None else int(_END * (last + 1))
         if self.method == "static" or last is None:
             return
-        if (
-            next(self._due(0, step), None) is None
-            and self._next_due(step, last) is None
-        ):
+        # A training that goes on after its `end_step` has had its updates.
+        none_before = starts or self._next_due(0, step) is None
+        if none_before and self._next_due(step, last) is None:
             warnings.warn(
                 f"No update of the masks is due in this fit, which trains steps {step} "
                 f"to {last}: begin_step={self.begin_step}, frequency={self.frequency}, "
@@ -337,14 +330,3 @@ class DynamicSparseTraining(StepCallback):
 
     def _units(self, name):
         return self._pruner.structures[name], self._pruner.axes[name]
-
-
-def _check_structure(structure, name):
-    if type(structure) in (Unstructured, Block):
-        return
-    where = f" of '{name}'" if name else ""
-    raise ValueError(
-        "DynamicSparseTraining drops and grows single weights or blocks: "
-        f"structure must be Unstructured() or Block(shape). Received{where}: "
-        f"{structure!r}"
-    )

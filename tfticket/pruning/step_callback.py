@@ -70,8 +70,7 @@ class StepCallback(keras.callbacks.Callback):
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
         self._masked.set_masks({})
-        if self.params and self in self.params.get(_WHO, ()):
-            self.params[_WHO].remove(self)
+        release_masks(self)
 
     def _begin(self, step):
         """Prepares, once, before the first step of this `fit`, which is `step`."""
@@ -146,3 +145,9 @@ def claim_masks(callback: keras.callbacks.Callback) -> None:
                 "one, then call fit again with the other."
             )
     others.append(callback)
+
+
+def release_masks(callback: keras.callbacks.Callback) -> None:
+    """Takes back what `claim_masks` noted: the `fit` is over."""
+    if callback.params is not None and callback in callback.params.get(_WHO, ()):
+        callback.params[_WHO].remove(callback)
