@@ -35,6 +35,7 @@ gc.set_threshold(100_000, 50, 50)
 # and the rest knows none.
 _CORE = (
     *("bad_input", "callbacks", "criteria", "data", "devices", "every_layer"),
+    "dynamic",
     *(
         "evidence",
         "gradual",

@@ -30,6 +30,7 @@ from tfticket.keras_models.channels.registry import channel_rule
 from tfticket.keras_models.channels.rule import Channels, Member
 from tfticket.keras_models.channels.rule import Rule as ChannelRule
 from tfticket.pruning import thresholds as sensitivity
+from tfticket.pruning.dynamic import DynamicSparseTraining, UpdateRecord
 from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
@@ -68,6 +69,7 @@ __all__ = [
     "ChannelRule",
     "Channels",
     "DensityScheduler",
+    "DynamicSparseTraining",
     "GradualPruning",
     "IterativeMagnitudePruning",
     "Member",
@@ -84,6 +86,7 @@ __all__ = [
     "SummaryRow",
     "Ticket",
     "UpdatePruningStep",
+    "UpdateRecord",
     "__version__",
     "channel_groups",
     "channel_plan",

@@ -42,7 +42,88 @@ def mean_gradient(
     array([[2.],
            [4.]], dtype=float32)
     """
-    return _mean_over(model, weights, batches, loss, gradient_of)
+    return MeanGradient(model, weights, loss)(batches)
+
+
+class MeanGradient:
+    """As `mean_gradient`, compiled once for many times.
+
+    Args:
+        model: A built model.
+        weights: Variables of it.
+        loss: As for `mean_gradient`.
+        instead: Variables of the model and the values, arrays, that they have while
+            the gradient is taken, instead of their own.
+        differentiate: How a loss and values make gradients, as `gradient_of`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> loss = keras.losses.MeanAbsoluteError()
+    >>> gradient = MeanGradient(model, model.weights[:1], loss)
+    >>> gradient([(np.array([[1.0, 2.0]]), np.array([[9.0]]), None)])[0]
+    array([[-1.],
+           [-2.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        weights: Sequence[keras.Variable],
+        loss: keras.losses.Loss | None = None,
+        instead: Sequence[tuple[keras.Variable, np.ndarray]] = (),
+        differentiate: Callable | None = None,
+    ):
+        own = {id(weight) for weight in weights}
+        self._model, self._weights, self._loss = model, list(weights), loss
+        # What a batch may change (BatchNorm statistics, seeds), and what only stands
+        # by.
+        self._others = [v for v in model.variables if id(v) not in own]
+        self._instead = {id(variable): value for variable, value in instead}
+        self._differentiate = differentiate or gradient_of
+        self._add = compiled(self._add_batch)
+
+    def __call__(self, batches: Iterable[tuple]) -> list[np.ndarray]:
+        """The gradient at the present values, the mean over all samples."""
+        values = tensors(self._weights)
+        state = [
+            ops.convert_to_tensor(self._instead[id(v)])
+            if id(v) in self._instead
+            else tensors([v])[0]
+            for v in self._others
+        ]
+        total = [
+            ops.zeros(w.shape, "float64" if w.dtype == "float64" else "float32")
+            for w in self._weights
+        ]
+        samples = 0
+        for batch in batches:
+            total, state = self._add(total, values, state, batch)
+            samples += int(_samples(batch))
+        return [ops.convert_to_numpy(t) / np.float32(samples) for t in total]
+
+    def _add_batch(self, total, values, state, batch):
+        found, state = self._differentiate(
+            lambda v: self._batch_loss(v, state, batch), values
+        )
+        size = _samples(batch)
+        return [
+            t + ops.cast(g, t.dtype) * ops.cast(size, t.dtype)
+            for t, g in zip(total, found, strict=True)
+        ], state
+
+    def _batch_loss(self, values, state, batch):
+        x, y, sample_weight = batch
+        model, others = self._model, self._others
+        weights = zip(self._weights, values, strict=True)
+        mapping = [*weights, *zip(others, state, strict=True)]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = model(x, training=True)
+            if self._loss is None:
+                total = model.compute_loss(x, y, outputs, sample_weight)
+            else:
+                total = self._loss(y, outputs, sample_weight)
+        return total, [scope.get_current_value(variable) for variable in others]
 
 
 def mean_hessian_gradient(
@@ -88,7 +169,7 @@ def mean_hessian_gradient(
 
         return gradient_of(along, values)
 
-    return _mean_over(model, weights, batches, loss, differentiate)
+    return MeanGradient(model, weights, loss, differentiate=differentiate)(batches)
 
 
 def each_batch(
@@ -241,44 +322,6 @@ def compiled(function: Callable) -> Callable:
 
         return jax.jit(function)
     return function
-
-
-def _mean_over(model, weights, batches, loss, differentiate):
-    """Mean over all samples of what `differentiate` makes of each batch's loss."""
-    own = {id(weight) for weight in weights}
-    # What a batch may change (BatchNorm statistics, seeds), and what only stands by.
-    others = [variable for variable in model.variables if id(variable) not in own]
-
-    def batch_loss(values, state, batch):
-        x, y, sample_weight = batch
-        mapping = [*zip(weights, values, strict=True), *zip(others, state, strict=True)]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            outputs = model(x, training=True)
-            if loss is None:
-                total = model.compute_loss(x, y, outputs, sample_weight)
-            else:
-                total = loss(y, outputs, sample_weight)
-        return total, [scope.get_current_value(variable) for variable in others]
-
-    def add(total, values, state, batch):
-        found, state = differentiate(lambda v: batch_loss(v, state, batch), values)
-        size = _samples(batch)
-        return [
-            t + ops.cast(g, t.dtype) * ops.cast(size, t.dtype)
-            for t, g in zip(total, found, strict=True)
-        ], state
-
-    add = compiled(add)
-    values, state = tensors(weights), tensors(others)
-    total = [
-        ops.zeros(w.shape, "float64" if w.dtype == "float64" else "float32")
-        for w in weights
-    ]
-    samples = 0
-    for batch in batches:
-        total, state = add(total, values, state, batch)
-        samples += int(_samples(batch))
-    return [ops.convert_to_numpy(t) / np.float32(samples) for t in total]
 
 
 def tensors(variables: Iterable[keras.Variable]) -> list:

@@ -90,7 +90,7 @@ def gather(
         found["flow"] = synaptic_flow(model)
     if set(kinds) & set(FROM_DATA):
         names, variables = list(weights), list(weights.values())
-        loss = _as_loss(loss)
+        loss = as_loss(loss)
         source: Iterable[tuple] = each_batch(data, batch_size, batches)
         if "hessian_gradient" in kinds:
             # Gone over twice. Another pass might shuffle, or there may be none.
@@ -251,7 +251,8 @@ class _FunctionLoss(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def _as_loss(loss):
+def as_loss(loss: Any) -> keras.losses.Loss | None:
+    """A loss of Keras, of its name, itself or a function; `None` of `None`."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if loss is None or isinstance(loss, keras.losses.Loss):

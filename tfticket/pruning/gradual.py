@@ -1,11 +1,8 @@
 """`GradualPruning`: masks that follow a schedule while a model trains."""
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
-
-import keras
 
 from tfticket.common.arguments import (
     check_bool,
@@ -17,6 +14,7 @@ from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import masked_layers
+from tfticket.pruning.step_callback import StepCallback
 from tfticket.pruning.targets import COSTS, Goal
 from tfticket.sparsity import schedules
 from tfticket.sparsity.criteria import Criterion
@@ -24,13 +22,9 @@ from tfticket.sparsity.due_steps import ScheduleGroup
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.scopes import SCOPES, Scope
 from tfticket.sparsity.structures import Unstructured
-from tfticket.sparsity.topk import density
-
-# How far ahead a schedule is asked for its next step at a time.
-_HORIZON = 1_000
 
 
-class GradualPruning(keras.callbacks.Callback):
+class GradualPruning(StepCallback):
     """Prunes while `fit` trains, as a schedule says (Zhu & Gupta, arXiv 1710.01878).
 
     Before the step that a schedule names, the lowest-scored survivors are pruned until
@@ -119,6 +113,7 @@ class GradualPruning(keras.callbacks.Callback):
         }
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self._pruner = Pruner(self.model, **self._arguments)
         self._groups = self._make_groups()
         for group in self._groups:
@@ -127,56 +122,20 @@ class GradualPruning(keras.callbacks.Callback):
                 own = group.own(final)
                 self._pruner.check(self._pruner.cuts_to(final, own, group.names))
         self._following = None
-        self._counted = 0  # executions, where no optimizer counts steps
-        self._step = None  # the step up to which schedules have been followed
-        self._wait = 0  # executions until the next look at the optimizer's count
-        self._pace_known = True  # a `train_step` may update several times
-        self._furthest = None  # step that the next look can find, one update a batch
-        self._epoch = 0
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
         for _, layer in masked_layers(self.model):
             layer.is_followed = True
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if self._wait > 0:
-            self._wait -= 1
-            self._counted += 1
-            return
-        step = self._iterations()
-        if self._step is None:
-            # Not when training begins: another callback may still restore a backup.
-            self._begin(step)
-        self._follow(step)
-        if self._furthest is None:
-            executions = 1  # how many updates that is, is seen then
-        else:
-            self._pace_known &= step <= self._furthest
-            executions = self._executions_until_due(step)
-        self._furthest = step + executions * self._steps_an_execution()
-        self._wait = executions - 1
-        self._counted += 1
-
     def on_train_batch_end(self, batch, logs=None):
         if self._following is not None:
             self._following.update()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        # A callback may have set the optimizer back.
-        self._wait = 0
-
-    def on_epoch_end(self, epoch=None, logs=None, **kwargs):
-        if logs is not None:
-            logs["sparsity"] = 1 - density(self._pruner.masked.masks())
 
     def on_train_end(self, logs=None):
         # What fell due within the last execution.
         self._follow(self._iterations() - 1)
         for _, layer in masked_layers(self.model):
             layer.is_followed = False
-        # An average that the optimizer writes over the weights at the very end
-        # has seen no constraint.
-        self._pruner.masked.set_masks({})
+        super().on_train_end(logs)
         for group in self._groups if self._step is not None else ():
             if id(group) in self._idle:
                 self._warn(group, f"in the steps up to {self._iterations() - 1}")
@@ -225,21 +184,11 @@ class GradualPruning(keras.callbacks.Callback):
 
     def _begin(self, step):
         self._following = Following(self.model, self._pruner.needs, self.decay)
-        self._step = -1
         self._pruner.try_criterion(self._following.evidence())
-        last = step + self._updates_left() - 1
-        self._last_step = last if last >= step else None
-        for group in self._groups if last >= step else ():
+        last = self._last_step
+        for group in self._groups if last is not None else ():
             if group.latest(0, step) is None and not group.prunes(step, last):
                 self._warn(group, f"in this fit, which trains steps {step} to {last}")
-
-    def _updates_left(self):
-        """How often the optimizer will update in this fit, 0 if that is not known."""
-        params = self.params or {}
-        epochs = (params.get("epochs") or 0) - self._epoch
-        optimizer = getattr(self.model, "optimizer", None)
-        each = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return max(0, epochs * (params.get("steps") or 0) // each)
 
     def _warn(self, group, where):
         self._idle.discard(id(group))
@@ -250,16 +199,16 @@ class GradualPruning(keras.callbacks.Callback):
             stacklevel=3,
         )
 
-    def _follow(self, step):
-        """Applies the latest of what has fallen due since the last time."""
-        if self._step is None or step <= self._step:
-            return
+    def _act(self, first, last):
         for group in self._groups:
-            sparsity = group.latest(self._step + 1, step)
+            sparsity = group.latest(first, last)
             if sparsity:
                 self._idle.discard(id(group))
                 self._prune(group, sparsity)
-        self._step = step
+
+    def _next_due(self, first, last):
+        due = [group.next_due(first, last) for group in self._groups]
+        return min([step for step in due if step is not None], default=None)
 
     def _prune(self, group, sparsity):
         evidence = self._following.evidence()
@@ -269,27 +218,3 @@ class GradualPruning(keras.callbacks.Callback):
         own = group.own(sparsity)
         self._pruner.prune_to(sparsity, own, group.names, evidence)
         self._following.pruned()
-
-    def _executions_until_due(self, step):
-        """Executions to come before a schedule can be due again, at least 1."""
-        per_execution = self._steps_an_execution()
-        if not self._pace_known or per_execution == math.inf:
-            return 1
-        last = step + _HORIZON
-        if self._last_step is not None:
-            # A schedule of one's own may know no step past the training's end.
-            last = min(last, self._last_step)
-        due = [group.next_due(step + 1, last) for group in self._groups]
-        steps = min([d - step for d in due if d is not None], default=_HORIZON)
-        return max(1, steps // per_execution)
-
-    def _steps_an_execution(self):
-        """Batches to an execution, infinity where Keras chooses as it trains."""
-        steps = getattr(self.model, "steps_per_execution", 1)
-        return steps if isinstance(steps, int) else math.inf
-
-    def _iterations(self):
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:
-            return self._counted
-        return int(keras.ops.convert_to_numpy(optimizer.iterations))

@@ -397,6 +397,9 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
 
 def mask_gradient(value, mask):
     """The value unchanged; on the way back its gradient is masked."""
+    # The value that holds now: on TensorFlow a variable would be read on the way back,
+    # when a `StatelessScope` that holds another mask is over.
+    mask = mask.value if isinstance(mask, keras.Variable) else mask
     mask = ops.convert_to_tensor(mask)
 
     @ops.custom_gradient

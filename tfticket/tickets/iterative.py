@@ -19,6 +19,7 @@ from tfticket.keras_models.variables import State, built_optimizer
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
+from tfticket.pruning.step_callback import claim_masks, release_masks
 from tfticket.sparsity import criteria
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
@@ -164,6 +165,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self.ticket: Ticket | None = None
 
     def on_train_begin(self, logs=None):
+        claim_masks(self)
         self._pruner = Pruner(
             self.model, self.criterion, self.scope, seed=self.seed, **self._pruning
         )
@@ -243,6 +245,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
         set_masks(self.model, get_masks(self.model))
+        release_masks(self)
 
     def _next_round(self):
         masks = self._pruner.masks_after_round(
