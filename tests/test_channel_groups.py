@@ -831,6 +831,16 @@ def test_a_slice_without_channels():
     assert_same(model, compact(model).model, 1e-5)
 
 
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.RMSNormalization])
+def test_a_norm_that_nothing_reads(norm):
+    x = keras.Input((4, 4, 3), name="x")
+    y = norm()(conv(4)(x))
+    model = fill(keras.Model(x, layers.Dense(2, name="b")(y)))
+    kernel = model.get_layer("b").kernel
+    kernel.assign(ops.zeros_like(kernel))
+    assert_same(model, compact(model).model, 1e-5)
+
+
 # Random graphs over the rules.
 
 UNARY = [

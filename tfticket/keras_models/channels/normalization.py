@@ -105,7 +105,8 @@ class LayerNormalization(OverChannels):
             for name, value in cut(node, kept).items()
         }
         rank = len(node.in_shapes[0])
-        removed = kept.constants[0][~flags]
+        # Those not known are removed only where nothing reads what this layer makes.
+        removed = np.nan_to_num(kept.constants[0][~flags])
         shifts = np.concatenate([np.zeros(int(flags.sum())), removed])
 
         def emit(layer, args, kwargs):
@@ -133,7 +134,7 @@ class RMSNormalization(OverChannels):
         if flags.all():
             return Resized()
         share = flags.sum() / len(flags)
-        squares = np.square(kept.constants[0][~flags]).sum() / len(flags)
+        squares = np.nansum(np.square(kept.constants[0][~flags])) / len(flags)
         weights = {
             name: (value / np.sqrt(share)).astype(value.dtype)
             for name, value in cut(node, kept).items()
