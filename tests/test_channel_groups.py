@@ -831,10 +831,12 @@ def test_a_slice_without_channels():
     assert_same(model, compact(model).model, 1e-5)
 
 
-@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.RMSNormalization])
+@pytest.mark.parametrize("norm", ["LayerNormalization", "RMSNormalization"])
 def test_a_norm_that_nothing_reads(norm):
+    if not hasattr(layers, norm):
+        pytest.skip("Keras before 3.9")
     x = keras.Input((4, 4, 3), name="x")
-    y = norm()(conv(4)(x))
+    y = getattr(layers, norm)()(conv(4)(x))
     model = fill(keras.Model(x, layers.Dense(2, name="b")(y)))
     kernel = model.get_layer("b").kernel
     kernel.assign(ops.zeros_like(kernel))
