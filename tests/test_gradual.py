@@ -429,11 +429,8 @@ class TestBadInput:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             for schedule in (
-                schedules.PolynomialDecay(0, 0.9, 0, 11, frequency=1),
                 schedules.PolynomialDecay(0.2, 0.8, 2, 9, frequency=3),  # 0.7983
-                schedules.CosineDecay(0, 0.9, 0, 10, frequency=5),
                 schedules.ConstantSparsity(0.9, 11),
-                schedules.OneShot(0.01),
             ):
                 fit(compiled(mlp), data, schedule)
             # A second fit of a model that is there, whose steps begin again.
