@@ -263,6 +263,39 @@ def test_masks_of_another_model(mlp):
         tfticket.Ticket.from_model(mlp)
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (2, r"2, 2, 2, \.\.\. \(24 of 24 values, dtype int64\)"),
+        (0.5, r"0\.5.*float64"),
+        (np.float32("nan"), r"nan.*float32"),
+        (-1, "-1"),
+        ("no", "'no'"),
+        (None, "None"),
+        (1j, "complex"),
+    ],
+)
+def test_masks_that_are_neither_kept_nor_pruned(mlp, value, says):
+    wrapped = tfticket.prune(mlp)
+    first = {"hidden/kernel": np.zeros((6, 8), bool)}  # right, and not set either
+    before = wrapped.get_weights()
+    with pytest.raises(ValueError, match=f"'out/kernel'.*booleans.*{says}"):
+        tfticket.set_masks(wrapped, {**first, "out/kernel": np.full((8, 3), value)})
+    for now, old in zip(wrapped.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, old)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32"])
+def test_masks_of_zeros_and_ones(mlp, dtype):
+    wrapped = tfticket.prune(mlp)
+    mask = np.arange(24).reshape(8, 3) % 2 == 0
+    tfticket.set_masks(wrapped, {"out/kernel": mask.astype(dtype)})
+    np.testing.assert_array_equal(tfticket.get_masks(wrapped)["out/kernel"], mask)
+    values = keras.ops.cast(~mask, "bfloat16")
+    tfticket.set_masks(wrapped, {"out/kernel": values})
+    np.testing.assert_array_equal(tfticket.get_masks(wrapped)["out/kernel"], ~mask)
+
+
 def test_get_prunable_weights_of_the_wrong_kind():
     class Mine(layers.Dense):
         def get_prunable_weights(self):

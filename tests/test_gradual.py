@@ -1,5 +1,7 @@
 """Pruning while `fit` trains: steps, counts, resuming, neighbours."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -29,6 +31,11 @@ def pruned(model):
     for name, weight in get_pruned_weights(model).items():
         assert not weight[~masks[name]].any(), name
     return {name: int((~mask).sum()) for name, mask in masks.items()}
+
+
+def one_of(told):
+    """Whether one of the warnings is of a schedule: Keras has its own."""
+    return sum("The schedule" in str(x.message) for x in told) == 1
 
 
 class Recorder(keras.callbacks.Callback):
@@ -374,6 +381,64 @@ class TestBadInput:
                 verbose=0,
             )
 
+    @pytest.mark.parametrize(
+        ("schedule", "says"),
+        [
+            # 0.9 * (1 - (1 - 10 / 1000) ** 3) at step 10, the last that is due.
+            (
+                schedules.PolynomialDecay(0, 0.9, 0, 1000, frequency=10),
+                r"ends at sparsity 0\.02673 in this fit, which trains steps 0 to 11; "
+                r"its final sparsity is 0\.9\.",
+            ),
+            (
+                schedules.PolynomialDecay(0, 0.9, 0, 5000),
+                r"prunes nothing in this fit, which trains steps 0 to 11; its final "
+                r"sparsity is 0\.9\.",
+            ),
+            (
+                schedules.Rounds(0.5, 3, frequency=4),
+                r"ends at sparsity 0\.75 .* its final sparsity is 0\.875",
+            ),
+        ],
+    )
+    def test_a_schedule_that_falls_short(self, mlp, data, schedule, says):
+        with pytest.warns(UserWarning, match=says) as told:
+            fit(compiled(mlp), data, schedule)
+        assert one_of(told)
+
+    def test_a_schedule_that_falls_short_of_steps_not_known(self, mlp, data):
+        x, y = data
+        batches = ((x[:4], y[:4]) for _ in range(5))
+        schedule = schedules.PolynomialDecay(0, 0.9, 0, 10, frequency=2)
+        gradual = tfticket.GradualPruning(schedule)
+        says = r"ends at sparsity 0\.7056 in the steps up to [45]; .* 0\.9"
+        with pytest.warns(UserWarning, match=says) as told:
+            compiled(mlp).fit(batches, callbacks=[gradual], verbose=0)
+        assert one_of(told)
+
+    def test_a_fit_that_stops_early_falls_short(self, mlp, data):
+        class Stop(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                self.model.stop_training = batch == 3
+
+        schedule = schedules.PolynomialDecay(0, 0.9, 0, 10, frequency=2)
+        with pytest.warns(UserWarning, match=r"0\.4392 in the steps up to 3"):
+            fit(compiled(mlp), data, schedule, callbacks=[Stop()])
+
+    def test_schedules_that_arrive_do_not_warn(self, mlp, data):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            for schedule in (
+                schedules.PolynomialDecay(0.2, 0.8, 2, 9, frequency=3),  # 0.7983
+                schedules.ConstantSparsity(0.9, 11),
+            ):
+                fit(compiled(mlp), data, schedule)
+            # A second fit of a model that is there, whose steps begin again.
+            model = compiled(mlp)
+            fit(model, data, schedules.OneShot(0.9))
+            model.compile("adam", LOSS)
+            fit(model, data, schedules.PolynomialDecay(0, 0.9, 0, 1000))
+
     def test_schedules_out_of_range(self):
         with pytest.raises(ValueError, match="begin_step=10, end_step=5"):
             schedules.PolynomialDecay(0.0, 0.5, 10, 5)
@@ -423,11 +488,27 @@ class TestBadInput:
         model = compiled(mlp)
         fit(model, data, schedule, allow_empty=True)
         assert pruned(model) == {"hidden/kernel": 48, "out/kernel": 24}
+
+    def test_a_global_cut_leaves_every_layer_one_weight(self, mlp, data):
+        kernel = np.full((8, 3), 1e-9, "float32")
+        kernel[5, 1] = 2e-9
+        mlp.get_layer("out").kernel.assign(kernel)
         model = tfticket.prune(mlp)
-        model.get_layer("out").layer.kernel.assign(np.full((8, 3), 1e-9))
-        with pytest.raises(ValueError, match=r"'out/kernel'.*allow_empty"):
-            tfticket.sparsify(model, 0.5, scope="global")
-        assert sum(pruned(model).values()) == 0
+        tfticket.sparsify(model, 0.5, scope="global")
+        assert pruned(model) == {"hidden/kernel": 13, "out/kernel": 23}
+        assert tfticket.get_masks(model)["out/kernel"][5, 1]
+        # 2 of 72 stay, one each; not even that many of 3.
+        tfticket.sparsify(model, 70 / 72, scope="global")
+        assert pruned(model) == {"hidden/kernel": 47, "out/kernel": 23}
+        with pytest.raises(ValueError, match=r"a single weight.*allow_empty"):
+            tfticket.sparsify(model, 71 / 72, scope="global")
+        assert sum(pruned(model).values()) == 70
+        model = tfticket.prune(mlp)
+        tfticket.sparsify(model, 0.5, scope="global", allow_empty=True)
+        assert pruned(model) == {"hidden/kernel": 12, "out/kernel": 24}
+        model = compiled(mlp)
+        fit(model, data, schedules.OneShot(0.5), scope="global")
+        assert sum(pruned(model).values()) == 36
 
     def test_criteria(self, mlp):
         model = tfticket.prune(mlp)

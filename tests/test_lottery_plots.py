@@ -400,6 +400,33 @@ def test_scripts(bare, tmp_path, run_script):
     assert (tmp_path / "page" / "accuracy.png").is_file()
 
 
+def test_a_page_that_exists_is_kept_unless_it_may_be_replaced(bare, tmp_path):
+    out = tmp_path / "page.md"
+    out.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"page\.md' exists.*--overwrite"):
+        page.write_page(bare, out)
+    assert out.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]
+    page.write_page(bare, out, overwrite=True)
+    assert out.read_text().startswith("# ")
+    out.unlink()
+    with pytest.raises(FileExistsError, match=r"\.png' exists"):
+        page.write_page(bare, out)
+
+
+def test_report_takes_overwrite(bare, tmp_path, run_script):
+    out = tmp_path / "page.md"
+    out.write_text("mine")
+    flags = [SCRIPTS / "lottery_report.py", f"--run_dir={bare}", "--out=page.md"]
+    found = run_script(*flags, cwd=tmp_path)
+    assert found.returncode == 1
+    assert found.stderr.startswith("Error: 'page.md' exists")
+    assert out.read_text() == "mine"
+    found = run_script(*flags, "--overwrite", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert out.read_text().startswith("# ")
+
+
 @pytest.mark.parametrize(
     ("script", "flag", "message"),
     [

@@ -79,6 +79,36 @@ def test_global_is_exact_in_total_and_one_cut(draw, rate):
     assert not any((after[k] & ~before[k]).any() for k in shapes)
 
 
+@given(st.data(), st.floats(0.01, 0.99))
+def test_every_weight_keeps_one_and_the_total_is_exact(draw, rate):
+    shapes = {"a": (5, 4), "b": (7,), "c": (2, 2, 2)}
+    before = {k: draw.draw(hnp.arrays(bool, s)) for k, s in shapes.items()}
+    few = st.sampled_from([0, 1, 2, 9])
+    scores = {
+        k: draw.draw(hnp.arrays("f4", s, elements=few)) for k, s in shapes.items()
+    }
+    cuts = losses("global", before, {}, rate)
+    after = after_cuts(scores, before, cuts, keep_one=True)
+    plain = after_cuts(scores, before, cuts)
+    m = sum(x.sum() for x in before.values())
+    left = m - round(m * rate)
+    assert sum(x.sum() for x in after.values()) == left
+    there = [k for k in shapes if before[k].any()]
+    emptied = [k for k in there if not plain[k].any()]
+    if left < len(there) or not emptied:
+        assert all((after[k] == plain[k]).all() for k in shapes)
+        return
+    for k in shapes:
+        assert not (after[k] & ~before[k]).any()
+        if k in emptied:
+            np.testing.assert_array_equal(after[k], by_sorting(scores[k], 1, before[k]))
+        else:  # the rest of it goes in the same order as before
+            assert not (after[k] & ~plain[k]).any()
+            n = after[k].sum()
+            np.testing.assert_array_equal(after[k], by_sorting(scores[k], n, before[k]))
+    assert all(after[k].any() for k in there)
+
+
 def test_the_papers_densities():
     """(265,200 * 0.8^r + 1,000 * 0.9^r) / 266,200 for LeNet-300-100."""
     current = {

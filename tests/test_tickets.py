@@ -125,6 +125,25 @@ def test_a_model_that_differs_is_refused_by_the_first_layer(model, layer, ticket
         np.testing.assert_array_equal(value, old)
 
 
+@pytest.mark.parametrize(
+    ("masks", "weights"),
+    [
+        ({"out/kernel": np.ones((3, 8), bool)}, {}),
+        ({"out/kernel": np.full((8, 3), 0.5)}, {}),
+        ({}, {"out/kernel": np.full((8, 3), "x")}),
+    ],
+    ids=["shape of a mask", "values of a mask", "words for weights"],
+)
+def test_a_ticket_that_is_refused_changes_nothing(masks, weights, ticket):
+    model = tfticket.prune(small())
+    before = model.get_weights()
+    wrong = tfticket.Ticket({**ticket.masks, **masks}, {**ticket.weights, **weights})
+    with pytest.raises(ValueError, match="'out/kernel'"):
+        wrong.apply(model)
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_file_is_named_and_refused(damage, ticket, tmp_path):
     path = tmp_path / "t.npz"

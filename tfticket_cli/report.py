@@ -1,7 +1,7 @@
 """Writes the page of a lottery-ticket experiment: table, claims, recipe, pictures.
 
     tfticket report --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
-    tfticket report --run_dir=RUN --out=docs/results/lottery.md
+    tfticket report --run_dir=RUN --out=lottery.md --overwrite
 
 Checks the claims of the lottery ticket paper against the run. Pictures go to a
 folder beside the page, of its name.
@@ -20,6 +20,8 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.run_dir(values)
     about = "The page to write."
     flag_groups.define(values, "string", "out", "docs/results/lottery.md", about)
+    about = "Replace a page that exists, and pictures in its folder."
+    flag_groups.define(values, "bool", "overwrite", False, about)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     from tfticket.lottery.figures import tables
     from tfticket.lottery.paper import page
 
-    drawn = lottery.write_page(values.run_dir, values.out)
+    drawn = lottery.write_page(values.run_dir, values.out, values.overwrite)
     config = lottery.read_config(values.run_dir)
     verdicts = page.verdicts(drawn.results, config)
     for line in verdicts:

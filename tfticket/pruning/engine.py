@@ -339,7 +339,10 @@ class Pruner:
             key: What of the scores is compared, as in `after_cuts`.
         """
         masks = self._with_channels(masks)
-        after = after_cuts(scores, masks, cuts, self.structures, self.axes, key)
+        keep_one = not self.allow_empty
+        after = after_cuts(
+            scores, masks, cuts, self.structures, self.axes, key, keep_one
+        )
         if self.channels is None:
             return after
         again = self.channels.rounded(masks, after)

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import keras
+
 from tfticket.common.arguments import (
     check_bool,
     check_choice,
@@ -23,6 +25,10 @@ from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.scopes import SCOPES, Scope
 from tfticket.sparsity.structures import Unstructured
 
+# A schedule falls short if it misses this part of what it prunes in the end, or of
+# what it keeps, whichever is less: few schedules are due exactly at their end.
+_SLACK = 0.05
+
 
 class GradualPruning(StepCallback):
     """Prunes while `fit` trains, as a schedule says (Zhu & Gupta, arXiv 1710.01878).
@@ -32,7 +38,9 @@ class GradualPruning(StepCallback):
     `iterations`: a `fit` that resumes goes on where it was, and accumulated gradients
     count once. With `steps_per_execution` above 1 pruning is late by less than one
     execution, never early. Logs get `sparsity`, that of all masked weights. Of a
-    `keras.distillation.Distiller` the student is pruned.
+    `keras.distillation.Distiller` the student is pruned. A schedule that this `fit`
+    leaves short of its final sparsity is warned of: when it begins, or, where the
+    number of steps is not known or training stops early, when it ends.
 
     `tfticket.UpdatePruningStep` is another name of it.
 
@@ -54,7 +62,8 @@ class GradualPruning(StepCallback):
         batches: How many batches of the data to take.
         seed: Seed of a random criterion.
         decay: Decay rate of the moving average of the criterion `recent_change`.
-        allow_empty: Whether a weight may be left without survivors.
+        allow_empty: Whether a weight may be left without survivors. If not, one that a
+            cut through several weights would empty keeps its best unit.
         measure: What the schedule's sparsity is the fraction of: `"units"` (weights,
             blocks, channels), or, where whole channels are cut, the model's `"flops"`
             or `"parameters"`: at a sparsity of 0.5 half of them are left.
@@ -123,6 +132,7 @@ class GradualPruning(StepCallback):
                 self._pruner.check(self._pruner.cuts_to(final, own, group.names))
         self._following = None
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
+        self._told: set[int] = set()  # groups that were warned of
         for _, layer in masked_layers(self.model):
             layer.is_followed = True
 
@@ -136,9 +146,10 @@ class GradualPruning(StepCallback):
         for _, layer in masked_layers(self.model):
             layer.is_followed = False
         super().on_train_end(logs)
+        last = self._iterations() - 1
         for group in self._groups if self._step is not None else ():
-            if id(group) in self._idle:
-                self._warn(group, f"in the steps up to {self._iterations() - 1}")
+            nothing = id(group) in self._idle
+            self._warn_if_short(group, nothing, last, f"in the steps up to {last}")
 
     def _make_groups(self):
         """The weights by the schedule they follow, as many groups as schedules."""
@@ -186,18 +197,49 @@ class GradualPruning(StepCallback):
         self._following = Following(self.model, self._pruner.needs, self.decay)
         self._pruner.try_criterion(self._following.evidence())
         last = self._last_step
-        for group in self._groups if last is not None else ():
-            if group.latest(0, step) is None and not group.prunes(step, last):
-                self._warn(group, f"in this fit, which trains steps {step} to {last}")
+        # A `train_step` of one's own may update more than once: seen when it ends.
+        known = type(self.model).train_step is keras.Model.train_step
+        for group in self._groups if known and last is not None else ():
+            nothing = not group.latest(0, step) and not group.prunes(step, last)
+            where = f"in this fit, which trains steps {step} to {last}"
+            self._warn_if_short(group, nothing, last, where)
 
-    def _warn(self, group, where):
-        self._idle.discard(id(group))
-        warnings.warn(
-            f"The schedule {group.schedule!r} prunes nothing {where}. Nothing of "
-            f"{group.names} is pruned: give it an earlier begin_step, a smaller "
-            "frequency, or train longer.",
-            stacklevel=3,
-        )
+    def _warn_if_short(self, group, nothing, last, where):
+        """Says, once a fit, that a group has less pruned after a step than in the end.
+
+        Args:
+            group: Which.
+            nothing: Whether its schedule prunes nothing up to that step.
+            last: The step.
+            where: The same in words.
+        """
+        final = schedules.final_sparsity(group.schedule)
+        reached = group.latest(0, last) or 0.0 if final else 0.0
+        short = final and final - reached > _SLACK * min(final, 1 - final)
+        if id(group) in self._told or not (nothing or short) or self._is_there(group):
+            return
+        self._told.add(id(group))
+        aim = "" if final is None else f"; its final sparsity is {final:.4g}"
+        if nothing:
+            text = (
+                f"prunes nothing {where}{aim}. {group.names} stay as they are: give it "
+                "an earlier begin_step, a smaller frequency, or train longer."
+            )
+        else:
+            text = (
+                f"ends at sparsity {reached:.4g} {where}{aim}. Give it an earlier "
+                "end_step, a smaller frequency, or train longer."
+            )
+        warnings.warn(f"The schedule {group.schedule!r} {text}", stacklevel=4)
+
+    def _is_there(self, group):
+        """Whether the model has been at the group's final sparsity before."""
+        final = schedules.final_sparsity(group.schedule)
+        if not final or self.measure != "units":
+            return False
+        masks = self._masked.masks()
+        cuts = self._pruner.cuts_left(final, group.own(final), group.names, masks)
+        return all(count <= 0 for _, count in cuts)
 
     def _act(self, first, last):
         for group in self._groups:

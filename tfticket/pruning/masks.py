@@ -50,16 +50,15 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
 
     Args:
         model: A wrapped model.
-        masks: Name of the weight to boolean array. Names left out keep their
-            mask.
+        masks: Name of the weight to array of booleans, or of numbers that are exactly
+            0 or 1. Names left out keep their mask.
 
     Raises:
-        ValueError: If a name or a shape is not the model's, or the masks of a layer
-            follow from its scores. Nothing is changed then.
+        ValueError: If a name or a shape is not the model's, a value is none of these,
+            or the masks of a layer follow from its scores. Nothing is changed then.
     """
     found = ModelMasks.of(model)
-    found.check(masks)
-    found.set_masks({name: np.asarray(mask, bool) for name, mask in masks.items()})
+    found.set_masks(found.checked(masks))
 
 
 def get_pruned_weights(model: keras.Model) -> dict[str, np.ndarray]:
@@ -149,8 +148,8 @@ class ModelMasks:
         """As `get_pruned_weights`, but the arrays may be views."""
         return {name: _array(weight.value()) for name, weight in self.weights.items()}
 
-    def check(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Raises a ValueError if masks do not fit the model."""
+    def checked(self, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Masks as boolean arrays; a ValueError if they do not fit the model."""
         for name, mask in masks.items():
             if name not in self.weights:
                 raise ValueError(
@@ -163,6 +162,7 @@ class ModelMasks:
                     f"The mask of '{name}' must have shape {shape}. "
                     f"Received: shape {np.shape(mask)}"
                 )
+        return {name: _boolean(name, mask) for name, mask in masks.items()}
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
@@ -196,6 +196,27 @@ class ModelMasks:
         if optimizer is not None:
             pairs = [(w.variable, w.mask) for w in self.weights.values()]
             mask_slots(optimizer, pairs)
+
+
+def _boolean(name, mask):
+    """A mask as booleans: what is neither kept nor pruned is no mask."""
+    mask = np.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    kind = mask.dtype.kind  # "V": bfloat16 and its like
+    if kind in "iuf" or (kind == "V" and mask.dtype.names is None):
+        wrong = mask[(mask != 0) & (mask != 1)]
+    else:
+        wrong = mask.ravel()
+    if wrong.size:
+        some = ", ".join(repr(value) for value in wrong[:3].tolist())
+        raise ValueError(
+            f"The mask of '{name}' must be of booleans, True for what is kept, or of "
+            f"numbers that are exactly 0 or 1. Received: {some}"
+            f"{', ...' if wrong.size > 3 else ''} ({wrong.size} of {mask.size} values, "
+            f"dtype {mask.dtype}). Compare first, as in mask = scores > 0.5."
+        )
+    return mask.astype(bool)
 
 
 def _array(value):

@@ -59,7 +59,8 @@ def sparsify(
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data to take.
         seed: Seed of a random criterion.
-        allow_empty: Whether a weight may be left without survivors.
+        allow_empty: Whether a weight may be left without survivors. If not, one that a
+            cut through several weights would empty keeps its best unit.
         flops: Fraction of the model's operations to be left, in (0, 1], where whole
             channels are cut: `structure=Channel()`.
         parameters: The same of its parameters.

@@ -169,6 +169,7 @@ def after_cuts(
     structures: Mapping[str, Unstructured] | None = None,
     axes: Mapping[str, Axes] | None = None,
     key: Callable[[np.ndarray], np.ndarray] | None = None,
+    keep_one: bool = False,
 ) -> dict[str, np.ndarray]:
     """Masks after cuts; what is pruned stays pruned, counts are exact in units.
 
@@ -182,6 +183,9 @@ def after_cuts(
         axes: Name to what the axes mean, where a structure is named.
         key: What of the scores is compared, as in `keep_largest`; where units
             are single weights only.
+        keep_one: Whether a weight that is cut together with others keeps its best unit
+            in any case: one that the cut would empty, and that the others lose instead.
+            Only where as many units stay as there are weights.
 
     Returns:
         Name to new mask; weights in no cut keep theirs.
@@ -210,6 +214,8 @@ def after_cuts(
         keep = there - min(max(count, 0), there)
         try:
             kept = keep_largest(pooled, keep, candidates, key)
+            if keep_one and len(names) > 1 and _some_emptied(kept, candidates, alive):
+                kept = _keep_one_each(pooled, keep, candidates, alive, key) or kept
         except PartError as error:
             raise ValueError(
                 f"In weight '{names[error.part]}': {error.reason}"
@@ -221,3 +227,32 @@ def after_cuts(
             mask = kinds[i].spread(units, np.shape(masks[name]), places[i])
             after[name] = masks[name] & mask
     return after
+
+
+def _some_emptied(kept, candidates, alive):
+    """Whether a weight that has units is left with none."""
+    return any(
+        flags.any() and not units.any() and not (living & ~flags).any()
+        for units, flags, living in zip(kept, candidates, alive, strict=True)
+    )
+
+
+def _keep_one_each(pooled, keep, candidates, alive, key):
+    """As `keep_largest`, with the best unit of every weight that could be emptied.
+
+    A weight that keeps any unit keeps its best, so the others are not ranked anew.
+    `None` where fewer units are to stay than there are such weights.
+    """
+    rest, best = [], {}
+    for i, (units, flags, living) in enumerate(
+        zip(pooled, candidates, alive, strict=True)
+    ):
+        rest.append(flags)
+        if flags.any() and not (living & ~flags).any():
+            (one,) = keep_largest([units], 1, [flags], key)
+            best[i] = one
+            rest[i] = flags & ~one
+    if keep < len(best):
+        return None
+    kept = keep_largest(pooled, keep - len(best), rest, key)
+    return [units | best[i] if i in best else units for i, units in enumerate(kept)]

@@ -74,7 +74,8 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches of the data to take.
         decay: Decay rate of the moving average of the criterion `recent_change`.
-        allow_empty: Whether a weight may be left without survivors.
+        allow_empty: Whether a weight may be left without survivors. If not, one that a
+            cut through several weights would empty keeps its best unit.
         monitor: Log whose minimum makes the best iteration.
         test_data: What `model.evaluate` takes as its one argument (a
             `tf.data.Dataset`), or a tuple `(x, y)`. Evaluated at the end of

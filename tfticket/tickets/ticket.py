@@ -13,7 +13,7 @@ import numpy as np
 from tfticket.common.files import DAMAGE, atomic_path
 from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
-from tfticket.pruning.masks import get_masks, masked_layers, set_masks
+from tfticket.pruning.masks import ModelMasks, get_masks, masked_layers, set_masks
 from tfticket.pruning.prune_strip import prune, prune_weights, strip
 from tfticket.sparsity.topk import density
 
@@ -138,10 +138,18 @@ class Ticket:
             The wrapped model, ready to compile and train.
 
         Raises:
-            ValueError: If names or shapes of the weights differ; names the
-                first layer that differs. The model is left as it was.
+            ValueError: If names or shapes of the weights differ, which names the
+                first layer that differs; if masks don't fit, as for
+                `tfticket.set_masks`; if weights are no numbers. The model is left as
+                it was.
         """
         self._require_fit(named_weights(model))
+        for name, value in self.weights.items():
+            if value.dtype.kind in "OSU":  # assigned, they would fail halfway
+                raise ValueError(
+                    f"Weight '{name}' of the ticket must be an array of numbers. "
+                    f"Received: dtype {value.dtype}"
+                )
         if not any(masked_layers(model)):
             graph = is_graph(model)
             model = prune_weights(model, list(self.masks)) if graph else prune(model)
@@ -150,11 +158,12 @@ class Ticket:
                 "The ticket does not fit the model: they first differ in weight "
                 f"'{missing[0]}', which the ticket masks and the model leaves dense."
             )
+        everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
+        masks = ModelMasks.of(model).checked({**everything, **self.masks})
         variables = named_weights(model)
         for name, value in self.weights.items():
             variables[name].assign(value)
-        everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
-        set_masks(model, {**everything, **self.masks})
+        set_masks(model, masks)
         return model
 
     def save(self, path: str | os.PathLike) -> None:

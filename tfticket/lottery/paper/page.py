@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfticket.common.arguments import check_bool
 from tfticket.common.files import atomic_path
 from tfticket.lottery.engine.run_folder import read_config
 from tfticket.lottery.figures.run import Plots, plot_run, run_settings, run_title
@@ -41,13 +42,16 @@ _COLUMNS = {
 }
 
 
-def write_page(folder: str | os.PathLike, out: str | os.PathLike) -> Plots:
+def write_page(
+    folder: str | os.PathLike, out: str | os.PathLike, overwrite: bool = False
+) -> Plots:
     """Writes the page of a run, and its pictures to a folder beside it.
 
     Args:
         folder: Of the run.
         out: The Markdown file to write; pictures go to a folder of its name without
             the suffix.
+        overwrite: Whether a page that exists is replaced, and pictures in its folder.
 
     Returns:
         What was drawn, and what was not.
@@ -55,10 +59,19 @@ def write_page(folder: str | os.PathLike, out: str | os.PathLike) -> Plots:
     Raises:
         ValueError: If `out` is not a `.md` file, the folder is not a run's, or nothing
             in it is finished.
+        FileExistsError: If there is a page or a picture, unless `overwrite`; nothing
+            is drawn then.
     """
+    check_bool("overwrite", overwrite)
     out = pathlib.Path(out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
+    for path in () if overwrite else (out, *out.with_suffix("").glob("*.png")):
+        if path.exists():
+            raise FileExistsError(
+                f"'{path}' exists, and writing this page would replace it. Pass "
+                "another out, or overwrite=True (--overwrite on the command line)."
+            )
     drawn = plot_run(folder, out.with_suffix(""), numbers=False)
     text = page(
         drawn.results, read_config(folder), run_title(folder), drawn, out.parent
