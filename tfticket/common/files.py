@@ -69,10 +69,11 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
     Example:
 
-    >>> tfticket.common.files.open_regular(folder)
-    Traceback (most recent call last):
-    ...
-    ValueError: '...' is not a regular file.
+    >>> (folder / "a.txt").write_text("hello")
+    5
+    >>> with tfticket.common.files.open_regular(folder / "a.txt") as file:
+    ...     file.read()
+    b'hello'
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"'{path}' is not a regular file.")
