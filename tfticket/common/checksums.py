@@ -38,9 +38,9 @@ def write_checked(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
 
     Example:
 
-    >>> from tfticket.common.checksums import read_checked, write_checked
-    >>> write_checked(folder / "values.json", {"a": 1})
-    >>> read_checked(folder / "values.json")
+    >>> from tfticket.common import checksums
+    >>> checksums.write_checked(folder / "values.json", {"a": 1})
+    >>> checksums.read_checked(folder / "values.json")
     {'a': 1}
     """
     write_json(path, {**values, "sha256": digest(values)})
