@@ -6,18 +6,22 @@ import json
 import os
 import pathlib
 import re
+import stat
 import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-# What NumPy, zipfile and zlib raise for bytes that are not what was written.
+# What NumPy, zipfile, zlib and JSON's data raise for bytes that are not what was
+# written.
 DAMAGE = (
     OSError,
     ValueError,
     LookupError,
+    TypeError,
+    OverflowError,
     EOFError,
     NotImplementedError,
     RuntimeError,
@@ -51,6 +55,29 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a regular file to read its bytes; a pipe would wait for somebody to write.
+
+    Args:
+        path: The file, or a link to one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else: a folder, a pipe, a device.
+
+    Example:
+
+    >>> (folder / "a.txt").write_text("hello")
+    5
+    >>> with tfticket.common.files.open_regular(folder / "a.txt") as file:
+    ...     file.read()
+    b'hello'
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"'{path}' is not a regular file.")
+    return open(path, "rb")
 
 
 def is_leftover(path: pathlib.Path) -> bool:

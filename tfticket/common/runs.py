@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import hashlib
 import importlib
 import json
 import os
@@ -17,7 +16,15 @@ import keras
 from filelock import FileLock, Timeout
 
 from tfticket._version import __version__
-from tfticket.common.files import is_leftover, write_json
+from tfticket.common.checksums import (
+    digest,
+    is_sound,
+    read_checked,
+    read_json,
+    sha256,
+    write_checked,
+)
+from tfticket.common.files import DAMAGE, is_leftover, write_json
 
 CONFIG, RESULT = "config.json", "result.json"
 _LOCK, _HOLDER = ".lock", ".holder.json"
@@ -34,6 +41,7 @@ class RunFolder:
     A part is the smallest piece that is run or kept. It is finished once its
     `result.json` is there, which is written last and holds a SHA-256 of every other
     file of the part, of the files of other parts that it was made from, and of itself.
+    The result says which part of which run it is, and `config.json` has a checksum too.
     What does not agree is named in a warning and counts as missing, so that it is made
     again and never used.
 
@@ -92,7 +100,8 @@ class RunFolder:
             self._remove_leftovers()
             if not known:
                 config = {**identity, **(about or {}), "versions": versions()}
-                write_json(self.path / CONFIG, config)
+                config["run"] = digest(identity)
+                write_checked(self.path / CONFIG, config)
             yield
 
     def _check(self, identity, overwrite, named):
@@ -104,24 +113,28 @@ class RunFolder:
                 self._refuse_foreign()
             return False, False
         try:
-            held = json.loads(config.read_text())
-            of_a_run = "tfticket" in held["versions"]
-        except (OSError, ValueError, LookupError, TypeError):
+            held, sound = _read_config(config)
+            of_a_run = "tfticket" in held["versions"] or (named and not sound)
+        except DAMAGE:
             if not named:
                 self._refuse_foreign()
-            warnings.warn(
-                f"'{config}' is damaged and is written again; the folder's name says "
-                "which run it is.",
-                stacklevel=4,
-            )
-            return False, False
+            held, of_a_run, sound = identity, True, False
         if not of_a_run:
             self._refuse_foreign()
         changed = sorted(k for k in identity if held.get(k, ...) != identity[k])
+        if not sound and (named or not changed):
+            warnings.warn(
+                f"'{config}' is damaged and is written again: "
+                + ("the folder's name" if named else "what is left of it")
+                + " says which run it is.",
+                stacklevel=4,
+            )
+            return False, False
         if changed and not overwrite:
             raise FileExistsError(
                 f"'{self.path}' holds another run: {changed} differ. Choose another "
                 "folder, or pass overwrite (--overwrite) to replace that run."
+                + ("" if sound else f" Or {CONFIG} is damaged: its checksum is wrong.")
             )
         return not changed, bool(changed)
 
@@ -176,10 +189,42 @@ class RunFolder:
 
     def _holder(self):
         try:
-            holder = json.loads((self.path / _HOLDER).read_text())
+            holder = read_json(self.path / _HOLDER)
             return "process {process} on {host}, since {since}".format(**holder)
         except (OSError, ValueError, LookupError):
             return "another process"
+
+    def name_of(self, part: str | os.PathLike) -> dict[str, str | None]:
+        """Which part of which run it is: its path, and a digest of the run's identity.
+
+        The digest is `None` in a run of before whose `config.json` does not tell it.
+
+        Args:
+            part: Its path inside the folder.
+        """
+        return {"part": pathlib.PurePath(part).as_posix(), "run": self._run()[0]}
+
+    def _run(self):
+        """The digest of what defines the run, and whether parts must have it."""
+        try:
+            config = read_json(self.path / CONFIG)
+            if "run" in config:
+                return config["run"], True
+            return digest(config["identity"]), False
+        except DAMAGE:
+            return None, False
+
+    def _require_own(self, part, held):
+        run, always = self._run()
+        name = held.get("of")
+        if name is None:
+            if always:
+                raise ValueError(f"'{RESULT}' does not say of which run it is")
+            return
+        if name["part"] != pathlib.PurePath(part).as_posix():
+            raise ValueError(f"it is the part '{name['part']}', copied here")
+        if run is not None and name["run"] != run:
+            raise ValueError("it is of a run with other settings")
 
     def read(
         self, part: str | os.PathLike, parse: Callable[[Any], _T] = lambda value: value
@@ -194,16 +239,17 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            held = _read_result(path)
+            held = read_checked(path)
+            self._require_own(part, held)
             for name, expected in held["files"].items():
                 _require(path.parent / name, expected)
             for name, expected in held["inputs"].items():
                 other = self.path / name
-                made = _read_result(other.parent / RESULT)["files"].get(other.name)
+                made = read_checked(other.parent / RESULT)["files"].get(other.name)
                 if made != expected:
                     raise ValueError(f"it was made from another '{name}'")
             return parse(held["result"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except DAMAGE as error:
             warnings.warn(
                 f"'{path.parent}' is damaged and will be made again: {error}",
                 stacklevel=2,
@@ -233,25 +279,35 @@ class RunFolder:
             save(folder / name)
         sums = {name: sha256(folder / name) for name in files or {}}
         used = {name: sha256(self.path / name) for name in inputs}
-        _write_result(folder, result, sums, used)
+        values = {"of": self.name_of(part), "result": result}
+        write_checked(folder / RESULT, {**values, "files": sums, "inputs": used})
 
     def amend(self, part: str | os.PathLike, result: Any) -> None:
         """Replaces the result of a finished part; its other files stay."""
-        held = _read_result(self.path / part / RESULT)
-        _write_result(self.path / part, result, held["files"], held["inputs"])
+        path = self.path / part / RESULT
+        write_checked(path, {**read_checked(path), "result": result})
 
 
-def _write_result(folder, result, files, inputs):
-    values = {"result": result, "files": files, "inputs": inputs}
-    write_json(folder / RESULT, {**values, "sha256": digest(values)})
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """What a run's `config.json` tells, without what it holds for its own check.
+
+    Args:
+        path: Of the run's folder.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is damaged.
+    """
+    held, sound = _read_config(pathlib.Path(path) / CONFIG)
+    if not sound:
+        raise ValueError(f"'{CONFIG}' has another checksum than when it was written")
+    return {name: held[name] for name in held if name not in ("run", "sha256")}
 
 
-def _read_result(path):
-    held = json.loads(path.read_text())
-    values = {name: held[name] for name in ("result", "files", "inputs")}
-    if digest(values) != held["sha256"]:
-        raise ValueError(f"'{path.name}' has another checksum than when it was written")
-    return values
+def _read_config(path):
+    """What it holds, and whether its checksum is right; those of before have none."""
+    held = read_json(path)
+    return held, is_sound(held) or not {"run", "sha256"} & set(held)
 
 
 def _require(path, expected):
@@ -269,19 +325,3 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         backend: importlib.import_module(backend).__version__,
     }
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-
-
-def digest(values: Any) -> str:
-    """SHA-256 of JSON-ready data, as hexadecimal digits."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def derived_seed(*words: Any) -> int:
-    """A seed that depends on all of these, below 2**32."""
-    return int(digest([str(word) for word in words])[:8], 16)

@@ -16,7 +16,7 @@ from tfticket.common.arguments import (
     check_integer,
     check_number,
 )
-from tfticket.common.runs import digest
+from tfticket.common.checksums import digest
 from tfticket.data import Dataset
 from tfticket.lottery.engine import runners
 from tfticket.lottery.engine.branches import Branch

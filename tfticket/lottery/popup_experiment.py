@@ -250,7 +250,8 @@ class _Networks:
         """Trains a part, from its checkpoint if there is one, and keeps its result."""
         network, steps = self.of(part.kind), self._steps * self._experiment.epochs
         file = self._folder.path / part.path / "checkpoint.npz"
-        checkpoint = Checkpoint(file, str(part.path), self._seconds)
+        name = self._folder.name_of(part.path)
+        checkpoint = Checkpoint(file, f"{name['run']}/{name['part']}", self._seconds)
 
         def tell(done):
             if on_evaluation is not None:

@@ -3,21 +3,18 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfticket.common.files import DAMAGE, atomic_path
 from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import ModelMasks, get_masks, masked_layers, set_masks
 from tfticket.pruning.prune_strip import prune, prune_weights, strip
 from tfticket.sparsity.topk import density
-
-_FORMAT = 1
+from tfticket.tickets.ticket_file import read_ticket, write_ticket
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,53 +169,17 @@ class Ticket:
         The file is a NumPy `.npz`: masks as bits, weights as they are, the rest
         as JSON. Equal tickets give equal bytes.
         """
-        header = {
-            "format": _FORMAT,
-            "provenance": self.provenance,
-            "shapes": {name: mask.shape for name, mask in self.masks.items()},
-            "dtypes": {name: str(value.dtype) for name, value in self.weights.items()},
-        }
-        arrays: dict[str, Any] = {
-            "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-            **{f"mask:{k}": np.packbits(mask) for k, mask in self.masks.items()},
-            **{f"weight:{k}": _storable(value) for k, value in self.weights.items()},
-        }
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        write_ticket(path, self.masks, self.weights, self.provenance)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ticket":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, and nothing else that the file may hold.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged or is not a ticket.
+            ValueError: If the file is damaged or is not a ticket; names the file.
         """
-        path = pathlib.Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            header = json.loads(arrays.pop("header").tobytes())
-            if header["format"] != _FORMAT:
-                raise ValueError(f"format {header['format']}, expected {_FORMAT}")
-            masks = {
-                name: np.unpackbits(arrays[f"mask:{name}"], count=int(np.prod(shape)))
-                .astype(bool)
-                .reshape(shape)
-                for name, shape in header["shapes"].items()
-            }
-            weights = {
-                name: arrays[f"weight:{name}"].view(np.dtype(dtype))
-                for name, dtype in header["dtypes"].items()
-            }
-        except FileNotFoundError:
-            raise
-        except DAMAGE as error:
-            raise ValueError(
-                f"'{path}' is damaged or is not a ticket written by Ticket.save: "
-                f"{error}"
-            ) from error
-        return cls(masks, weights, header["provenance"])
+        return cls(*read_ticket(path))
 
 
 def zero_masked(
@@ -236,8 +197,3 @@ def zero_masked(
 def plain_config(model: keras.Model) -> dict[str, Any]:
     """The architecture of a model without wrappers, as JSON-ready data."""
     return json.loads(strip(model).to_json())
-
-
-def _storable(value: np.ndarray) -> np.ndarray:
-    # NumPy's format knows no bfloat16: keep its bits.
-    return value.view(np.uint16) if value.dtype.name == "bfloat16" else value

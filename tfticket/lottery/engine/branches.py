@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfticket.common.runs import derived_seed
+from tfticket.common.checksums import derived_seed
 from tfticket.lottery.engine.trainer import Trainer
 from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.masks import get_masks

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common.arrays import open_arrays
 from tfticket.common.files import DAMAGE, atomic_path
 
 
@@ -38,20 +39,24 @@ class Checkpoint:
 
     def save(self, header: Any, arrays: Mapping[str, Any]) -> None:
         """Replaces what was saved."""
-        text = json.dumps({"key": self._key, "header": header})
+        text = json.dumps({"key": self._key, "header": header, "arrays": list(arrays)})
         with atomic_path(self._path) as temporary, open(temporary, "wb") as file:
             np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)
 
     def load(self) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The header and the arrays; `None` if there are none to go on from.
 
-        NumPy's files carry a checksum of every array, so a damaged one is noticed; a
-        warning names it, and the training begins again.
+        Zips carry a checksum of every array, so a damaged one is noticed; a warning
+        names it, and the training begins again.
         """
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                arrays = dict(file)
-            text = json.loads(arrays.pop("header").tobytes())
+            with open_arrays(self._path) as file:
+                text = json.loads(file.read("header", np.uint8).tobytes())
+                if text["key"] != self._key:
+                    return None
+                names = text.get("arrays", file.names)
+                arrays = {name: file.read(name) for name in names if name != "header"}
+                return text["header"], arrays
         except FileNotFoundError:
             return None
         except DAMAGE as error:
@@ -61,7 +66,6 @@ class Checkpoint:
                 stacklevel=2,
             )
             return None
-        return (text["header"], arrays) if text["key"] == self._key else None
 
     def remove(self) -> None:
         """Takes the file away, if it is there."""

@@ -2,14 +2,14 @@
 
 import csv
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfticket.common.files import write_csv
-from tfticket.common.runs import CONFIG, RESULT, RunFolder
+from tfticket.common import runs
+from tfticket.common.files import DAMAGE, write_csv
+from tfticket.common.runs import RESULT, RunFolder
 from tfticket.lottery.results import Part, PartResult
 from tfticket.tickets.ticket import Ticket
 
@@ -39,7 +39,23 @@ class LotteryFolder(RunFolder):
 
     def result(self, part: Part) -> PartResult | None:
         """The result of a finished part; `None` if it has to be made (again)."""
-        return self.read(part.path, PartResult.from_json)
+        return self._result(part.path)
+
+    def results(self) -> list[PartResult]:
+        """The results of all finished, sound parts, in order."""
+        files = self.path.glob(f"seed_*/**/{RESULT}")
+        found = [self._result(f.parent.relative_to(self.path)) for f in files]
+        return sorted((r for r in found if r is not None), key=lambda r: r.part)
+
+    def _result(self, where):
+        def parse(values):
+            result = PartResult.from_json(values)
+            # Parts of before say whose they are only here.
+            if result.part.path != pathlib.PurePosixPath(where):
+                raise ValueError(f"it is the part '{result.part.path}', copied here")
+            return result
+
+        return self.read(where, parse)
 
     def finish(
         self,
@@ -80,8 +96,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: If the folder is not a run's.
     """
     try:
-        return json.loads((pathlib.Path(path) / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        return runs.read_config(path)
+    except DAMAGE as error:
         raise ValueError(
             f"'{path}' is not the folder of a run: {error}. It is named like "
             "runs/mnist-lenet_300_100-1a2b3c4d5e."
@@ -95,13 +111,7 @@ def read_results(path: str | os.PathLike) -> list[PartResult]:
         ValueError: If the folder is not a run's.
     """
     read_config(path)
-    folder = LotteryFolder(path)
-    results = []
-    for file in folder.path.glob(f"seed_*/**/{RESULT}"):
-        where = file.parent.relative_to(folder.path)
-        if (result := folder.read(where, PartResult.from_json)) is not None:
-            results.append(result)
-    return sorted(results, key=lambda result: result.part)
+    return LotteryFolder(path).results()
 
 
 def read_metrics(path: str | os.PathLike, part: Part) -> dict[str, list[float]]:

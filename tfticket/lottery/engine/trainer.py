@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.runs import derived_seed
+from tfticket.common.checksums import derived_seed
 from tfticket.data import Dataset
 from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import State

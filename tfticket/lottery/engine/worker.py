@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tfticket import data, devices, models
-from tfticket.common.runs import derived_seed, versions
+from tfticket.common.checksums import derived_seed
+from tfticket.common.runs import versions
 from tfticket.lottery.engine.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.checkpoint import Checkpoint
@@ -180,9 +181,10 @@ class Worker:
         return result
 
     def _checkpoint(self, part, job):
+        name = self._folder.name_of(part.path)
         return Checkpoint(
             self._folder.folder(part) / "checkpoint.npz",
-            _fingerprint(job.start.ticket),
+            f"{name['run']}/{name['part']}/{_fingerprint(job.start.ticket)}",
             None
             if self._is_followed(job.trainer)
             else self._setting.checkpoint_seconds,
