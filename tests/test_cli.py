@@ -13,6 +13,7 @@ import pytest
 from absl import logging
 
 import tfticket
+from tfticket.common.runs import read_config
 from tfticket.export.storage import formats
 from tfticket.export.tflite import conversion
 from tfticket.lottery.figures import tables
@@ -69,7 +70,7 @@ def test_find(program):
     assert "round  1: density" in done.stderr
     files = files_of(result, program.folder)
     assert result["rounds"] == json.loads(files["rounds"].read_text())
-    config = json.loads(files["config"].read_text())
+    config = read_config(files["config"].parent)
     assert config == {**result["experiment"], "versions": result["versions"]}
     assert config["rate"] == 0.3
     ticket = tfticket.Ticket.load(files["ticket"])
