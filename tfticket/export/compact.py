@@ -13,7 +13,12 @@ from tfticket.export.compaction.rebuild import rebuild
 from tfticket.keras_models.channels.costs import uses
 from tfticket.keras_models.channels.rule import Barrier, numbers
 from tfticket.keras_models.channels.trace import trace
-from tfticket.keras_models.copies import require_built, require_graph, require_keras_3
+from tfticket.keras_models.copies import (
+    require_built,
+    require_finite,
+    require_graph,
+    require_keras_3,
+)
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
 from tfticket.keras_models.names import every_layer, is_graph
@@ -185,7 +190,11 @@ def compact(model: keras.Model, optimizer: bool = False) -> Compacted:
     if check_bool("optimizer", optimizer):
         require_optimizer(model)
     plain = strip(model) if _has_masks(model) else model
-    _require_finite(plain)
+    require_finite(
+        plain,
+        ", so that nothing after it is known to be dead. Load weights from before they "
+        "diverged.",
+    )
     graph = FlatGraph(plain)
     live = liveness(trace(graph))
     smaller, layers = rebuild(graph, live)
@@ -218,16 +227,6 @@ def _has_masks(model):
     return isinstance(model, MaskedModel) or any(
         isinstance(layer, MaskedLayer) for _, layer in every_layer(model)
     )
-
-
-def _require_finite(model):
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(weight)
-        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
-            raise ValueError(
-                f"Weight '{weight.path}' has NaN or infinite values, so that nothing "
-                "after it is known to be dead. Load weights from before they diverged."
-            )
 
 
 def _flops(graph):

@@ -17,7 +17,7 @@ from tfticket.export.sparse_report import (
 )
 from tfticket.export.tflite import clusters, sparse_rules
 from tfticket.export.tflite.sparse_nodes import OUTSIDE, Nodes
-from tfticket.keras_models.copies import require_built, require_keras_3
+from tfticket.keras_models.copies import require_built, require_finite, require_keras_3
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.names import (
     Pattern,
@@ -163,13 +163,7 @@ def _checked(model):
             "keras.Input(shape, batch_size=1), or leave batch_size out."
         )
     plain = strip(model) if get_masks(model) else model
-    for weight in plain.weights:
-        value = keras.ops.convert_to_numpy(weight)
-        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
-            raise ValueError(
-                f"Weight '{weight.path}' has NaN or infinite values. Load weights from "
-                "before they diverged."
-            )
+    require_finite(plain, ". Load weights from before they diverged.")
     return plain
 
 

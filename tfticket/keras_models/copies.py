@@ -203,6 +203,21 @@ def require_built(model: keras.Model) -> None:
         )
 
 
+def require_finite(model: keras.Model, mend: str = "") -> None:
+    """Raises a ValueError that names the first weight with NaN or infinite values.
+
+    Args:
+        model: A built model.
+        mend: How the sentence goes on: what follows, and what to do.
+    """
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
+            raise ValueError(
+                f"Weight '{weight.path}' has NaN or infinite values{mend or '.'}"
+            )
+
+
 # What `fit`, `evaluate` and `predict` call: a Functional copy has Keras's own.
 _TRAINING = (
     *("train_step", "test_step", "predict_step", "make_train_function"),

@@ -1,7 +1,6 @@
 """`DynamicSparseTraining`: masks of constant size whose weights go and come back."""
 
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -324,9 +323,7 @@ class DynamicSparseTraining(StepCallback):
         return {name: np.abs(gradient) for name, gradient in gradients.items()}
 
     def _generator(self, name, turn):
-        digest = hashlib.sha256(name.encode()).digest()
-        key = int.from_bytes(digest[:16], "big")
-        return np.random.default_rng([self._seed, key, turn])
+        return criteria.generator_for(name, self._seed, turn)
 
     def _units(self, name):
         return self._pruner.structures[name], self._pruner.axes[name]

@@ -1,11 +1,12 @@
 """What `DynamicSparseTraining` refuses: models and sources it can't do right by."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfticket.keras_models.kernels import MaskedWeight, has_adapter
+from tfticket.pruning.evidence import require_repeatable
 from tfticket.pruning.masks import masked_layers
 from tfticket.sparsity import structures
 from tfticket.sparsity.structures import Block, Unstructured
@@ -79,8 +80,4 @@ def check_source(method: str, data: Any, loss: Any) -> None:
             "method='rigl' grows by the dense gradient, which is taken over data. Pass "
             "data=(x, y) or a dataset of such batches, or use method='set'."
         )
-    if isinstance(data, Iterator):
-        raise ValueError(
-            f"method='rigl' may go over the data several times, and {data!r} is used "
-            "up after one. Pass a dataset or a list."
-        )
+    require_repeatable(data, "method='rigl'")

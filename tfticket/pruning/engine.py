@@ -1,6 +1,6 @@
 """`Pruner`: criterion, scope and structure together cut the masks of a model."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,13 @@ from tfticket.common.arguments import check_choice, check_sparsity
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph, student_of
 from tfticket.pruning.channel_units import ChannelUnits, Units
-from tfticket.pruning.evidence import FROM_DATA, GATHERED, gather, require_data
+from tfticket.pruning.evidence import (
+    FROM_DATA,
+    GATHERED,
+    gather,
+    require_data,
+    require_repeatable,
+)
 from tfticket.pruning.masks import ModelMasks, masked_layers, masked_names
 from tfticket.sparsity import criteria, structures
 from tfticket.sparsity.criteria import magnitude
@@ -143,11 +149,7 @@ class Pruner:
         for kind in FROM_DATA:
             if kind not in self.needs:
                 continue
-            if isinstance(data, Iterator):
-                raise ValueError(
-                    f"criterion='{name}' may go over the data several times, and "
-                    f"{data!r} is used up after one. Pass a dataset or a list."
-                )
+            require_repeatable(data, f"criterion='{name}'")
             require_data(kind, self.model, data, loss, name)
 
     def try_criterion(

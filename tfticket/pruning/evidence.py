@@ -1,6 +1,6 @@
 """What criteria ask for beside the weight, gathered at once or while a model trains."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -221,6 +221,20 @@ def _masked(model):
             "one that is subclassed has them once it is built."
         )
     return weights
+
+
+def require_repeatable(data: Any, who: str) -> None:
+    """Raises a ValueError if data is used up after one pass.
+
+    Args:
+        data: As for `gather`.
+        who: What goes over it, in words: "criterion='snip'".
+    """
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"{who} may go over the data several times, and {data!r} is used up after "
+            "one. Pass a dataset or a list."
+        )
 
 
 def require_data(

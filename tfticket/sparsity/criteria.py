@@ -428,7 +428,7 @@ def score(
     scores = {}
     for key, weight in weights.items():
         given = {
-            kind: _generator(seed, key)
+            kind: generator_for(key, seed)
             if kind == "generator"
             else _evidence(name, kind, key, np.shape(weight), evidence)
             for kind in kinds
@@ -437,9 +437,22 @@ def score(
     return scores
 
 
-def _generator(seed, key):
-    digest = hashlib.sha256(key.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
+def generator_for(name: str, *seeds: Any) -> np.random.Generator:
+    """A generator of a weight's own, so that the order of weights makes no difference.
+
+    Args:
+        name: Name of the weight.
+        *seeds: The seed, and what else tells its draws apart: the number of an update.
+
+    Example:
+
+    >>> one, other = (generator_for(name, 0).random() for name in "ab")
+    >>> one == other
+    False
+    """
+    seed, *others = seeds
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:16], "big"), *others])
 
 
 def _evidence(name, kind, key, shape, evidence):

@@ -156,11 +156,12 @@ class Ticket:
                 f"'{missing[0]}', which the ticket masks and the model leaves dense."
             )
         everything = {name: np.ones_like(m) for name, m in get_masks(model).items()}
-        masks = ModelMasks.of(model).checked({**everything, **self.masks})
+        found = ModelMasks.of(model)
+        masks = found.checked({**everything, **self.masks})
         variables = named_weights(model)
         for name, value in self.weights.items():
             variables[name].assign(value)
-        set_masks(model, masks)
+        found.set_masks(masks)
         return model
 
     def save(self, path: str | os.PathLike) -> None:

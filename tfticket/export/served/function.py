@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfticket.common.arguments import check_instance
+from tfticket.keras_models.copies import require_finite
 from tfticket.keras_models.graph import input_layers, output_names
 from tfticket.keras_models.masked_layer import masks_in_use
 from tfticket.keras_models.names import every_layer
@@ -135,10 +136,7 @@ def _require_numbers(model):
                 "vocabulary, which is not exported yet. Look up before the model, and "
                 "export the part that takes numbers."
             )
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(weight)
-        if value.dtype.kind not in "iub" and not np.all(np.isfinite(value)):
-            raise ValueError(f"Weight '{weight.path}' has NaN or infinite values.")
+    require_finite(model)
 
 
 def trace(

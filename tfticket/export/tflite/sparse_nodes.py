@@ -5,6 +5,7 @@ dropout are no operations of their own, as in the file that is written.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -260,10 +261,7 @@ def _path(call):
 def _flops(call, kernel):
     """Operations of one sample with one kernel of a layer."""
     places = positions(call.operation, call.in_shapes[0], (1, *call.out_shapes[0][1:]))
-    size = 1
-    for length in kernel.shape:
-        size *= length
-    return None if places is None else 2 * places * size
+    return None if places is None else 2 * places * math.prod(kernel.shape)
 
 
 def _sides(call, out=False):
