@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_bool
+from tfticket.common.columns import aligned
 from tfticket.export.compaction.liveness import liveness
 from tfticket.export.compaction.optimizer_state import carry_over, require_optimizer
 from tfticket.export.compaction.rebuild import rebuild
@@ -99,12 +100,8 @@ class Compacted:
             (x.name, x.kind, *map(_change, (x.inputs, x.outputs, x.parameters)))
             for x in self.layers
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True))
-            for row in rows
-        ]
-        lines.insert(1, "-" * len(lines[0]))
+        lines = aligned(rows)
+        lines.insert(1, "-" * max(map(len, lines)))
         lines += [""] if len(self.layers) else []
         parameters = self.parameters_before, self.parameters_after
         flops = self.flops_before, self.flops_after

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tfticket.common.columns import aligned
 from tfticket.export.tflite import sparse_rules
 
 
@@ -131,12 +132,8 @@ class SparsePlan:
             sparse = "yes" if row.runs_sparse else "no"
             zeros = f"{row.zeros:.1%}"
             cells.append((row.layer, row.kind, zeros, needed, sparse, row.reason))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        lines.insert(1, "-" * sum(widths[:5], 10))
+        lines = aligned(cells)
+        lines.insert(1, "-" * lines[0].index(cells[0][-1]))  # reasons are long
         lines.append("")
         for number, cluster in enumerate(self.clusters, 1):
             sparse = "sparse" if cluster.runs_sparse else "dense"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_number, check_sparsity
+from tfticket.common.columns import aligned
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.masks import get_masks
@@ -64,11 +65,7 @@ class ChannelPlan:
             if row.before == row.after:
                 change = f"{row.before:,}"
             rows.append((row.name, row.kind, change))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(x.ljust(n) for x, n in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows)
         lines.insert(1, "-" * max(map(len, lines)))
         lines.append(f"sparsity of the units: {self.sparsity:.4f}")
         for name, counts in (

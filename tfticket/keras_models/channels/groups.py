@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import keras
 import numpy as np
 
+from tfticket.common.columns import aligned
 from tfticket.keras_models.channels.costs import Costs, Weight, uses
 from tfticket.keras_models.channels.rule import Barrier, Member
 from tfticket.keras_models.channels.trace import Traced, trace
@@ -171,14 +172,7 @@ class ChannelGroups(Mapping):
             if group.pinned:
                 notes.append(f"'{group.name}' stays: {group.pinned}")
         notes += [f"'{name}' stays: {why}" for name, why in self.without_rule.items()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(n) if i in (2, 3, 4) else cell.ljust(n)
-                for i, (cell, n) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows, right=(2, 3, 4))
         lines.insert(1, "-" * max(map(len, lines)))
         total = self.flops()
         count = f"{total:,}" if total is not None else "not known"
