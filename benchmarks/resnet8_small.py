@@ -2,13 +2,18 @@
 
     python benchmarks/resnet8_small.py --what=tune --student=channels-0.5-0 \
         --model=pretrainedResnet.h5 --images=cifar10.npz --students=students
+    python benchmarks/resnet8_small.py --what=steps --flops=0.6,0.4,0.25 --seed=0 \
+        --model=pretrainedResnet.h5 --images=cifar10.npz --students=students
     python benchmarks/resnet8_small.py --what=files --model=... --images=...
     python benchmarks/resnet8_small.py --what=page
 
 `tune` takes the channels that were pruned out of a student, by
 `tfticket.export.compact`, and trains the small network on by SGD on the labels alone:
 an epoch of half of the operations is half of the work. It needs no GPU. A row goes to
-`tuned.csv`, the network beside the student. `files` writes LiteRT files of the dense
+`tuned.csv`, the network beside the student. `steps` needs no student: it cuts the dense
+network to each of `--flops` in turn, takes the channels out, and trains what is left
+for `--between` epochs, after the last cut for `--epochs`; its rows go to `stepped.csv`.
+`files` writes LiteRT files of the dense
 network and of each student of the first seed, float32 and int8, and measures their
 bytes, their accuracy on all test images, and the time of a call with one image on one
 thread, in turns. `page` makes
@@ -29,7 +34,7 @@ import numpy as np
 import resnet8_page
 from absl import app, flags
 
-WHAT = ("tune", "files", "page")
+WHAT = ("tune", "steps", "files", "page")
 # Of `files`: the dense network, and students of seed 0.
 STUDENTS = ("dense", *(f"channels-{x}-0" for x in ("0.75", "0.6", "0.5", "0.4", "0.3")))
 PAD = 4
@@ -39,6 +44,9 @@ _MODEL = flags.DEFINE_string("model", None, "pretrainedResnet.h5.")
 _IMAGES = flags.DEFINE_string("images", None, "The .npz that resnet8.py was given.")
 _STUDENTS = flags.DEFINE_string("students", "students", "Folder of the students.")
 _STUDENT = flags.DEFINE_string("student", None, "Name of the student to train on.")
+_FLOPS = flags.DEFINE_list("flops", "0.6,0.4,0.25", "With steps: what each leaves.")
+_SEED = flags.DEFINE_integer("seed", 0, "With steps: of the order and the images.")
+_BETWEEN = flags.DEFINE_integer("between", 5, "With steps: epochs after a cut.", 1)
 _RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the page.")
 _EPOCHS = flags.DEFINE_integer("epochs", 25, "Epochs of the small network.", 1)
 _BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.", 1)
@@ -100,20 +108,14 @@ def augmented(x, y):
     return tf.gather(x, columns, axis=2, batch_dims=1), y
 
 
-def tune() -> None:
+def train(model, x, y, epochs: int, seed: int) -> int:
+    """Trains by SGD on the labels alone and says in how many seconds."""
     import keras
     import tensorflow as tf
 
-    one_thread()
-    name = _STUDENT.value
-    seed = int(name.rsplit("-", 1)[1])
-    keras.utils.set_random_seed(seed)
-    x, y, x_test, y_test = read_images()
-    model = small(name)
-    before = accuracy(model, x_test, y_test)
     images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
     images = images.batch(_BATCH.value, drop_remainder=True).map(augmented).prefetch(2)
-    steps = _EPOCHS.value * (len(y) // _BATCH.value)
+    steps = epochs * (len(y) // _BATCH.value)
     warmup = max(1, steps // 20)
     rates = keras.optimizers.schedules.CosineDecay(
         _RATE.value / 100,
@@ -128,8 +130,21 @@ def tune() -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
     start = time.perf_counter()
-    model.fit(images, epochs=_EPOCHS.value, verbose=2)
-    seconds = round(time.perf_counter() - start)
+    model.fit(images, epochs=epochs, verbose=2)
+    return round(time.perf_counter() - start)
+
+
+def tune() -> None:
+    import keras
+
+    one_thread()
+    name = _STUDENT.value
+    seed = int(name.rsplit("-", 1)[1])
+    keras.utils.set_random_seed(seed)
+    x, y, x_test, y_test = read_images()
+    model = small(name)
+    before = accuracy(model, x_test, y_test)
+    seconds = train(model, x, y, _EPOCHS.value, seed)
     model.save(pathlib.Path(_STUDENTS.value, f"{name}-tuned.keras"))
     add_row(
         "tuned.csv",
@@ -140,6 +155,47 @@ def tune() -> None:
         decay=_DECAY.value,
         seconds=seconds,
         accuracy_before=before,
+        test_accuracy=accuracy(model, x_test, y_test),
+    )
+
+
+def steps() -> None:
+    import keras
+
+    import tfticket
+
+    one_thread()
+    keras.utils.set_random_seed(_SEED.value)
+    x, y, x_test, y_test = read_images()
+    model = small("dense")
+    whole = tfticket.channel_groups(model).flops()
+    all_parameters = model.count_params()
+    seconds = epochs = 0
+    for number, part in enumerate(_FLOPS.value):
+        wrapped = tfticket.prune(
+            model, structure=tfticket.structures.Channel(min_channels=8)
+        )
+        left = float(part) * whole / tfticket.channel_groups(model).flops()
+        tfticket.sparsify(wrapped, scope="global", flops=left)
+        model = tfticket.export.compact(wrapped).model
+        last = number == len(_FLOPS.value) - 1
+        more = _EPOCHS.value if last else _BETWEEN.value
+        seconds += train(model, x, y, more, _SEED.value)
+        epochs += more
+    name = f"steps-{_FLOPS.value[-1]}-{_SEED.value}"
+    pathlib.Path(_STUDENTS.value).mkdir(parents=True, exist_ok=True)
+    model.save(pathlib.Path(_STUDENTS.value, f"{name}.keras"))
+    add_row(
+        "stepped.csv",
+        student=name,
+        steps=" ".join(_FLOPS.value),
+        operations_left=round(tfticket.channel_groups(model).flops() / whole, 4),
+        weights_left=round(model.count_params() / all_parameters, 4),
+        epochs=epochs,
+        batch=_BATCH.value,
+        rate=_RATE.value,
+        decay=_DECAY.value,
+        seconds=seconds,
         test_accuracy=accuracy(model, x_test, y_test),
     )
 
@@ -199,6 +255,8 @@ def files() -> None:
 def main(_) -> None:
     if _WHAT.value == "tune":
         tune()
+    elif _WHAT.value == "steps":
+        steps()
     elif _WHAT.value == "files":
         files()
     else:

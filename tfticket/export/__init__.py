@@ -12,6 +12,7 @@ from tfticket.export.latency_target import LatencyPlan, Measured, latency_plan
 from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
 from tfticket.export.saved_model_export import saved_model
+from tfticket.export.sparse_ready import SparseReady, sparse_ready
 from tfticket.export.sparse_report import (
     SparseCluster,
     SparseMend,
@@ -35,6 +36,7 @@ __all__ = [
     "SparseMend",
     "SparsePlan",
     "SparsePlanRow",
+    "SparseReady",
     "TwoFourReport",
     "TwoFourWeight",
     "check_two_four",
@@ -46,4 +48,5 @@ __all__ = [
     "print_comparison",
     "saved_model",
     "sparse_plan",
+    "sparse_ready",
 ]

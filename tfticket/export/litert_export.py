@@ -16,6 +16,7 @@ from tfticket.common.files import atomic_path
 from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.saved_model_export import disk_errors, write
 from tfticket.export.served.function import Serving, named_inputs, serving
+from tfticket.export.sparse_ready import sparse_ready
 from tfticket.export.sparsity_plan import expectation
 from tfticket.export.tflite import check, reader
 from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
@@ -48,6 +49,7 @@ class ExportedLiteRT(Exported):
         fallback: Why the file is dense although a sparse one was asked for, or `None`.
         expectation: Of a file with unstructured convolutions: how many of them the
             runtimes will run sparse, and where, as `sparse_plan` says. Else `None`.
+        rewritten: With `target`: what `sparse_ready` did, and to which layers.
     """
 
     quantization: str | None = None
@@ -56,6 +58,7 @@ class ExportedLiteRT(Exported):
     runtimes: tuple[str, ...] = RUNTIMES
     fallback: str | None = None
     expectation: str | None = None
+    rewritten: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         forms = sorted(set(self.sparse.values()))
@@ -64,6 +67,9 @@ class ExportedLiteRT(Exported):
             f"{'sparse: ' + ', '.join(forms) if forms else 'dense'}; tolerance "
             f"{self.tolerance:g}; {' and '.join(self.runtimes)}"
         )
+        if self.rewritten:
+            layers = {name for names in self.rewritten.values() for name in names}
+            text = f"{text}; {len(layers)} layers rewritten to run sparse"
         if self.expectation:
             text = f"{text}; {self.expectation}"
         return f"{text}. Dense, since {self.fallback}" if self.fallback else text
@@ -80,6 +86,7 @@ def litert(
     overwrite: bool = False,
     fallback: bool = False,
     runtimes: Collection[str] = RUNTIMES,
+    target: Literal["arm", "web"] | None = None,
 ) -> ExportedLiteRT:
     """Exports a model as a `.tflite` file, run in another process and compared.
 
@@ -125,6 +132,9 @@ def litert(
         runtimes: Interpreters that the file has to be right in: "xnnpack", which is
             what they use by default, and "builtin", without it. Leave one out only
             if nothing that loads the file uses it.
+        target: With `sparse=True`: the model is first written by the rules that let
+            1x1 convolutions run sparse there, as `sparse_ready` does, with a batch of
+            one image. Images go in as ever: the file flips them itself if it has to.
 
     Returns:
         `ExportedLiteRT`: where it is, its size, what is sparse in it, and how far it
@@ -160,6 +170,10 @@ def litert(
     check_number("tolerance", tolerance, 0)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
+    rewritten = None
+    if target is not None:
+        rewritten = _rewritten(model, target, sparse, quantization)
+        model = rewritten.model
     ready = serving(model)
     samples = None
     if quantization == "int8":
@@ -207,7 +221,20 @@ def litert(
         runtimes=chosen,
         fallback=str(found) if isinstance(found, ExportError) else None,
         expectation=None if expected is None else expected[0],
+        rewritten={} if rewritten is None else rewritten.changes,
     )
+
+
+def _rewritten(model, target, sparse, quantization):
+    """The model as the target's sparse path wants it."""
+    check_choice("target", target, ("arm", "web"))
+    if not sparse or quantization not in (None, "float16"):
+        raise ValueError(
+            f"target={target!r} is for sparse files in floats: pass sparse=True, and "
+            "quantization=None or 'float16'. Received: "
+            f"sparse={sparse!r}, quantization={quantization!r}"
+        )
+    return sparse_ready(model, target)
 
 
 def _expectation(model, forms, quantization):

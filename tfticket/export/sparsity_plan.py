@@ -77,7 +77,7 @@ def sparse_plan(
     '0 of 1 1x1 kernels would run sparse on web'
     """
     check_choice("target", target, tuple(sparse_rules.TARGETS))
-    plain = _checked(model)
+    plain = plain_of(model)
     found = Nodes(FlatGraph(plain))
     nodes = found.all
     pointwise = {i: node for i, node in enumerate(nodes) if node.is_pointwise}
@@ -142,8 +142,17 @@ def expectation(model: keras.Model) -> tuple[str, bool] | None:
     return text, bool(running)
 
 
-def _checked(model):
-    """The plain model of a built graph, or an error that says what it is."""
+def plain_of(model: keras.Model) -> keras.Model:
+    """The plain model of a built graph, or an error that says what it is.
+
+    Args:
+        model: Any object.
+
+    Raises:
+        TypeError: If it is no Keras model with a graph.
+        ValueError: If it is not built, its batch is fixed to more than 1, or it has
+            NaN weights.
+    """
     if not isinstance(model, keras.Model):
         if not isinstance(model, keras.layers.Layer):
             require_keras_3(model)

@@ -244,6 +244,47 @@ def output_structure(model: keras.Model) -> Any:
     return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
 
 
+def assemble(graph: FlatGraph, tensors: dict[int, Any]) -> keras.Model:
+    """A model of other calls, with inputs and outputs in the structure of another one.
+
+    An output that a layer of another name makes comes from an `Identity` of its name.
+    The class is that of the model, if it is one that Keras can make of tensors.
+
+    Args:
+        graph: The model whose structure is taken.
+        tensors: The tensors by the numbers of the graph's values: all inputs and
+            outputs.
+    """
+    made = keras.Model(
+        [tensors[i] for i in graph.inputs], [tensors[i] for i in graph.outputs]
+    )
+    outputs = [
+        tensors[i] if found == name else _named(tensors[i], name)
+        for i, found, name in zip(
+            graph.outputs, made.output_names, graph.output_names, strict=True
+        )
+    ]
+    kind = type(graph.model)
+    own = next(x for x in kind.__mro__ if "__init__" in vars(x))
+    if isinstance(graph.model, keras.Sequential) or not own.__module__.startswith(
+        "keras."
+    ):
+        kind = keras.Model
+    return kind(
+        keras.tree.pack_sequence_as(
+            input_structure(graph.model), [tensors[i] for i in graph.inputs]
+        ),
+        keras.tree.pack_sequence_as(output_structure(graph.model), outputs),
+        name=graph.model.name,
+    )
+
+
+def _named(tensor, name):
+    """The same values, from a layer of that name."""
+    dtype = tensor.dtype if keras.backend.is_float_dtype(tensor.dtype) else None
+    return keras.layers.Identity(name=name, dtype=dtype)(tensor)
+
+
 def last_operations(model: keras.Model, counts: Callable[[Any], bool]) -> list[Any]:
     """The operations that no other one lies behind on some way to an output.
 

@@ -8,11 +8,7 @@ import keras
 from tfticket.export.compaction.liveness import Liveness
 from tfticket.keras_models.channels.rule import Barrier, Resized
 from tfticket.keras_models.copies import copy_layer, copy_state
-from tfticket.keras_models.graph import (
-    FlatGraph,
-    input_structure,
-    output_structure,
-)
+from tfticket.keras_models.graph import FlatGraph, assemble
 from tfticket.keras_models.names import every_layer, weights_by_path
 
 
@@ -154,36 +150,11 @@ def _is_chain(graph):
 
 def _connect(graph, ordered, inputs, emits):
     values = {i: x.output for i, x in zip(graph.inputs, inputs, strict=True)}
-    makers = {i: layer.name for i, layer in zip(graph.inputs, inputs, strict=True)}
     for call, layer, emit in zip(graph.calls, ordered, emits, strict=True):
         args, kwargs = call.with_values(values)
         made = layer(*args, **kwargs) if emit is None else emit(layer, args, kwargs)
         values.update(zip(call.outputs, keras.tree.flatten(made), strict=True))
-        name = layer.name if emit is None else ""
-        makers.update(dict.fromkeys(call.outputs, name))
-    outputs = [
-        values[i] if makers[i] == name else _named(values[i], name)
-        for i, name in zip(graph.outputs, graph.output_names, strict=True)
-    ]
-    kind = type(graph.model)
-    own = next(x for x in kind.__mro__ if "__init__" in vars(x))
-    if isinstance(graph.model, keras.Sequential) or not own.__module__.startswith(
-        "keras."
-    ):
-        kind = keras.Model
-    return kind(
-        keras.tree.pack_sequence_as(
-            input_structure(graph.model), [values[i] for i in graph.inputs]
-        ),
-        keras.tree.pack_sequence_as(output_structure(graph.model), outputs),
-        name=graph.model.name,
-    )
-
-
-def _named(tensor, name):
-    """The same values, from a layer of that name."""
-    dtype = tensor.dtype if keras.backend.is_float_dtype(tensor.dtype) else None
-    return keras.layers.Identity(name=name, dtype=dtype)(tensor)
+    return assemble(graph, values)
 
 
 def _set_weights(source, target, changed):

@@ -127,7 +127,7 @@ class Nodes:
                 self._elementwise(call)
             else:
                 self._scale(call, "constant", _is_number(call))
-        elif _is_mean(call):
+        elif is_mean(call):
             self._add(call, END, single=True)
         elif isinstance(operation, layers.Reshape) and self._keeps_one_pixel(call):
             # Of a batch of one the converter writes a mean with keepdims=True.
@@ -282,7 +282,12 @@ def _is_number(call):
     return len(call.inputs) == 1 and all(isinstance(x, (int, float)) for x in others)
 
 
-def _is_mean(call):
+def is_mean(call: Call) -> bool:
+    """Whether a call is a global average of an image.
+
+    Args:
+        call: Of a layer or an operation.
+    """
     operation = call.operation
     if len(call.inputs) != 1 or len(call.in_shapes[0]) != 4:
         return False

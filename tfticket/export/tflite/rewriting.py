@@ -1,0 +1,550 @@
+"""A network written anew, by layers that XNNPACK can take into a sparse cluster.
+
+Every step is exact: the same numbers in another order of pixels, or another split of a
+product. What a layer is not known to do the same way in a mirror gets its image back.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.export.tflite import mirror, scales
+from tfticket.export.tflite.sparse_nodes import is_mean
+from tfticket.export.tflite.window_rules import activation_name
+from tfticket.keras_models.calls import computes_as_keras
+from tfticket.keras_models.copies import copy_state
+from tfticket.keras_models.graph import Call, FlatGraph, assemble
+
+layers = keras.layers
+
+_WINDOWS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+_POOLS = (layers.MaxPooling2D, layers.AveragePooling2D)
+# What does the same to every pixel, and keeps their places.
+_PIXELWISE = (
+    *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Activation, layers.Identity),
+    *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise),
+    *(layers.GaussianDropout, layers.AlphaDropout, layers.ActivityRegularization),
+    *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
+    *(layers.Maximum, layers.Minimum, layers.UpSampling2D, layers.Rescaling),
+)
+_BY_CHANNEL = (
+    *(layers.BatchNormalization, layers.LayerNormalization, layers.Concatenate),
+    layers.Normalization,
+)
+# Operations of `keras.ops`, by the names of `window_rules`.
+_ACTIVATIONS = (
+    *("relu", "relu6", "sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid", "elu"),
+    *("gelu", "leaky_relu", "selu", "celu", "softplus", "softsign", "abs", "square"),
+)
+# Of one input, and the same with two axes less.
+_UNARY = (layers.Activation, layers.ReLU, layers.Dropout, layers.Identity)
+
+FLIPPED = "kernels flipped, with the image"
+PADDED = "padding made even on both sides"
+FOLDED = "taken into the convolution before it"
+SPLIT = "split into a depthwise and a 1x1 convolution"
+DENSE = "a 1x1 convolution on one pixel, written as Dense"
+HARD = "hard_sigmoid written as ReLU up to 6"
+POOLED = "a global pooling that keeps its axes, for a Reshape"
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A tensor of the new model, and what it takes to be that of the old one.
+
+    Args:
+        tensor: The tensor.
+        flipped: Whether the pixels lie in reverse.
+        scale: What it is yet to be multiplied with.
+        pads: Zeros yet to be put around: before and after, of height and width.
+        is_flat: Whether it lacks two axes of one pixel.
+    """
+
+    tensor: Any
+    flipped: bool = False
+    scale: float = 1.0
+    pads: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    is_flat: bool = False
+
+
+def axes_to_flip(graph: FlatGraph) -> tuple[int, ...]:
+    """The axes, of 1 and 2, along which more windows obey the rules in a mirror.
+
+    Args:
+        graph: A model.
+    """
+    pads = _pads(graph)
+    votes = {1: [0, 0], 2: [0, 0]}
+    for call in graph.calls:
+        if not isinstance(call.operation, _WINDOWS) or not _is_first_or_depthwise(call):
+            continue
+        for axis, window in zip((1, 2), _windows(call, pads), strict=True):
+            votes[axis][0] += window.is_even
+            votes[axis][1] += window.mirrored().is_even
+    return tuple(axis for axis, (plain, flipped) in votes.items() if flipped > plain)
+
+
+class Rewriter:
+    """Writes a model anew, call by call.
+
+    Args:
+        graph: The model.
+        axes: Axes to flip.
+        batch_size: Size of the batch; `None` leaves it open.
+        flipped_inputs: Whether the images that come are flipped already.
+    """
+
+    def __init__(
+        self,
+        graph: FlatGraph,
+        axes: tuple[int, ...],
+        batch_size: int | None,
+        flipped_inputs: bool,
+    ):
+        self._graph, self._axes = graph, axes
+        self.changes: dict[str, list[str]] = {}
+        self._copies: dict[int, Any] = {}
+        self._names = {call.operation.name for call in graph.calls}
+        self._pads = _pads(graph)
+        self._seen: set[int] = set()
+        self._readers: dict[int, list[Call | None]] = {}
+        self._uses: dict[int, int] = {}
+        for call in graph.calls:
+            self._uses[id(call.operation)] = self._uses.get(id(call.operation), 0) + 1
+            for number in call.inputs:
+                self._readers.setdefault(number, []).append(call)
+        for number in graph.outputs:
+            self._readers.setdefault(number, []).append(None)
+        self._before_pixels = _before_pixels(graph)
+        self._values: dict[int, Value] = {}
+        for number, layer in zip(graph.inputs, graph.input_layers, strict=True):
+            shape = layer.batch_shape
+            tensor = keras.Input(
+                batch_shape=(batch_size or shape[0], *shape[1:]),
+                dtype=layer.dtype,
+                name=layer.name,
+            )
+            flipped = flipped_inputs and len(shape) == 4 and bool(axes)
+            self._values[number] = Value(tensor, flipped)
+
+    def model(self) -> keras.Model:
+        """The new model."""
+        for call in self._graph.calls:
+            if id(call) not in self._seen:
+                self._write(call)
+        tensors = {
+            i: self._plain(i) for i in {*self._graph.inputs, *self._graph.outputs}
+        }
+        tensors |= {i: self._values[i].tensor for i in self._graph.inputs}
+        return assemble(self._graph, tensors)
+
+    def _write(self, call):
+        operation = call.operation
+        if isinstance(operation, layers.Layer) and not computes_as_keras(operation):
+            self._copy(call)
+        elif isinstance(operation, _WINDOWS) and self._is_usual(call):
+            self._convolution(call)
+        elif isinstance(operation, _POOLS) and self._is_usual(call):
+            self._pooling(call)
+        elif call.outputs[0] in self._pads:
+            value = self._values[call.inputs[0]]
+            pads = self._pads[call.outputs[0]]
+            self._values[call.outputs[0]] = dataclasses.replace(value, pads=pads)
+        elif is_mean(call):
+            self._mean(call)
+        elif not self._multiplied(call) and not self._flattened(call):
+            self._copy(call)
+
+    def _is_usual(self, call):
+        return (
+            call.operation.data_format == "channels_last"
+            and None not in (*call.in_shapes[0],)[1:]
+        )
+
+    # Windows.
+
+    def _convolution(self, call):
+        layer, value = call.operation, self._values[call.inputs[0]]
+        if self._is_head(call):
+            self._dense(call)
+            return
+        alone = self._uses[id(layer)] == 1
+        if not alone or value.is_flat:
+            tensor = self._given(call.inputs[0], pads=False)
+            value = dataclasses.replace(value, tensor=tensor, scale=1.0, is_flat=False)
+        value = self._turned(value, call.in_shapes[0])
+        windows = self._seen_windows(call, value.flipped)
+        if value.flipped and math.prod(layer.kernel_size) > 1:
+            self._note(FLIPPED, layer.name)
+        tensor, padding = self._padded(call, value.tensor, windows, alone)
+        chain = scales.chain(call, self._readers) if alone else scales.Chain((call,))
+        if isinstance(layer, layers.SeparableConv2D):
+            self._note(SPLIT, layer.name)
+        for step in chain.calls[1:]:
+            if not (chain.is_hard and step is chain.calls[-1]):
+                self._note(FOLDED, step.operation.name)
+        tensor = self._run_parts(call, tensor, padding, value, chain)
+        self._follow(call, chain, Value(tensor, value.flipped))
+
+    def _seen_windows(self, call, flipped):
+        windows = _windows(call, self._pads)
+        return [
+            x.mirrored() if flipped and axis in self._axes else x
+            for axis, x in zip((1, 2), windows, strict=True)
+        ]
+
+    def _run_parts(self, call, tensor, padding, value, chain):
+        """Runs the layer, or the two that a separable convolution is."""
+        layer = call.operation
+        if id(layer) in self._copies:  # a shared one
+            for made in self._copies[id(layer)]:
+                tensor = made(tensor)
+            return tensor
+        self._copies[id(layer)] = []
+        axes = [axis - 1 for axis in self._axes] if value.flipped else []
+        for part in scales.parts(layer, chain, value.scale):
+            config = {**part.config, "padding": padding}
+            if part.config["name"] == layer.name:
+                config["name"] = self._own_name(call)
+            made = part.kind.from_config(config)
+            tensor = made(tensor)
+            made.kernel.assign(np.flip(part.kernel, axes))
+            if part.bias is not None:
+                made.bias.assign(part.bias)
+            made.trainable = layer.trainable
+            self._copies[id(layer)].append(made)
+            padding = "valid"  # the 1x1 convolution has none
+        return tensor
+
+    def _follow(self, call, chain, value):
+        """Gives the value to what the chain of calls ends in."""
+        if chain.is_hard:
+            name = chain.calls[-1].operation.name
+            self._note(HARD, name)
+            relu = layers.ReLU(6.0, name=self._name(name, "_relu6"))
+            value = dataclasses.replace(value, tensor=relu(value.tensor), scale=1 / 6)
+        self._seen.update(id(x) for x in chain.calls)
+        self._values.update((x.outputs[0], value) for x in chain.calls)
+
+    def _padded(self, call, tensor, windows, alone):
+        """The input with its padding, and what padding is left to the layer."""
+        layer = call.operation
+        if all(x.before == 0 and x.after <= 0 for x in windows):
+            return tensor, "valid"
+        even = all(x.is_even for x in windows)
+        # A shared layer may be called on other sizes, which "same" pads otherwise.
+        if even and alone and all(x.stride == 1 for x in windows):
+            return tensor, "same"
+        if even:
+            sides = tuple((x.size // 2,) * 2 for x in windows)
+            if layer.padding == "same" or self._pads.get(call.inputs[0]) != sides:
+                self._note(PADDED, layer.name)
+        else:
+            sides = tuple((max(x.before, 0), max(x.after, 0)) for x in windows)
+        cut = tuple((max(-x.before, 0), 0) for x in windows)
+        if any(map(any, cut)):
+            name = self._name(layer.name, "_crop")
+            tensor = layers.Cropping2D(cut, name=name)(tensor)
+        if any(map(any, sides)):
+            name = self._name(layer.name, "_pad")
+            tensor = layers.ZeroPadding2D(sides, name=name)(tensor)
+        return tensor, "valid"
+
+    def _pooling(self, call):
+        """Pooling, in reverse only where its windows are the same in a mirror."""
+        windows = (self._seen_windows(call, flipped) for flipped in (False, True))
+        pairs = zip(*windows, strict=True)
+        self._copy(call, pixelwise=all(x.before == y.before for x, y in pairs))
+
+    # One pixel.
+
+    def _is_head(self, call):
+        """Whether it is a 1x1 convolution on one pixel that no image is made of."""
+        layer = call.operation
+        return (
+            type(layer) is layers.Conv2D
+            and tuple(layer.kernel_size) == (1, 1)
+            and layer.groups == 1
+            and call.in_shapes[0][1:3] == (1, 1)
+            and call.inputs[0] not in self._pads
+            and not self._before_pixels[call.outputs[0]]
+            and self._uses[id(layer)] == 1
+        )
+
+    def _dense(self, call):
+        layer, value = call.operation, self._values[call.inputs[0]]
+        chain = scales.chain(call, self._readers)
+        (part,) = scales.parts(layer, chain, value.scale)
+        tensor = value.tensor
+        if not value.is_flat:
+            shape = (call.in_shapes[0][-1],)
+            tensor = layers.Reshape(shape, name=self._name(layer.name, "_flat"))(tensor)
+        config = {
+            "name": self._own_name(call),
+            "units": layer.filters,
+            "activation": part.config["activation"],
+            "use_bias": part.bias is not None,
+            "dtype": part.config["dtype"],
+        }
+        made = layers.Dense.from_config(config)
+        tensor = made(tensor)
+        made.kernel.assign(part.kernel[0, 0])
+        if part.bias is not None:
+            made.bias.assign(part.bias)
+        made.trainable = layer.trainable
+        self._note(DENSE, layer.name)
+        self._follow(call, chain, Value(tensor, is_flat=True))
+
+    def _flattened(self, call):
+        """Whether it was a Flatten or Reshape of one pixel without its axes."""
+        if not isinstance(call.operation, layers.Flatten | layers.Reshape):
+            return False
+        value = self._values[call.inputs[0]]
+        if not value.is_flat or len(call.out_shapes[0]) != 2:
+            return False
+        self._values[call.outputs[0]] = dataclasses.replace(value, is_flat=False)
+        return True
+
+    def _mean(self, call):
+        operation, value = call.operation, self._values[call.inputs[0]]
+        readers = self._readers.get(call.outputs[0], [])
+        after = readers[0] if len(readers) == 1 else None
+        pixel = (1, 1, call.in_shapes[0][-1])
+        if value.is_flat or any(map(any, value.pads)):
+            self._copy(call)
+            return
+        if (
+            after is not None
+            and isinstance(after.operation, layers.Reshape)
+            and after.out_shapes[0][1:] == pixel
+            and len(call.out_shapes[0]) == 2
+        ):
+            name = operation.name
+            tensor = layers.GlobalAveragePooling2D(keepdims=True, name=name)(
+                value.tensor
+            )
+            self._note(POOLED, name)
+            self._seen.add(id(after))
+            number = after.outputs[0]
+        else:
+            tensor = self._called(call, {call.inputs[0]: value.tensor})[0]
+            number = call.outputs[0]
+        self._values[number] = Value(tensor, scale=value.scale)
+
+    # Scales.
+
+    def _multiplied(self, call):
+        """Whether it was a product whose scale could wait."""
+        if type(call.operation).__name__ != "Multiply":
+            return False
+        values = [self._values[i] for i in call.inputs]
+        if len(values) == 1 and scales.number_of(call) is not None:
+            value = values[0]
+            scale = value.scale * scales.number_of(call)
+            self._values[call.outputs[0]] = dataclasses.replace(value, scale=scale)
+            return True
+        if not call.takes_only_tensors() or len(set(call.inputs)) != len(call.inputs):
+            return False
+        if any(x.is_flat or any(map(any, x.pads)) for x in values):
+            return False
+        scale = math.prod(x.scale for x in values)
+        for i, value in zip(call.inputs, values, strict=True):
+            self._values[i] = dataclasses.replace(value, scale=1.0)
+        self._copy(call)
+        for i, value in zip(call.inputs, values, strict=True):
+            self._values[i] = value
+        number = call.outputs[0]
+        self._values[number] = dataclasses.replace(self._values[number], scale=scale)
+        return True
+
+    # All else.
+
+    def _copy(self, call, pixelwise=None):
+        """The same call; on images in reverse where that makes no difference."""
+        values = [self._values[i] for i in call.inputs]
+        flat = all(x.is_flat for x in values) and isinstance(call.operation, _UNARY)
+        if flat:
+            given = {i: self._given(i, flat=True) for i in call.inputs}
+        else:
+            given = {i: self._given(i) for i in call.inputs}
+        images = [
+            x.flipped
+            for x, shape in zip(values, call.in_shapes, strict=True)
+            if _is_image(shape)
+        ]
+        flipped = any(images)
+        if pixelwise is None:
+            pixelwise = _is_pixelwise(call)
+        if flipped and not (pixelwise and all(images)):
+            for i, value in zip(call.inputs, values, strict=True):
+                if value.flipped:
+                    given[i] = self._flip(given[i])
+            flipped = False
+        made = self._called(call, given)
+        for number, tensor in zip(call.outputs, made, strict=True):
+            image = flipped and _is_image(self._graph.shapes[number])
+            self._values[number] = Value(tensor, image, is_flat=flat)
+
+    def _called(self, call, given):
+        operation = call.operation
+        if id(operation) not in self._copies:
+            copy = operation
+            if isinstance(operation, layers.Layer):
+                config = {**operation.get_config(), "name": self._own_name(call)}
+                copy = operation.__class__.from_config(config)
+            self._copies[id(operation)] = copy
+        copy = self._copies[id(operation)]
+        args, kwargs = call.with_values(given)
+        made = keras.tree.flatten(copy(*args, **kwargs))
+        if isinstance(operation, layers.Layer):
+            copy_state(operation, copy)
+        return made
+
+    def _given(self, number, flat=False, pads=True):
+        """A value as the old model has it, but for the order of the pixels."""
+        value = self._values[number]
+        tensor = value.tensor
+        name = f"value_{number}"
+        if value.is_flat and not flat:
+            shape = self._graph.shapes[number][1:]
+            tensor = layers.Reshape(shape, name=self._name(name, "_pixel"))(tensor)
+        if value.scale != 1.0:
+            tensor = layers.Rescaling(value.scale, name=self._name(name, "_scale"))(
+                tensor
+            )
+        if pads and any(map(any, value.pads)):
+            sides = value.pads
+            if value.flipped:
+                sides = tuple(
+                    side[::-1] if axis in self._axes else side
+                    for axis, side in zip((1, 2), sides, strict=True)
+                )
+            tensor = layers.ZeroPadding2D(sides, name=self._name(name, "_pad"))(tensor)
+        return tensor
+
+    def _plain(self, number):
+        tensor = self._given(number)
+        return self._flip(tensor) if self._values[number].flipped else tensor
+
+    def _turned(self, value, shape):
+        """The image in reverse, for a window, if images are to be."""
+        if value.flipped or not self._axes or not _is_image(shape):
+            return value
+        return dataclasses.replace(value, tensor=self._flip(value.tensor), flipped=True)
+
+    def _flip(self, tensor):
+        return keras.ops.flip(tensor, axis=self._axes)
+
+    def _own_name(self, call):
+        """The layer's name, but where what turns an output back gets that."""
+        name = call.operation.name
+        turned = any(
+            i in self._graph.outputs and len(self._graph.shapes[i]) == 4
+            for i in call.outputs
+        )
+        return self._name(name, "_before") if turned else name
+
+    def _name(self, name, ending):
+        number = 0
+        found = f"{name}{ending}"
+        while found in self._names:
+            number += 1
+            found = f"{name}{ending}_{number}"
+        self._names.add(found)
+        return found
+
+    def _note(self, what, name):
+        names = self.changes.setdefault(what, [])
+        if name not in names:
+            names.append(name)
+
+
+def _is_image(shape):
+    return len(shape) == 4 and tuple(shape[1:3]) != (1, 1)
+
+
+def _is_first_or_depthwise(call):
+    """Whether it is a window that the rules ask even padding of."""
+    layer = call.operation
+    if layer.data_format != "channels_last" or None in call.in_shapes[0][1:]:
+        return False
+    if isinstance(layer, layers.Conv2D):
+        return tuple(layer.kernel_size) == (3, 3) and call.in_shapes[0][-1] == 3
+    return tuple(layer.kernel_size) in ((3, 3), (5, 5))
+
+
+def _pads(graph):
+    """Padding of zeros for the one convolution that reads it, by value."""
+    readers: dict[int, list[Call | None]] = {}
+    for call in graph.calls:
+        for number in call.inputs:
+            readers.setdefault(number, []).append(call)
+    for number in graph.outputs:
+        readers.setdefault(number, []).append(None)
+    found = {}
+    for call in graph.calls:
+        layer, after = call.operation, readers.get(call.outputs[0], [])
+        if not isinstance(layer, layers.ZeroPadding2D) or len(after) != 1:
+            continue
+        reader = getattr(after[0], "operation", None)
+        if (
+            computes_as_keras(layer)
+            and isinstance(reader, _WINDOWS)
+            and computes_as_keras(reader)
+            and layer.data_format == reader.data_format == "channels_last"
+            and None not in call.in_shapes[0][1:]
+        ):
+            found[call.outputs[0]] = layer.padding
+    return found
+
+
+def _windows(call, pads):
+    """The windows of a layer along height and width."""
+    layer = call.operation
+    sizes = getattr(layer, "kernel_size", None) or layer.pool_size
+    rates = getattr(layer, "dilation_rate", (1, 1))
+    sides = pads.get(call.inputs[0], ((0, 0), (0, 0)))
+    make = mirror.same if layer.padding == "same" else mirror.valid
+    found = []
+    for axis in (0, 1):
+        padded = call.in_shapes[0][1 + axis]
+        before, after = sides[axis]
+        size = (sizes[axis] - 1) * rates[axis] + 1
+        length = padded - before - after
+        found.append(make(length, size, layer.strides[axis], before, after))
+    return found
+
+
+def _is_pixelwise(call):
+    """Whether images in reverse give the same in reverse."""
+    operation = call.operation
+    if isinstance(operation, layers.Layer):
+        if not computes_as_keras(operation):
+            return False
+        if isinstance(operation, _BY_CHANNEL):
+            axes = operation.axis
+            axes = [axes] if isinstance(axes, int) else list(axes)
+            return axes in ([-1], [3])
+        if isinstance(operation, layers.Rescaling):
+            numbers = (operation.scale, operation.offset)
+            return all(np.ndim(x) <= 1 for x in numbers)
+        return isinstance(operation, _PIXELWISE)
+    if activation_name(operation) in _ACTIVATIONS:
+        return True
+    kind = type(operation).__name__
+    if kind not in ("Add", "Multiply", "Subtract", "Divide", "TrueDivide"):
+        return False
+    return call.takes_only_tensors() or scales.number_of(call) is not None
+
+
+def _before_pixels(graph):
+    """Whether an image is made of each value, by its number."""
+    found = dict.fromkeys(range(len(graph.shapes)), False)
+    for call in reversed(graph.calls):
+        ahead = any(found[i] or _is_image(graph.shapes[i]) for i in call.outputs)
+        for number in call.inputs:
+            found[number] = found[number] or ahead
+    return found
