@@ -11,7 +11,7 @@ from tfticket.common.arguments import check_choice, check_integer
 from tfticket.export.sparse_report import SparsePlan
 from tfticket.export.sparsity_plan import plain_of, sparse_plan
 from tfticket.export.tflite.rewriting import Rewriter, axes_to_flip
-from tfticket.keras_models.graph import FlatGraph
+from tfticket.keras_models.graph import FlatGraph, input_structure
 
 # What all but every weight of a cluster being zero is tried with.
 _SPARSE = 0.99
@@ -189,5 +189,5 @@ def _compared(old, new, inputs, flipped):
 
 
 def _outputs(model, arrays, size):
-    given = keras.tree.pack_sequence_as(model.input, arrays)
+    given = keras.tree.pack_sequence_as(input_structure(model), arrays)
     return model.predict(given, batch_size=size, verbose=0)

@@ -75,8 +75,9 @@ RULES = {
     "padding": Rule(
         "padding other than half the window on each side, as padding='same' at "
         "stride 2",
-        "ZeroPadding2D(1), for 5x5 ZeroPadding2D(2), and padding='valid'; of a trained "
-        "network with even sizes, flip the image and every kernel with it",
+        "tfticket.export.sparse_ready(model), which flips the image and the kernels; "
+        "or build it with ZeroPadding2D(1), for 5x5 ZeroPadding2D(2), and "
+        "padding='valid'",
     ),
     "pointwise_strides": Rule(
         "a 1x1 convolution must have a stride of 1",
@@ -110,8 +111,8 @@ RULES = {
     ),
     "constant": Rule(
         "a sum or product with a constant, which has not 4 axes (hard_sigmoid is one)",
-        "sigmoid for hard_sigmoid; a scale or offset only right after a convolution, "
-        "which takes it in",
+        "tfticket.export.sparse_ready(model), where a convolution stands before or "
+        "after it",
     ),
     "normalization": Rule(
         "a normalization that no convolution right before it takes in",
@@ -120,7 +121,7 @@ RULES = {
     "batch": Rule(
         "a Reshape in an open batch, which stays an operation of its own",
         "a batch of 1, keras.Input(shape, batch_size=1), or "
-        "GlobalAveragePooling2D(keepdims=True) without a Reshape",
+        "tfticket.export.sparse_ready(model)",
     ),
     "operation": Rule(
         "an operation that can't stand in a cluster",
@@ -142,7 +143,7 @@ RULES = {
     "head": Rule(
         "a 1x1 convolution after the last global pooling, which answers zeros in "
         "LiteRT.js without an error",
-        "Flatten and Dense in its place, with the same weights",
+        "tfticket.export.sparse_ready(model), which writes it as a Dense layer",
     ),
 }
 

@@ -1,0 +1,152 @@
+"""The page of `benchmarks/sparse_convs.py` and `sparse_trained.py`, and its picture."""
+
+import csv
+import pathlib
+
+PAGE = """# Sparse convolutions, in a browser
+
+LiteRT computes with zeros of 1x1 convolutions wherever they lie, if the network obeys
+the rules of XNNPACK, its engine. Keras's own networks do not, and gain nothing.
+`tfticket.export.litert(model, path, sparse=True, target="web")` writes them by the
+rules, with the same outputs, and then they run several times faster than the same
+weights in the network as it was:
+
+![Speed-up against sparsity](sparse_convs/speedup.png)
+
+{table}
+
+Random weights, {size}x{size}, one image, {engine}, {threads} hardware threads,
+{browser}. "Dense" is the file of `tfticket.export.litert` of the network as Keras has
+it, with the same zeros in it; the two are called in turns, and "faster" is the median
+ratio of a turn. "1x1 kernels" are those that the plan says run sparse, of all.
+"Difference" is that of the sparse file's answers in the browser to those of the Keras
+model, relative to the largest one. Weights do not matter to the time, only their
+zeros do. On x86 outside of a browser XNNPACK switches the sparse path off, and all of
+these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was not measured.
+
+{trained}
+## Again
+
+```sh
+npm install @litertjs/core  # and Chromium, of your system
+python benchmarks/sparse_convs.py --litertjs=node_modules/@litertjs/core
+```
+
+On a phone or in a browser of your own: `tfticket try dense.tflite sparse.tflite`.
+"""
+
+
+def read(path: pathlib.Path) -> list[dict[str, str]]:
+    """Rows of a CSV; none where there is no file.
+
+    Args:
+        path: The file.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(results: pathlib.Path) -> None:
+    """Writes the page and its picture.
+
+    Args:
+        results: The folder of the pages.
+    """
+    folder = results / "sparse_convs"
+    rows = read(folder / "figures.csv")
+    rows.sort(key=lambda row: (order(rows, row["network"]), float(row["sparsity"])))
+    lines = [
+        "| network | zeros of the 1x1 kernels | 1x1 kernels | dense ms | sparse ms "
+        "| faster | dense kB | sparse kB | difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (
+            row["network"],
+            f"{float(row['sparsity']):.0%}",
+            f"{row['sparse_kernels']} of {row['kernels']}",
+            f"{float(row['dense_ms']):.1f}",
+            f"{float(row['sparse_ms']):.1f}",
+            f"**{float(row['speedup']):.1f}x**",
+            f"{int(row['dense_bytes']) / 1000:,.0f}",
+            f"{int(row['sparse_bytes']) / 1000:,.0f}",
+            f"{float(row['difference']):.0e}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    one = rows[-1]
+    text = PAGE.format(
+        table="\n".join(lines),
+        size=one["size"],
+        engine=f"LiteRT.js {one['litertjs']}",
+        threads=one["threads"],
+        browser=chromium(one["browser"]),
+        trained=trained(read(folder / "trained.csv")),
+    )
+    (results / "sparse_convs.md").write_text(text)
+    draw(rows, folder / "speedup.png")
+
+
+def order(rows: list[dict[str, str]], network: str) -> float:
+    """Networks by what they gain most, the best first."""
+    return -max(float(row["speedup"]) for row in rows if row["network"] == network)
+
+
+def chromium(agent: str) -> str:
+    """Name and version of a browser in its user agent."""
+    found = [part for part in agent.split() if "Chrome/" in part]
+    return found[0].replace("Headless", "").replace("/", " ") if found else agent
+
+
+def trained(rows: list[dict[str, str]]) -> str:
+    """The section of the network that was trained; nothing without its rows."""
+    if not rows:
+        return ""
+    lines = [
+        "| zeros of the 1x1 kernels | test accuracy | ms | faster | kB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (
+            f"{float(row['sparsity']):.0%}",
+            f"{float(row['accuracy']):.2%}",
+            f"{float(row['ms']):.2f}",
+            f"{float(row['speedup']):.1f}x",
+            f"{int(row['bytes']) / 1000:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return TRAINED.format(table="\n".join(lines), **rows[0])
+
+
+TRAINED = """## A trained network
+
+{network} on CIFAR-10, images enlarged to {size}x{size}, trained for {epochs} epochs
+and pruned step by step while it trains on, by `benchmarks/sparse_trained.py`:
+
+{table}
+
+"""
+
+
+def draw(rows: list[dict[str, str]], path: pathlib.Path) -> None:
+    """Speed-up against the share of zeros, a line a network."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    for network in dict.fromkeys(row["network"] for row in rows):
+        points = [
+            (100 * float(row["sparsity"]), float(row["speedup"]))
+            for row in rows
+            if row["network"] == network
+        ]
+        axes.plot(*zip(*points, strict=True), ".-", label=network)
+    axes.axhline(1, color="black", linestyle="--", linewidth=1)
+    axes.annotate("the network as it was", (70, 1.05), fontsize=8)
+    axes.set_xlabel("zeros of the 1x1 kernels, %")
+    axes.set_ylabel("times as fast")
+    axes.set_title("Unstructured sparse networks in LiteRT.js")
+    axes.set_ylim(0)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
