@@ -270,9 +270,7 @@ def test_only_what_is_named_is_served(server, files):
         server, "GET", "/litertjs/wasm/litert_wasm_internal.wasm"
     )
     assert (status, headers["Content-Type"]) == (200, "application/wasm")
-    assert (
-        request(server, "GET", "/files/0.tflite")[2] == files["twice"].read_bytes()
-    )
+    assert request(server, "GET", "/files/0.tflite")[2] == files["twice"].read_bytes()
     for path in (
         *("/page.py", "/server.py", "/files/2.tflite", "/files/", "/page.js/"),
         *("/../setup.cfg", "/files/../page.js", "/%2e%2e/setup.cfg", "/./page.js"),

@@ -10,6 +10,7 @@ import json
 import pathlib
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -93,7 +94,7 @@ class Server:
             {"contents": contents, "limits": limits, "take": self._take},
         )
         try:
-            self._server = http.server.ThreadingHTTPServer((host, port), handler)
+            self._server = _Quiet((host, port), handler)
         except (OSError, OverflowError) as error:
             raise OSError(
                 getattr(error, "errno", None) or errno.EINVAL,
@@ -104,7 +105,6 @@ class Server:
                     else "host must be an address of this machine, port 0 to 65535"
                 ),
             ) from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def __enter__(self) -> "Server":
@@ -146,6 +146,15 @@ class Server:
             self.found.put(read_post(body, self._trial, self._version))
         else:
             self.found.put(BrowserError(read_error(body)))
+
+
+class _Quiet(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        # A browser that is closed while it loads is no error of anybody's.
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

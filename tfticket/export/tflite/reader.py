@@ -1,6 +1,7 @@
 """What a `.tflite` file holds: its signature, and how its weights lie."""
 
 import dataclasses
+import struct
 from typing import NamedTuple
 
 from tensorflow.lite.python import schema_py_generated as schema
@@ -97,7 +98,13 @@ def signature(content: bytes) -> Signature:
     """
     if content[4:8] != b"TFL3":
         raise ValueError("It is not a .tflite file: the mark TFL3 is missing.")
-    model = schema.Model.GetRootAs(content)
+    try:
+        return _signature(schema.Model.GetRootAs(content))
+    except struct.error as error:
+        raise ValueError(f"It is cut off or damaged: {error}") from error
+
+
+def _signature(model):
     if not model.SignatureDefsLength():
         raise ValueError("It has no signature. tfticket.export.litert writes one.")
     found = model.SignatureDefs(0)

@@ -140,9 +140,10 @@ RULES = {
         "GlobalAveragePooling2D, then what follows",
     ),
     "head": Rule(
-        "a 1x1 convolution after the last global pooling, which answers zeros in "
-        "LiteRT.js without an error",
-        "Flatten and Dense in its place, with the same weights",
+        "a 1x1 convolution or an element-wise operation on the pixel of the last "
+        "global pooling, which LiteRT.js answers wrong without an error",
+        "Flatten right after the pooling, and Dense in place of the convolution, with "
+        "the same weights",
     ),
 }
 
