@@ -39,26 +39,28 @@ SIZE, SPARSITY, SAMPLES = 96, 0.9, 4
 
 PAGE = """# LiteRT.js, after a sparse cluster
 
-XNNPACK, in LiteRT.js, runs clusters of convolutions sparse, and gives some networks wrong
-answers that do, without an error. The same files are right on x86, where it switches sparse
-convolutions off, so that a check there does not find them. `benchmarks/after_cluster.py`
-makes networks that obey its rules up to one place (96x96 images, {sparsity:.0%} of the 1x1
-weights zero, weights random), and compares what headless Chromium answers with Keras.
+XNNPACK, in LiteRT.js, runs clusters of convolutions sparse, and answers some of those
+networks wrong, without an error. The same files are right on x86, where it switches
+sparse convolutions off, so that a check there does not find them; ARM was not tried.
+`benchmarks/after_cluster.py` makes networks that obey its rules up to one place (96x96
+images, {sparsity:.0%} of the 1x1 weights zero, weights random), and compares what
+headless Chromium answers with Keras.
 
-**{wrong} of {count} networks are answered wrong, all of them without an error but where
-"fails" stands.** What goes wrong is a 1x1 convolution or an element-wise operation on the
-one pixel that a mean leaves, unless another mean follows, and a feature map inside the
-cluster that the model gives out. What helps: `GlobalAveragePooling2D()` without
-`keepdims`, or Flatten, before anything else; and of maps in the middle a copy that no
-cluster can hold, a max pooling of size 1 for example.
+**{wrong} of {count} networks are not answered right**, all of them without an error but
+where "fails" stands. Two things go wrong. One is a 1x1 convolution or an element-wise
+operation on the pixel that the last mean leaves with `keepdims`; Flatten right after the
+mean, or no `keepdims`, mends it. The other is a feature map from inside the cluster that
+the model gives out as it is, or through 1x1 and depthwise convolutions and activations
+alone, as object detectors do. Flatten it in the model, and reshape the output outside:
+the converter leaves a Flatten out that a Reshape follows.
 
 {table}
 
-Difference: of the sparse file to Keras, relative to the largest value of the output, the
-worst output; up to {same:g} is right. Faster: the median of {repeats} rounds in turns, batch
-1; on a busy machine, so that 0.9 and 1.1 are the same. Plan: how many 1x1 kernels
-`tfticket.export.sparse_plan(model, "web")` says will run sparse. It is a promise of speed;
-where it is 0 the answer may be wrong all the same.
+"Difference" is that of the sparse file to Keras, relative to the largest value of the
+output; of several outputs the worst counts, and up to {same:g} is right. "Faster" is the
+median of {repeats} rounds in turns, batch 1. The machine was busy: take it as "about 1"
+or "about 2". "Plan" is how many 1x1 kernels `tfticket.export.sparse_plan(model, "web")`
+says will run sparse. It promises speed: where it says 0, answers can be wrong.
 
 {device}
 """
@@ -500,7 +502,7 @@ def _difference(model, x, outputs):
 
 def _page(rows, repeats):
     lines = [
-        "| what follows | answer | difference | dense, ms | sparse, ms | faster | plan |",
+        "| what follows | answer | difference | dense, ms | sparse | faster | plan |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

@@ -27,6 +27,7 @@ SCRIPTS = {
     "plot": "plot_lottery.py",
     "report": "lottery_report.py",
     "export": "export.py",
+    "try": "try_in_browser.py",
 }
 # What pip writes to bin/tfticket.
 ENTRY = "from tfticket_cli.main import main\nmain()\n"
@@ -334,6 +335,8 @@ def bash(tmp_path_factory):
         (["find", "--scope", "="], ["layerwise", "global", "sensitivity"]),
         (["find", "--out_dir", "=", "r"], ["runs"]),
         (["export", "--model", "=", "p"], ["page.md"]),
+        (["try", "--headl"], ["--headless"]),
+        (["try", "p"], ["page.md"]),
         (["completion", "z"], ["zsh"]),
     ],
 )

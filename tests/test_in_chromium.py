@@ -128,7 +128,7 @@ def test_a_head_that_is_answered_wrong_is_told(tmp_path):
 
 
 def test_several_inputs_and_types_and_names(tmp_path):
-    """A batch of two, an integer input, and outputs in another order than their names."""
+    """A batch of two, an integer input, and names in another order than they sort."""
     a = keras.Input((3,), batch_size=2, name="b_first")
     n = keras.Input((2,), batch_size=2, name="a_second", dtype="int32")
     sums = layers.Dense(4, name="z")(a)

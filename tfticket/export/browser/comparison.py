@@ -80,8 +80,10 @@ def compare_in_browser(
     """
     check_bool("headless", headless)
     check_number("timeout", timeout, above=0)
+    check_integer("port", port, 0, 65535)
+    trial = prepare(files, inputs, repeats)
     program = browsers.find(chromium) if headless else None
-    with serving(files, inputs, repeats, host, port, litertjs) as server:
+    with Server(trial, packages.find(litertjs), host, port) as server:
         if program is None:
             print(f"Open {server.url_in_network or server.url}", flush=True)
             return answer(server, timeout)

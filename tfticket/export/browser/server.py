@@ -167,7 +167,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def take(path: str, body: bytes) -> None:
         """`Server._take`."""
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         path = self._path()
         if path not in self.contents:
             self._refuse(HTTPStatus.NOT_FOUND, "not one of the files of this trial")
@@ -180,7 +180,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", _TYPES.get(ending, _BINARY))
         self._send(content)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         path = self._path()
         if path not in self.limits:
             self._refuse(HTTPStatus.NOT_FOUND, "nothing is posted there")

@@ -247,11 +247,12 @@ def _samples(inputs, wanted: Mapping[str, Shape]):
     counts = {len(value) if value.ndim else 0 for value in found.values()}
     for name, value in found.items():
         of = wanted[name]
+        axes = ", ".join(map(str, of.shape[1:]))
         fits = value.ndim and value.shape[1:] == of.shape[1:]
         if not fits or not len(value) or len(value) % batch or len(counts) > 1:
             raise ValueError(
-                f"inputs['{name}'] must be (samples, {', '.join(map(str, of.shape[1:]))}"
-                f"), as many of each input, a multiple of the batch of {batch}. "
+                f"inputs['{name}'] must be (samples, {axes}), as many of each input, a "
+                f"multiple of the batch of {batch}. "
                 f"Received: shape {value.shape}"
             )
         if not np.can_cast(value.dtype, of.dtype, "same_kind"):
