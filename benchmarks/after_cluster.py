@@ -48,18 +48,18 @@ headless Chromium answers with Keras.
 
 **{wrong} of {count} networks are not answered right**, all of them without an error but
 where "fails" stands. Two things go wrong. One is a 1x1 convolution or an element-wise
-operation on the pixel that the last mean leaves with `keepdims`; Flatten right after the
-mean, or no `keepdims`, mends it. The other is a feature map from inside the cluster that
-the model gives out as it is, or through 1x1 and depthwise convolutions and activations
-alone, as object detectors do. Flatten it in the model, and reshape the output outside:
-the converter leaves a Flatten out that a Reshape follows.
+operation on the pixel that the last mean leaves with `keepdims`. Flatten right after
+the mean, or no `keepdims`, mends it. The other is a feature map from inside the cluster
+that the model gives out as it is, or through 1x1 and depthwise convolutions and
+activations alone, as object detectors do. Flatten it in the model, and reshape the
+output outside: the converter leaves a Flatten out that a Reshape follows.
 
 {table}
 
 "Difference" is that of the sparse file to Keras, relative to the largest value of the
-output; of several outputs the worst counts, and up to {same:g} is right. "Faster" is the
-median of {repeats} rounds in turns, batch 1. The machine was busy: take it as "about 1"
-or "about 2". "Plan" is how many 1x1 kernels `tfticket.export.sparse_plan(model, "web")`
+output; of several outputs the worst counts, and up to {same:g} is right. "Faster" is
+the median of {repeats} rounds in turns, batch 1. The machine was busy: take it as "about
+1" or "about 2". "Plan" is how many 1x1 kernels `tfticket.export.sparse_plan(model, "web")`
 says will run sparse. It promises speed: where it says 0, answers can be wrong.
 
 {device}

@@ -1,5 +1,6 @@
 """`export.compare_in_browser` and `tfticket try` without a browser."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -478,10 +479,10 @@ def test_without_headless_the_address_is_printed(files, package, monkeypatch, ca
 
     def wait():
         for _ in range(100):
-            try:
-                return visitor(f"http://127.0.0.1:{port}/")
-            except OSError:
-                time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                visitor(f"http://127.0.0.1:{port}/")
+                break
+            time.sleep(0.1)
 
     thread = threading.Thread(target=wait)
     thread.start()

@@ -8,23 +8,23 @@ directory, or `TFTICKET_LITERTJS`.
 
 import asyncio
 import base64
+import dataclasses
 import importlib.util
 import json
 import urllib.request
 
-import flatbuffers
 import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from fixtures import pages
 from keras import layers
-from tensorflow.lite.python import schema_py_generated as schema
 from tornado import websocket
 
 import tfticket
 from tfticket import export
 from tfticket.export.browser import chromium, comparison, litertjs
+from tfticket.export.browser.server import Server
 from tfticket.export.browser.trial import prepare
 from tfticket.export.sparsity_plan import expectation
 
@@ -148,21 +148,15 @@ def test_several_inputs_and_types_and_names(tmp_path):
         np.testing.assert_allclose(row.outputs[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_file_that_litertjs_cannot_load(right, tmp_path):
+def test_a_file_that_litertjs_cannot_load(right, browser):
     """The page says so, and what it says comes back."""
-    _, _, (dense, _) = right
-    content = dense.read_bytes()
-    broken = tmp_path / "broken.tflite"
-    # An operation that does not exist, in the old field and the new.
-    model = schema.ModelT.InitFromPackedBuf(content)
-    for code in model.operatorCodes:
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-        code.customCode = "NoSuchOperation"
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    broken.write_bytes(builder.Output())
-    with pytest.raises(export.BrowserError, match=r"broken.*Chrome"):
-        export.compare_in_browser([broken], repeats=1, timeout=120)
+    trial = dataclasses.replace(prepare([right[2][0]]), contents=(b"no model",))
+    with (
+        Server(trial, litertjs.find(), "127.0.0.1", 0) as server,
+        chromium.opened(browser, server.url) as process,
+        pytest.raises(export.BrowserError, match=r"Loading dense: .*Chrome"),
+    ):
+        comparison.answer(server, 120, process)
 
 
 async def _look(port_file, picture):

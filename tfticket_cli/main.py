@@ -124,10 +124,10 @@ def run(
     try:
         _, *words = values([prog, *args])
         taken = arguments(command)
-        if words and not taken:
-            raise flags.Error(f"Unknown arguments: {words}. Flags start with --.")
-        if words:
+        if taken is not None:
             values[taken].value = [*values[taken].value, *words]
+        elif words:
+            raise flags.Error(f"Unknown arguments: {words}. Flags start with --.")
     except flags.Error as error:
         # What was read before the mistake is not kept, --json neither.
         stream = sys.stdout if "--json" in args else None
