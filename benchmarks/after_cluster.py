@@ -58,9 +58,10 @@ output outside: the converter leaves a Flatten out that a Reshape follows.
 
 "Difference" is that of the sparse file to Keras, relative to the largest value of the
 output; of several outputs the worst counts, and up to {same:g} is right. "Faster" is
-the median of {repeats} rounds in turns, batch 1. The machine was busy: take it as "about
-1" or "about 2". "Plan" is how many 1x1 kernels `tfticket.export.sparse_plan(model, "web")`
-says will run sparse. It promises speed: where it says 0, answers can be wrong.
+the median of {repeats} rounds in turns, batch 1. The machine was busy: take it as
+"about 1" or "about 2". "Plan" is how many 1x1 kernels
+`tfticket.export.sparse_plan(model, "web")` says will run sparse. It promises speed:
+where it says 0, answers can be wrong.
 
 {device}
 """

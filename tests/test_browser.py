@@ -15,6 +15,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from fixtures import fake_browser
 
 from tfticket import export
@@ -119,7 +120,7 @@ def post(server, body, path="/results", kind="application/octet-stream"):
 
 def test_signatures_are_those_of_the_interpreter(files):
     for path in files.values():
-        runner = tf.lite.Interpreter(str(path)).get_signature_runner("serving_default")
+        runner = Interpreter(str(path)).get_signature_runner("serving_default")
         found = reader.signature(path.read_bytes())
         for entries, want in zip(
             found,

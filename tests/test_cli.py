@@ -264,8 +264,9 @@ def test_scripts_and_program_have_the_same_flags(name, program, run_script):
     by_script = run_script(script, "--help", cwd=program.folder, COLUMNS="120")
     by_program = program(name, "--help")
     assert by_script.returncode == by_program.returncode == 0
-    assert f"python {script} [--flag" in by_script.stdout
-    assert f"usage: tfticket {name} [--flag" in by_program.stdout
+    files = " FILE ..." if name == "try" else ""
+    assert f"python {script}{files} [--flag" in by_script.stdout
+    assert f"usage: tfticket {name}{files} [--flag" in by_program.stdout
     flags_of = [
         done.stdout.partition("\nflags:\n")[2] for done in (by_script, by_program)
     ]

@@ -125,7 +125,7 @@ def run(
         _, *words = values([prog, *args])
         taken = arguments(command)
         if taken is not None:
-            values[taken].value = [*values[taken].value, *words]
+            values[taken].value = [*(values[taken].value or ()), *words]
         elif words:
             raise flags.Error(f"Unknown arguments: {words}. Flags start with --.")
     except flags.Error as error:

@@ -189,7 +189,7 @@ def _times(values, repeats):
     return found
 
 
-def _outputs(data, trial: Trial) -> list[dict[str, np.ndarray]]:
+def _outputs(data: memoryview, trial: Trial) -> list[dict[str, np.ndarray]]:
     """Of each file and each call, the outputs in the order of the signature."""
     if len(data) != trial.output_bytes * len(trial.names):
         raise ValueError(f"{len(data)} bytes of outputs")

@@ -119,7 +119,7 @@ class Server:
     def url(self) -> str:
         """Where a browser of this machine finds the page."""
         host, port = self._server.server_address[:2]
-        shown = "127.0.0.1" if host in ("0.0.0.0", "") else host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "") else str(host)
         return f"http://{shown}:{port}/"
 
     @property

@@ -224,7 +224,7 @@ def _shown(entries):
     return {name: f"{of.dtype} {of.shape}" for name, of in entries.items()}
 
 
-def _samples(inputs, wanted: Mapping[str, Shape]):
+def _samples(inputs: Any, wanted: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     batch = next(iter(wanted.values())).shape[0]
     if inputs is None:
         random = np.random.default_rng(_SEED)
