@@ -27,6 +27,7 @@ SCRIPTS = {
     "plot": "plot_lottery.py",
     "report": "lottery_report.py",
     "export": "export.py",
+    "try": "try_in_browser.py",
 }
 # What pip writes to bin/tfticket.
 ENTRY = "from tfticket_cli.main import main\nmain()\n"
@@ -263,8 +264,9 @@ def test_scripts_and_program_have_the_same_flags(name, program, run_script):
     by_script = run_script(script, "--help", cwd=program.folder, COLUMNS="120")
     by_program = program(name, "--help")
     assert by_script.returncode == by_program.returncode == 0
-    assert f"python {script} [--flag" in by_script.stdout
-    assert f"usage: tfticket {name} [--flag" in by_program.stdout
+    files = " FILE ..." if name == "try" else ""
+    assert f"python {script}{files} [--flag" in by_script.stdout
+    assert f"usage: tfticket {name}{files} [--flag" in by_program.stdout
     flags_of = [
         done.stdout.partition("\nflags:\n")[2] for done in (by_script, by_program)
     ]
@@ -334,6 +336,8 @@ def bash(tmp_path_factory):
         (["find", "--scope", "="], ["layerwise", "global", "sensitivity"]),
         (["find", "--out_dir", "=", "r"], ["runs"]),
         (["export", "--model", "=", "p"], ["page.md"]),
+        (["try", "--headl"], ["--headless"]),
+        (["try", "p"], ["page.md"]),
         (["completion", "z"], ["zsh"]),
     ],
 )

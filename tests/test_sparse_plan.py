@@ -472,3 +472,22 @@ def test_a_sparse_file_says_what_to_expect(obedient, tmp_path, recwarn):
     assert exported.expectation.endswith("6 of 6 1x1 kernels run sparse")
     assert "nothing on x86" in str(exported)
     assert not [x for x in recwarn if "not faster" in str(x.message)]
+
+
+@pytest.mark.parametrize(
+    ("keepdims", "activation", "running"),
+    [(True, "relu", 0), (True, "linear", 2), (False, "relu", 2), (True, "silu", 0)],
+)
+def test_an_activation_of_the_last_mean_is_an_operation(keepdims, activation, running):
+    """What LiteRT.js answers of these: docs/results/after_cluster.md."""
+
+    def last(x):
+        x = layers.GlobalAveragePooling2D(keepdims=keepdims)(x)
+        x = layers.Activation(activation, name="alone")(x)
+        return layers.Dense(4)(layers.Flatten()(x))
+
+    plan = export.sparse_plan(pruned(network(last=last)), "web")
+    assert len(sparse(plan)) == running
+    if not running:
+        assert "'alone'" in plan.pointwise[0].reason
+        assert "answers wrong without an error" in plan.pointwise[0].reason

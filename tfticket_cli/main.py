@@ -13,14 +13,18 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 from absl import flags, logging
 
-from tfticket_cli import export, find, lottery, parsers, plot, popup, report
+from tfticket_cli import export, find, lottery, parsers, plot, popup, report, try_
 from tfticket_cli.output import Output, complain, result_stream, write_result
 
 DONE, FAILED, WRONG_FLAGS, INTERRUPTED = 0, 1, 2, 130
 
 
 class Command(Protocol):
-    """A module of a command: its flags, and what it does with them."""
+    """A module of a command: its flags, and what it does with them.
+
+    Words that are no flags are an error, unless the module has a constant `ARGUMENTS`:
+    the name of its list flag that takes them.
+    """
 
     __doc__: str | None
 
@@ -38,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "plot": plot,
     "report": report,
     "export": export,
+    "try": try_,
 }
 
 
@@ -48,7 +53,7 @@ def main() -> NoReturn:
         sys.exit(run(COMMANDS[name], args, f"tfticket {name}"))
     parser = parsers.parser_of_all(
         {
-            key: (flag_values(command), command.__doc__)
+            key: (flag_values(command), command.__doc__, arguments(command))
             for key, command in COMMANDS.items()
         },
         "tfticket",
@@ -93,6 +98,11 @@ def flag_values(command: Command) -> flags.FlagValues:
     return values
 
 
+def arguments(command: Command) -> str | None:
+    """Name of the flag that words without -- go to; `None` if there is none."""
+    return getattr(command, "ARGUMENTS", None)
+
+
 def run(
     command: Command, args: Sequence[str], prog: str, description: str | None = None
 ) -> int:
@@ -106,13 +116,18 @@ def run(
     """
     values = flag_values(command)
     if not {"-h", "-help", "--help", "--helpshort", "--helpfull"}.isdisjoint(args):
-        parser = parsers.parser_of(values, prog, description or command.__doc__)
+        parser = parsers.parser_of(
+            values, prog, description or command.__doc__, arguments(command)
+        )
         parser.print_help()
         return DONE
     try:
-        _, *unknown = values([prog, *args])
-        if unknown:
-            raise flags.Error(f"Unknown arguments: {unknown}. Flags start with --.")
+        _, *words = values([prog, *args])
+        taken = arguments(command)
+        if taken is not None:
+            values[taken].value = [*(values[taken].value or ()), *words]
+        elif words:
+            raise flags.Error(f"Unknown arguments: {words}. Flags start with --.")
     except flags.Error as error:
         # What was read before the mistake is not kept, --json neither.
         stream = sys.stdout if "--json" in args else None

@@ -40,7 +40,10 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def parser_of(
-    values: flags.FlagValues, prog: str, description: str | None
+    values: flags.FlagValues,
+    prog: str,
+    description: str | None,
+    arguments: str | None = None,
 ) -> argparse.ArgumentParser:
     """A parser with the same flags, to print help and to complete.
 
@@ -48,14 +51,15 @@ def parser_of(
         values: The defined flags.
         prog: What the command is called by.
         description: What it does, with examples.
+        arguments: Name of the flag that words without -- go to, files.
     """
-    parser = argparse.ArgumentParser(**_settings(prog, description))
-    _add_flags(parser, values)
+    parser = argparse.ArgumentParser(**_settings(prog, description, arguments))
+    _add_flags(parser, values, arguments)
     return parser
 
 
 def parser_of_all(
-    commands: Mapping[str, tuple[flags.FlagValues, str | None]],
+    commands: Mapping[str, tuple[flags.FlagValues, str | None, str | None]],
     prog: str,
     version: str,
     description: str | None,
@@ -63,7 +67,8 @@ def parser_of_all(
     """The parser of the program, a sub-parser a command.
 
     Args:
-        commands: Name to flags and description of each.
+        commands: Name to flags and description of each, and which of the flags takes
+            words without --.
         prog: Name of the program.
         version: What `--version` prints.
         description: What the program does.
@@ -78,12 +83,12 @@ def parser_of_all(
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for name, (values, text) in commands.items():
+    for name, (values, text, arguments) in commands.items():
         first = (text or "").strip().splitlines()[0]
         subparser = subparsers.add_parser(
-            name, help=first, **_settings(f"{prog} {name}", text)
+            name, help=first, **_settings(f"{prog} {name}", text, arguments)
         )
-        _add_flags(subparser, values)
+        _add_flags(subparser, values, arguments)
     about = "Print a script that completes commands and flags with Tab."
     completion = subparsers.add_parser(
         "completion",
@@ -131,17 +136,22 @@ complete -o bashdefault -F _PROG_without_equals PROG
 """
 
 
-def _settings(prog, description):
+def _settings(prog, description, arguments=None):
+    words = " FILE ..." if arguments else ""
     return {
         "prog": prog,
-        "usage": f"{prog} [--flag=value ...]",
+        "usage": f"{prog}{words} [--flag=value ...]",
         "description": description,
         "epilog": EXIT_STATUS,
         "formatter_class": _Formatter,
     }
 
 
-def _add_flags(parser, values):
+def _add_flags(parser, values, arguments):
+    if arguments:
+        about = values[arguments].help
+        files = parser.add_argument(arguments, nargs="*", metavar="FILE", help=about)
+        files.complete = "file"
     group = parser.add_argument_group("flags")
     for name in values:
         flag = values[name]

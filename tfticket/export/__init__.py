@@ -5,6 +5,12 @@ before it is kept. `compact` removes dead channels, `compare` shows the forms of
 model side by side.
 """
 
+from tfticket.export.browser.comparison import compare_in_browser
+from tfticket.export.browser.result import (
+    BrowserComparison,
+    BrowserError,
+    BrowserRow,
+)
 from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.compact import Compacted, CompactLayer, Removed, compact
 from tfticket.export.comparison import FormRow, compare, print_comparison
@@ -23,6 +29,9 @@ from tfticket.export.sparsity_plan import sparse_plan
 from tfticket.export.two_four import TwoFourReport, TwoFourWeight, check_two_four
 
 __all__ = [
+    "BrowserComparison",
+    "BrowserError",
+    "BrowserRow",
     "CompactLayer",
     "Compacted",
     "ExportError",
@@ -42,6 +51,7 @@ __all__ = [
     "check_two_four",
     "compact",
     "compare",
+    "compare_in_browser",
     "latency_plan",
     "litert",
     "onnx",

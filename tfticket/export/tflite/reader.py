@@ -1,6 +1,7 @@
-"""How the weights lie in a `.tflite` file: their type, and which are sparse."""
+"""What a `.tflite` file holds: its signature, and how its weights lie."""
 
 import dataclasses
+import struct
 from typing import NamedTuple
 
 from tensorflow.lite.python import schema_py_generated as schema
@@ -9,6 +10,12 @@ _TYPES = {
     schema.TensorType.FLOAT32: "float32",
     schema.TensorType.FLOAT16: "float16",
     schema.TensorType.INT8: "int8",
+}
+_OTHER_TYPES = {
+    schema.TensorType.INT32: "int32",
+    schema.TensorType.INT64: "int64",
+    schema.TensorType.UINT8: "uint8",
+    schema.TensorType.BOOL: "bool",
 }
 _NAMES = {
     value: name
@@ -54,6 +61,76 @@ class Encoding(NamedTuple):
 
     sparse: list[EncodedWeight]
     operations: list[str]
+
+
+class Shape(NamedTuple):
+    """An input or output of a file.
+
+    Args:
+        shape: Its axes, -1 for an open one.
+        dtype: As NumPy calls it: "float32".
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Signature(NamedTuple):
+    """What goes into a file and comes out, by name, in the file's order."""
+
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+
+def signature(content: bytes) -> Signature:
+    """Reads what the first signature of a `.tflite` file takes and gives.
+
+    Raises:
+        ValueError: If the file has no signature, or is no such file.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
+    >>> exported = tfticket.export.litert(model, folder / "model.tflite")
+    >>> content = exported.path.read_bytes()
+    >>> tfticket.export.tflite.reader.signature(content).inputs
+    {'x': Shape(shape=(-1, 4), dtype='float32')}
+    """
+    if content[4:8] != b"TFL3":
+        raise ValueError("It is not a .tflite file: the mark TFL3 is missing.")
+    try:
+        return _signature(schema.Model.GetRootAs(content))
+    except struct.error as error:
+        raise ValueError(f"It is cut off or damaged: {error}") from error
+
+
+def _signature(model):
+    if not model.SignatureDefsLength():
+        raise ValueError("It has no signature. tfticket.export.litert writes one.")
+    found = model.SignatureDefs(0)
+    graph = model.Subgraphs(found.SubgraphIndex())
+    return Signature(
+        *(
+            {
+                entry.Name().decode(): _shape(graph.Tensors(entry.TensorIndex()))
+                for entry in map(of, range(count))
+            }
+            for of, count in (
+                (found.Inputs, found.InputsLength()),
+                (found.Outputs, found.OutputsLength()),
+            )
+        )
+    )
+
+
+def _shape(tensor):
+    # The second is there only where an axis is open.
+    open_shape = tensor.ShapeSignatureLength()
+    axes = tensor.ShapeSignature if open_shape else tensor.Shape
+    shape = tuple(int(axes(i)) for i in range(open_shape or tensor.ShapeLength()))
+    kind = tensor.Type()
+    name = _TYPES.get(kind) or _OTHER_TYPES.get(kind, f"type {kind}")
+    return Shape(shape, name)
 
 
 def read(content: bytes) -> Encoding:

@@ -145,15 +145,19 @@ class Nodes:
     def _activation(self, call):
         name = window_rules.activation_name(call.operation)
         if name in _FUSED:
-            # It limits what a convolution or a sum makes; alone it is element-wise.
-            self._unary(call) if self._reads_the_input(call) else self._same(call)
+            # It limits what a convolution or a sum makes; of an image or a mean it is
+            # an operation of its own.
+            self._unary(call) if self._stands_alone(call) else self._same(call)
         elif name in _UNARY:
             self._unary(call)
         else:
             self._outside(call, "constant" if name in _WITH_CONSTANTS else "operation")
 
-    def _reads_the_input(self, call):
-        return self._makers[call.inputs[0]] is None
+    def _stands_alone(self, call):
+        if window_rules.activation_name(call.operation) == "linear":
+            return False
+        maker = self._makers[call.inputs[0]]
+        return maker is None or self.all[maker].role == END
 
     def _convolution(self, call):
         layer = call.operation

@@ -141,9 +141,10 @@ RULES = {
         "GlobalAveragePooling2D, then what follows",
     ),
     "head": Rule(
-        "a 1x1 convolution after the last global pooling, which answers zeros in "
-        "LiteRT.js without an error",
-        "tfticket.export.sparse_ready(model), which writes it as a Dense layer",
+        "a 1x1 convolution or an element-wise operation on the pixel of the last "
+        "global pooling, which LiteRT.js answers wrong without an error",
+        "tfticket.export.sparse_ready(model), which writes it on one axis and the "
+        "convolution as a Dense layer",
     ),
 }
 

@@ -1,0 +1,91 @@
+"""Headless Chromium, which opens one page and is then ended."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+
+INSTALL = "apt-get install chromium"
+
+_NAMES = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    *("chrome", "msedge"),
+)
+# A page that is only measured: no GPU, and nothing of what a browser does by itself.
+_FLAGS = (
+    *("--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--disable-extensions", "--disable-default-apps"),
+    "--no-default-browser-check",
+    # /dev/shm is small in containers.
+    "--disable-dev-shm-usage",
+)
+
+
+def find(program: str | os.PathLike | None = None) -> str:
+    """The path of Chromium or of a browser that takes its flags.
+
+    Args:
+        program: Its name or path; `None` looks for the usual names.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for name in _NAMES if program is None else [os.fspath(program)]:
+        found = shutil.which(name)
+        if found:
+            return found
+    what = "Chromium is not" if program is None else f"chromium={program!s} is not"
+    raise FileNotFoundError(
+        f"{what} there. Install it ({INSTALL!r} on Debian), say where it is by "
+        "chromium= (--chromium), or open the page in a browser by yourself: "
+        "headless=False."
+    )
+
+
+@contextlib.contextmanager
+def opened(program: str, url: str) -> Iterator[subprocess.Popen]:
+    """A headless browser that shows a page, ended with all its processes after.
+
+    Args:
+        program: From `find`.
+        url: Of the page.
+
+    Yields:
+        The process, whose `poll` says whether it has died.
+    """
+    # Chromium may still write to its profile while it ends.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        profile = pathlib.Path(folder, "profile")
+        flags = [*_FLAGS, f"--user-data-dir={profile}"]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--no-sandbox")  # which it does not have for root
+        with open(pathlib.Path(folder, "said"), "w+b") as said:
+            process = subprocess.Popen(
+                [program, *flags, url],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            finally:
+                _end(process)
+
+
+def _end(process):
+    """Ends the browser and what it started, which is a process group of its own."""
+    kill = getattr(os, "killpg", None)
+    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        with contextlib.suppress(ProcessLookupError):
+            if kill:
+                kill(process.pid, number)
+            else:
+                process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
