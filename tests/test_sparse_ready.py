@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import tfticket
-from tfticket.export.tflite import mirror
+from tfticket.export.tflite import mirror, rewriting
 from tfticket.export.tflite.rewriting import Rewriter
 from tfticket.keras_models.graph import FlatGraph
 
@@ -138,7 +138,7 @@ def network(size=16, **kinds):
     x = layers.Conv2D(12, 1, activation="relu", name="last")(x)
     if kinds.get("head"):
         x = layers.GlobalAveragePooling2D(keepdims=True)(x)
-        x = layers.Dropout(0.5)(x)
+        x = layers.Dropout(0.5)(layers.BatchNormalization()(layers.ReLU()(x)))
         x = layers.Conv2D(5, 1, activation=kinds["head"], name="head")(x)
         x = layers.Reshape((5,))(x)
     else:
@@ -160,7 +160,7 @@ def network(size=16, **kinds):
             ),
             "squeeze": st.sampled_from(["", "hard", "hard_sigmoid", "sigmoid"]),
             "add": st.booleans(),
-            "head": st.sampled_from([None, "linear", "relu"]),
+            "head": st.sampled_from([None, "linear", "relu", "hard_silu"]),
         }
     )
 )
@@ -248,6 +248,17 @@ def test_what_looks_at_places_gets_its_image_back():
     out = [x, pooled, valid, mean, cut, up, numbers, layers.Conv2D(2, 3)(x)]
     model = randomized(keras.Model(image, [*out, layers.GlobalMaxPooling2D()(x)]))
     check_rewriting(model)
+
+
+def test_a_map_that_the_model_gives_out_is_copied_out_of_the_cluster():
+    image = keras.Input((13, 13, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(image)
+    x = layers.Conv2D(8, 1, name="map")(x)
+    y = layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1)(x)))
+    made = Rewriter(FlatGraph(keras.Model(image, [x, y])), (), 1, False)
+    (copy,) = [k for k in made.model().layers if isinstance(k, layers.MaxPooling2D)]
+    assert copy.pool_size == (1, 1)
+    assert rewriting.COPIED in made.changes
 
 
 def test_shared_layers_and_nested_models():

@@ -48,6 +48,8 @@ FOLDED = "taken into the convolution before it"
 SPLIT = "split into a depthwise and a 1x1 convolution"
 DENSE = "a 1x1 convolution on one pixel, written as Dense"
 HARD = "hard_sigmoid written as ReLU up to 6"
+FLAT = "the last global pooling, without axes of one pixel"
+COPIED = "an output of the model, copied by a pooling of one pixel"
 POOLED = "a global pooling that keeps its axes, for a Reshape"
 
 
@@ -329,6 +331,20 @@ class Rewriter:
             self._note(POOLED, name)
             self._seen.add(id(after))
             number = after.outputs[0]
+        elif (
+            call.out_shapes[0][1:] == pixel
+            and not self._before_pixels[call.outputs[0]]
+            and call.outputs[0] not in self._graph.outputs
+        ):
+            # Element-wise operations on one pixel would join the cluster.
+            is_layer = isinstance(operation, layers.Layer)
+            name = operation.name if is_layer else self._name("mean", "_pixel")
+            tensor = layers.GlobalAveragePooling2D(name=name)(value.tensor)
+            self._note(FLAT, operation.name)
+            self._values[call.outputs[0]] = Value(
+                tensor, scale=value.scale, is_flat=True
+            )
+            return
         else:
             tensor = self._called(call, {call.inputs[0]: value.tensor})[0]
             number = call.outputs[0]
@@ -427,7 +443,15 @@ class Rewriter:
 
     def _plain(self, number):
         tensor = self._given(number)
-        return self._flip(tensor) if self._values[number].flipped else tensor
+        if self._values[number].flipped:
+            return self._flip(tensor)
+        shape = self._graph.shapes[number]
+        if not _is_image(shape) or number in self._graph.inputs:
+            return tensor
+        # XNNPACK answers a map of a sparse cluster wrong where the model gives it out.
+        name = self._name(f"value_{number}", "_copy")
+        self._note(COPIED, name)
+        return layers.MaxPooling2D(1, name=name)(tensor)
 
     def _turned(self, value, shape):
         """The image in reverse, for a window, if images are to be."""
