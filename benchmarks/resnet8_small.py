@@ -25,11 +25,11 @@ import os
 import pathlib
 import statistics
 import tempfile
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import cifar10
 import numpy as np
 import resnet8_page
 from absl import app, flags
@@ -37,7 +37,6 @@ from absl import app, flags
 WHAT = ("tune", "steps", "files", "page")
 # Of `files`: the dense network, and students of seed 0.
 STUDENTS = ("dense", *(f"channels-{x}-0" for x in ("0.75", "0.6", "0.5", "0.4", "0.3")))
-PAD = 4
 
 _WHAT = flags.DEFINE_enum("what", "page", WHAT, "What to do.")
 _MODEL = flags.DEFINE_string("model", None, "pretrainedResnet.h5.")
@@ -53,24 +52,6 @@ _BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.", 1)
 _RATE = flags.DEFINE_float("rate", 0.05, "Highest learning rate.", 0)
 _DECAY = flags.DEFINE_float("decay", 0.0005, "Decoupled weight decay.", 0)
 _REPEATS = flags.DEFINE_integer("repeats", 41, "Calls of each file.", 1)
-
-
-def read_images():
-    with np.load(_IMAGES.value) as arrays:
-        names = ("x_train", "y_train", "x_test", "y_test")
-        return [arrays[name] for name in names]
-
-
-def accuracy(model, x, y) -> float:
-    outputs = model.predict(x.astype(np.float32), batch_size=500, verbose=0)
-    return float((np.argmax(outputs, -1) == y).mean())
-
-
-def one_thread() -> None:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def small(name: str):
@@ -93,58 +74,31 @@ def small(name: str):
     return tfticket.export.compact(student).model
 
 
-def augmented(x, y):
-    """Images cropped and flipped at random, as in resnet8.py."""
-    import tensorflow as tf
-
-    size = x.shape[1]
-    x = tf.pad(tf.cast(x, tf.float32), [[0, 0], [PAD, PAD], [PAD, PAD], [0, 0]])
-    count = tf.shape(x)[0]
-    move = tf.random.uniform([count, 2], 0, 2 * PAD + 1, tf.int32)
-    place = tf.range(size)[None]
-    flipped = tf.random.uniform([count, 1]) < 0.5
-    columns = move[:, 1:] + tf.where(flipped, size - 1 - place, place)
-    x = tf.gather(x, move[:, :1] + place, axis=1, batch_dims=1)
-    return tf.gather(x, columns, axis=2, batch_dims=1), y
-
-
-def train(model, x, y, epochs: int, seed: int) -> int:
-    """Trains by SGD on the labels alone and says in how many seconds."""
-    import keras
-    import tensorflow as tf
-
-    images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
-    images = images.batch(_BATCH.value, drop_remainder=True).map(augmented).prefetch(2)
-    steps = epochs * (len(y) // _BATCH.value)
-    warmup = max(1, steps // 20)
-    rates = keras.optimizers.schedules.CosineDecay(
-        _RATE.value / 100,
-        steps - warmup,
-        warmup_target=_RATE.value,
-        warmup_steps=warmup,
+def trained(model, x, y, epochs: int, seed: int) -> int:
+    """Trains a model and says in how many seconds."""
+    return cifar10.train(
+        model,
+        x,
+        y,
+        epochs=epochs,
+        seed=seed,
+        batch=_BATCH.value,
+        rate=_RATE.value,
+        decay=_DECAY.value,
     )
-    optimizer = keras.optimizers.SGD(
-        rates, momentum=0.9, nesterov=True, weight_decay=_DECAY.value
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
-    start = time.perf_counter()
-    model.fit(images, epochs=epochs, verbose=2)
-    return round(time.perf_counter() - start)
 
 
 def tune() -> None:
     import keras
 
-    one_thread()
+    cifar10.one_thread()
     name = _STUDENT.value
     seed = int(name.rsplit("-", 1)[1])
     keras.utils.set_random_seed(seed)
-    x, y, x_test, y_test = read_images()
+    x, y, x_test, y_test = cifar10.read_images(_IMAGES.value)
     model = small(name)
-    before = accuracy(model, x_test, y_test)
-    seconds = train(model, x, y, _EPOCHS.value, seed)
+    before = cifar10.accuracy(model, x_test, y_test)
+    seconds = trained(model, x, y, _EPOCHS.value, seed)
     model.save(pathlib.Path(_STUDENTS.value, f"{name}-tuned.keras"))
     add_row(
         "tuned.csv",
@@ -155,7 +109,7 @@ def tune() -> None:
         decay=_DECAY.value,
         seconds=seconds,
         accuracy_before=before,
-        test_accuracy=accuracy(model, x_test, y_test),
+        test_accuracy=cifar10.accuracy(model, x_test, y_test),
     )
 
 
@@ -164,9 +118,9 @@ def steps() -> None:
 
     import tfticket
 
-    one_thread()
+    cifar10.one_thread()
     keras.utils.set_random_seed(_SEED.value)
-    x, y, x_test, y_test = read_images()
+    x, y, x_test, y_test = cifar10.read_images(_IMAGES.value)
     model = small("dense")
     whole = tfticket.channel_groups(model).flops()
     all_parameters = model.count_params()
@@ -180,7 +134,7 @@ def steps() -> None:
         model = tfticket.export.compact(wrapped).model
         last = number == len(_FLOPS.value) - 1
         more = _EPOCHS.value if last else _BETWEEN.value
-        seconds += train(model, x, y, more, _SEED.value)
+        seconds += trained(model, x, y, more, _SEED.value)
         epochs += more
     name = f"steps-{_FLOPS.value[-1]}-{_SEED.value}"
     pathlib.Path(_STUDENTS.value).mkdir(parents=True, exist_ok=True)
@@ -196,7 +150,7 @@ def steps() -> None:
         rate=_RATE.value,
         decay=_DECAY.value,
         seconds=seconds,
-        test_accuracy=accuracy(model, x_test, y_test),
+        test_accuracy=cifar10.accuracy(model, x_test, y_test),
     )
 
 
@@ -215,8 +169,8 @@ def files() -> None:
     import tfticket
     from tfticket.export.checking.timing import runner, timed
 
-    one_thread()
-    x, _, x_test, y_test = read_images()
+    cifar10.one_thread()
+    x, _, x_test, y_test = cifar10.read_images(_IMAGES.value)
     samples = x_test.astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         paths = {}

@@ -75,11 +75,11 @@ def pruned(model, sparsity: float):
 
     wrapped = tfticket.prune(
         model,
-        include=[
+        exclude=[
             layer.name
             for layer in model.layers
-            if isinstance(layer, keras.layers.Conv2D)
-            and tuple(layer.kernel_size) == (1, 1)
+            if not isinstance(layer, keras.layers.Conv2D)
+            or tuple(layer.kernel_size) != (1, 1)
         ],
     )
     tfticket.sparsify(wrapped, sparsity)

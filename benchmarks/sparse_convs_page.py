@@ -55,8 +55,11 @@ def write(results: pathlib.Path) -> None:
         results: The folder of the pages.
     """
     folder = results / "sparse_convs"
-    rows = read(folder / "figures.csv")
-    rows.sort(key=lambda row: (order(rows, row["network"]), float(row["sparsity"])))
+    figures = read(folder / "figures.csv")
+    rows = sorted(
+        figures,
+        key=lambda row: (order(figures, row["network"]), float(row["sparsity"])),
+    )
     lines = [
         "| network | zeros of the 1x1 kernels | 1x1 kernels | dense ms | sparse ms "
         "| faster | dense kB | sparse kB | difference |",

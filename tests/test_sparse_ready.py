@@ -197,6 +197,16 @@ def test_every_pointwise_kernel_can_run_sparse(kinds):
     assert ("height" in ready.flipped) == (kinds.get("size") != 13)
 
 
+def test_a_map_of_one_pixel_is_no_head():
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(image)
+    x = layers.Conv2D(8, 1)(layers.DepthwiseConv2D(3, 2, padding="same")(x))
+    x = layers.Conv2D(8, 1)(layers.DepthwiseConv2D(3, padding="same")(x))
+    x = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+    ready = check(randomized(keras.Model(image, x)))
+    assert len(ready.plan.running) == 2
+
+
 def test_one_axis_alone_is_flipped():
     assert check(network(size=(16, 13))).flipped == ("height",)
 

@@ -120,7 +120,7 @@ class Rewriter:
                 self._readers.setdefault(number, []).append(call)
         for number in graph.outputs:
             self._readers.setdefault(number, []).append(None)
-        self._before_pixels = _before_pixels(graph)
+        self._head = _head(graph)
         self._values: dict[int, Value] = {}
         for number, layer in zip(graph.inputs, graph.input_layers, strict=True):
             shape = layer.batch_shape
@@ -264,7 +264,7 @@ class Rewriter:
     # One pixel.
 
     def _is_head(self, call):
-        """Whether it is a 1x1 convolution on one pixel that no image is made of."""
+        """Whether it is a 1x1 convolution on the pixel of the last mean."""
         layer = call.operation
         return (
             type(layer) is layers.Conv2D
@@ -272,7 +272,7 @@ class Rewriter:
             and layer.groups == 1
             and call.in_shapes[0][1:3] == (1, 1)
             and call.inputs[0] not in self._pads
-            and not self._before_pixels[call.outputs[0]]
+            and call.outputs[0] in self._head
             and self._uses[id(layer)] == 1
         )
 
@@ -333,7 +333,7 @@ class Rewriter:
             number = after.outputs[0]
         elif (
             call.out_shapes[0][1:] == pixel
-            and not self._before_pixels[call.outputs[0]]
+            and call.outputs[0] in self._head
             and call.outputs[0] not in self._graph.outputs
         ):
             # Element-wise operations on one pixel would join the cluster.
@@ -564,11 +564,13 @@ def _is_pixelwise(call):
     return call.takes_only_tensors() or scales.number_of(call) is not None
 
 
-def _before_pixels(graph):
-    """Whether an image is made of each value, by its number."""
-    found = dict.fromkeys(range(len(graph.shapes)), False)
+def _head(graph):
+    """Numbers of the values that come of global means alone, and all that they make."""
+    found = set()
+    for call in graph.calls:
+        if is_mean(call) or (call.inputs and found.issuperset(call.inputs)):
+            found.update(call.outputs)
     for call in reversed(graph.calls):
-        ahead = any(found[i] or _is_image(graph.shapes[i]) for i in call.outputs)
-        for number in call.inputs:
-            found[number] = found[number] or ahead
+        if not found.issuperset(call.outputs):
+            found.difference_update(call.inputs)
     return found
