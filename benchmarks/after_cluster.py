@@ -395,7 +395,7 @@ CASES = {
     "middle_flatten": second("Flatten", RIGHT, flat),
     "middle_flatten_reshape": second(
         "Flatten and Reshape to a map",
-        RIGHT,
+        WRONG,
         lambda x: layers.Reshape(x.shape[1:])(flat(x)),
     ),
     "middle_window": second(

@@ -72,11 +72,11 @@ def compare_in_browser(
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
     >>> path = tfticket.export.litert(model, folder / "model.tflite").path
     >>> tfticket.export.compare_in_browser([path])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: .../model.tflite leaves an axis of its input 'keras_tensor' open...
+    ValueError: .../model.tflite leaves an axis of its input 'x' open...
     """
     check_bool("headless", headless)
     check_number("timeout", timeout, above=0)

@@ -91,7 +91,7 @@ def signature(content: bytes) -> Signature:
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
-    >>> exported = tfticket.export.litert(model, folder / "model.tflite")
+    >>> exported = tfticket.export.litert(model, folder / "named.tflite")
     >>> content = exported.path.read_bytes()
     >>> tfticket.export.tflite.reader.signature(content).inputs
     {'x': Shape(shape=(-1, 4), dtype='float32')}
