@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from fixtures import benchmark
 from keras import layers
 
 import tfticket
@@ -458,7 +459,8 @@ def test_open_sizes_have_no_flops():
 
 def test_what_is_expected_of_other_models():
     stopped = network(batch=None, middle=block)
-    text, gains = expectation(stopped)
+    text, gains, wrong = expectation(stopped)
+    assert not wrong
     assert "0 of 6 1x1 kernels run sparse, first stopped by no more than 2/3" in text
     assert "on web once the batch is fixed to 1" in text
     assert not gains
@@ -491,3 +493,30 @@ def test_an_activation_of_the_last_mean_is_an_operation(keepdims, activation, ru
     if not running:
         assert "'alone'" in plan.pointwise[0].reason
         assert "answers wrong without an error" in plan.pointwise[0].reason
+
+
+AFTER = benchmark.load("after_cluster").CASES
+# Answered right, as it happens, where the plan does not promise it.
+CAREFUL = (
+    "pixel_layer_normalization_flatten_dense",
+    "pixel_pointwise_hard_swish_flatten_dense",
+    "mean_and_map",
+)
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_the_plan_knows_what_a_browser_answers_wrong(name):
+    """Each case of docs/results/after_cluster.md, which was run in one."""
+    plan = export.sparse_plan(AFTER[name].build(), "web", sparsities=0.9)
+    if AFTER[name].answer != "right":
+        assert plan.wrong
+        assert len(plan.running) < len(plan.pointwise)
+    elif name not in CAREFUL:
+        assert not plan.wrong
+
+
+def test_a_file_that_a_browser_answers_wrong_is_warned_of(tmp_path):
+    script = benchmark.load("after_cluster")
+    model = script.pruned(script.CASES["pixel_pointwise_flatten"].build())
+    with pytest.warns(UserWarning, match=r"answers .* wrong without an error"):
+        export.litert(model, tmp_path / "m.tflite", sparse=True)

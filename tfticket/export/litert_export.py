@@ -207,9 +207,16 @@ def litert(
             warnings.warn(_nothing_sparse(model, path), stacklevel=2)
         made = found if isinstance(found, _Made) else _dense(job)
     expected = _expectation(model, made.forms, quantization)
-    if expected is not None and not expected[1]:
+    if expected is not None and expected.wrong:
         warnings.warn(
-            f"{path} is smaller and not faster: {expected[0]}. "
+            f"LiteRT.js, and perhaps a phone, answers {path} wrong without an error: "
+            f"{', '.join(expected.wrong)} can't follow convolutions that run sparse. "
+            "Pass target='web', which writes the model so that it is right.",
+            stacklevel=2,
+        )
+    elif expected is not None and not expected.gains:
+        warnings.warn(
+            f"{path} is smaller and not faster: {expected.text}. "
             "tfticket.export.sparse_plan(model) says what mends it.",
             stacklevel=2,
         )
@@ -220,7 +227,7 @@ def litert(
         tolerance=tolerance,
         runtimes=chosen,
         fallback=str(found) if isinstance(found, ExportError) else None,
-        expectation=None if expected is None else expected[0],
+        expectation=None if expected is None else expected.text,
         rewritten={} if rewritten is None else rewritten.changes,
     )
 

@@ -81,6 +81,8 @@ class SparsePlan:
         mends: What to do for all 1x1 kernels to run sparse, what pays most first.
             Empty where all do, and where nothing helps.
         notes: What else to know of that target.
+        wrong: Layers for which LiteRT.js answers a sparse file wrong, without an
+            error, where the plan says that they do not run sparse.
     """
 
     target: str
@@ -89,6 +91,7 @@ class SparsePlan:
     clusters: tuple[SparseCluster, ...]
     mends: tuple[SparseMend, ...]
     notes: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
     @property
     def pointwise(self) -> tuple[SparsePlanRow, ...]:

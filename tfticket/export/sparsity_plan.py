@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -106,18 +106,32 @@ def sparse_plan(
         tuple(described(members) for members in now.clusters) if runs else (),
         mends,
         (*_notes(plain, target), *(_counted(nodes, zeros, now) if runs else ())),
+        _wrong(nodes, now) if runs else (),
     )
 
 
-def expectation(model: keras.Model) -> tuple[str, bool] | None:
-    """What to expect of an unstructured sparse file of a model, and if it gains at all.
+class Expectation(NamedTuple):
+    """What to expect of an unstructured sparse file.
+
+    Args:
+        text: A sentence without its end.
+        gains: Whether any kernel runs sparse anywhere.
+        wrong: Layers for which LiteRT.js answers wrong.
+    """
+
+    text: str
+    gains: bool
+    wrong: tuple[str, ...] = ()
+
+
+def expectation(model: keras.Model) -> Expectation | None:
+    """What to expect of an unstructured sparse file of a model.
 
     Args:
         model: A model that can be exported.
 
     Returns:
-        A sentence without its end, and whether any kernel runs sparse anywhere. `None`
-        where the model has no convolutions, or no graph to be followed.
+        `None` where the model has no convolutions, or no graph to be followed.
     """
     batches = {tensor.shape[0] for tensor in model.inputs}
     if not is_graph(model) or batches - {None, 1}:
@@ -128,7 +142,7 @@ def expectation(model: keras.Model) -> tuple[str, bool] | None:
         return None
     several, running = plan.pointwise, plan.running
     if not several:
-        return "it has no 1x1 convolutions, which alone run sparse", False
+        return Expectation("it has no 1x1 convolutions, which alone run sparse", False)
     is_open = None in batches
     where = (
         "arm, and on web once the batch is fixed to 1," if is_open else "arm and web"
@@ -139,7 +153,7 @@ def expectation(model: keras.Model) -> tuple[str, bool] | None:
     )
     if plan.mends:
         text = f"{text}, first stopped by {plan.mends[0].reason}"
-    return text, bool(running)
+    return Expectation(text, bool(running), plan.wrong)
 
 
 def plain_of(model: keras.Model) -> keras.Model:
@@ -259,6 +273,12 @@ def _mend(step, nodes, costs):
         tuple(nodes[i].name for i in step.freed),
         None if costs is None else sum(costs[i] for i in step.freed),
     )
+
+
+def _wrong(nodes, now):
+    causes = now.causes.values()
+    numbers = {x.node for x in causes if x.rule in sparse_rules.WRONG}
+    return tuple(nodes[i].name for i in sorted(numbers - {None}))
 
 
 def _counted(nodes, zeros, now):

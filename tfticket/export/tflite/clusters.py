@@ -143,6 +143,10 @@ def _way_out(nodes, roles, members, ways, mended):
     """
     readers, outputs, leading = ways
     heads = []
+    maps = (i for i in members if roles[i] != END and not nodes[i].is_single)
+    given = sorted(i for i in maps if i in outputs)
+    if given and "output" not in mended and any(roles[i] == END for i in members):
+        return Cause("output", given[0]), []
     for i in sorted(members):
         outside = i in outputs or any(
             j not in members or roles[j] == START for j in readers[i]

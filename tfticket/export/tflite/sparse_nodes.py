@@ -92,7 +92,15 @@ class Nodes:
         self._pads: dict[int, tuple] = {}
         for call in graph.calls:
             self._see(call)
-        self.outputs = {self._makers[number] for number in graph.outputs}
+        self.outputs = {self._made_by(number) for number in graph.outputs}
+
+    def _made_by(self, number):
+        """The node that makes an output; the converter takes a reshaping back out."""
+        maker = self._makers[number]
+        if len(self.graph.shapes[number]) == 4:
+            while maker is not None and self.all[maker].kind in ("Flatten", "Reshape"):
+                maker = self.all[maker].inputs[0]
+        return maker
 
     def _see(self, call):
         operation = call.operation
@@ -123,10 +131,14 @@ class Nodes:
         elif isinstance(operation, layers.Rescaling):
             self._scale(call, "constant")
         elif kind in ("Add", "Multiply"):
-            if call.takes_only_tensors():
-                self._elementwise(call)
-            else:
+            if not call.takes_only_tensors():
                 self._scale(call, "constant", _is_number(call))
+            elif kind == "Add" and len(set(call.in_shapes)) > 1:
+                self._outside(call, "broadcast")
+            else:
+                self._elementwise(call)
+        elif isinstance(operation, layers.LayerNormalization) and self._is_pixel(call):
+            self._unary(call)  # written as differences and products of the pixel
         elif is_mean(call):
             self._add(call, END, single=True)
         elif isinstance(operation, layers.Reshape) and self._keeps_one_pixel(call):
@@ -234,6 +246,9 @@ class Nodes:
             and call.out_shapes[0][1:3] == (1, 1)
             and len(self._readers[call.inputs[0]]) == 1
         )
+
+    def _is_pixel(self, call):
+        return len(call.in_shapes[0]) == 4 and _sides(call) == 1
 
     def _same(self, call):
         for number in call.outputs:

@@ -136,6 +136,15 @@ RULES = {
         "what it makes is also read outside of the cluster",
         "read it after the global average pooling only, or keep what reads it inside",
     ),
+    "output": Rule(
+        "a map inside a cluster that the model gives out, which LiteRT.js answers "
+        "wrong without an error",
+        "tfticket.export.sparse_ready(model), which copies it, and the cluster then "
+        "stays dense; a model without this output runs sparse",
+    ),
+    "broadcast": Rule(
+        "a sum of maps of different sizes", "a product, or maps of the same size"
+    ),
     "exit": Rule(
         "the cluster must end in a global average pooling, and ends here",
         "GlobalAveragePooling2D, then what follows",
@@ -147,6 +156,9 @@ RULES = {
         "convolution as a Dense layer",
     ),
 }
+
+# Those of which LiteRT.js gives wrong answers instead of running dense.
+WRONG = ("head", "output")
 
 # Why other kernels than those of 1x1 convolutions stay dense.
 DENSE = (
