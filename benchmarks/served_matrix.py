@@ -1,4 +1,4 @@
-"""Loads every form of one model in every runtime, compares and times: docs/results/served.md.
+"""Every form of one model in every runtime, compared and timed.
 
     python benchmarks/served_matrix.py
     python benchmarks/served_matrix.py --model=pretrainedResnet.h5 --name=ResNet-8
@@ -32,8 +32,10 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # Triton's processes take them from here
+# Triton's processes take these from here.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import served_page
@@ -61,7 +63,7 @@ INSTALL = {
 }
 DISTRIBUTIONS = {"pytriton": "nvidia-pytriton", "ai_edge_litert": "ai-edge-litert"}
 
-_MODEL = flags.DEFINE_string("model", None, "A file that keras.models.load_model reads.")
+_MODEL = flags.DEFINE_string("model", None, "A file that load_model reads.")
 _NETWORK = flags.DEFINE_string("network", "lenet_5", "Without --model: which of ours.")
 _NAME = flags.DEFINE_string("name", None, "The network's name in the table.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.8, "Part of all kernels to prune.", 0, 1)

@@ -39,11 +39,20 @@ _NOT_IN_THE_CHECKPOINT = (
     'initializers, so it ends with "Cannot find requested variable" (`VarHandleOp`). '
     '`format="foldable"` is as small, and OpenVINO reads it.'
 )
+_LOW_PRECISION = (
+    "OpenVINO reads the file and computes something else. Its CPU plugin turns int8 "
+    'operations into its own; compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
+    "keeps them in floats, a single int8 convolution differs from LiteRT's by 5e-8 of "
+    "the largest output and not by 0.18. That is what 8-bit products added in 16 bits "
+    "would do, which saturate: this CPU has no VNNI. Run int8 files with LiteRT, or "
+    "check them on the CPU that serves them."
+)
 # Why a cell is red. `page` refuses rows with a red cell that has no entry here.
 EXPLAINED = {
     ("encoded", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
     ("encoded float16", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
     ("csr", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
+    ("LiteRT int8", "OpenVINO"): _LOW_PRECISION,
 }
 
 
@@ -85,15 +94,15 @@ def cell(row: dict | None, notes: list[str]) -> str:
         notes: The explanations so far, to which one may be added.
     """
     if row is None or row["status"] == "other":
-        return "–" if row else "not run"
+        return "-" if row else "not run"
     if row["status"] == "not run":
         return "not run"
     if is_red(row):
         key = (row["form"], row["runtime"])
         if key not in EXPLAINED:
             raise ValueError(
-                f"{row['network']}: {key} is red ({row['status']}: {row['detail']}) and "
-                "has no entry in EXPLAINED. Find out why, and say so there."
+                f"{row['network']}: {key} is red ({row['status']}: {row['detail']}) "
+                "and has no entry in EXPLAINED. Find out why, and say so there."
             )
         if EXPLAINED[key] not in notes:
             notes.append(EXPLAINED[key])
@@ -128,19 +137,22 @@ def table(rows: list[dict], notes: list[str]) -> list[str]:
 
 _HEAD = """# The served matrix
 
-Every form that tfticket exports, in every runtime that could be installed from a package
-index. `benchmarks/served_matrix.py` wrote this page and
+Every form that tfticket exports, in every runtime that could be installed from a
+package index. `benchmarks/served_matrix.py` wrote this page and
 [the rows it is made of](served.csv), which also have load times and versions.
 
-A cell is the largest difference to Keras's output, relative to the largest output, and the
-latency of one sample as a ratio to the dense form in the same runtime (below 1 is faster;
-medians of interleaved calls, one thread). "–" is a file of another kind. Times of different
-columns were not taken in turns and are not to be compared.
+A cell is the largest difference to Keras's output, relative to the largest output, and
+the latency of one sample as a ratio to the dense form in the same runtime (below 1 is
+faster; medians of interleaved calls, one thread). "-" is a file of another kind. The
+machine had two cores, no VNNI, and other work beside: ratios within 0.1 of 1 say
+nothing, and times of different columns were not taken in turns.
 
-"C API" is `TF_LoadSessionFromSavedModel`, the loader of TensorFlow Serving, by ctypes. Triton
-is the server of the wheel `nvidia-pytriton` with its Python backend and the repository that
-`tfticket.export.triton_repository` writes; its column has the way through HTTP or gRPC in
-it. "LiteRT sparse" is `sparse=True` without blocks: on x86 it is unpacked and runs dense.
+"C API" is `TF_LoadSessionFromSavedModel`, the loader of TensorFlow Serving, by ctypes.
+Triton is the server of the wheel `nvidia-pytriton` with its Python backend and what
+`tfticket.export.triton_repository` writes; the way through HTTP or gRPC is in its
+times. "csr" computes on sparse only in Dense layers of 200,000 weights or more, of
+which ResNet-8 has none. "LiteRT sparse" is `sparse=True` without blocks, which x86
+unpacks and runs dense.
 """
 
 
@@ -154,14 +166,20 @@ def page(rows: list[dict]) -> str:
     notes: list[str] = []
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
-        lines.append(f"## {network}, {float(own[0]['sparsity']):.0%} of its kernels zero")
+        lines.append(
+            f"## {network}, {float(own[0]['sparsity']):.0%} of its kernels zero"
+        )
         lines += ["", *table(own, notes), ""]
     if notes:
         lines += ["## Red cells", ""]
         lines += [f"{number}. {text}" for number, text in enumerate(notes, 1)] + [""]
     lines += ["## What was run", ""]
     versions = {r["runtime"]: r["version"] for r in rows if r["version"]}
-    lines += [f"- {runtime}: {versions[runtime]}" for runtime in RUNTIMES if runtime in versions]
+    lines += [
+        f"- {runtime}: {versions[runtime]}"
+        for runtime in RUNTIMES
+        if runtime in versions
+    ]
     not_run = {r["runtime"]: r["detail"] for r in rows if r["status"] == "not run"}
     lines += [
         f"- {runtime}: not run: {not_run[runtime]}"

@@ -606,7 +606,10 @@ def test_arguments_that_do_not_fit(tmp_path):
     for match, arguments in {
         r"format must be one of .*format='sparse'": {"format": "sparse"},
         r"value_dtype must be one of .*'int8'": {"value_dtype": "int8"},
-        r"is for format='encoded' or 'foldable'.*'csr'": {"format": "csr", "value_dtype": "float16"},
+        r"is for format='encoded' or 'foldable'.*'csr'": {
+            "format": "csr",
+            "value_dtype": "float16",
+        },
         r"top_k=3 needs labels": {"top_k": 3},
         r"labels must have 10 different strings": {"labels": ["a", "b"]},
         r"labels must have 10 different": {"labels": ["a"] * 10},

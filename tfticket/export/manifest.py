@@ -25,8 +25,8 @@ def write_manifest(
 
     "weights" are the rows of `tfticket.summary_rows`, with the same fields, and the
     totals are their sums. "flops_unknown" names the rows whose operations are not
-    known, which the totals leave out. "read_by" names the runtimes that read SavedModels
-    of this format, as found when tfticket was released.
+    known, which the totals leave out. "read_by" names the runtimes that read
+    SavedModels of this format, as found when tfticket was released.
 
     Args:
         folder: The folder of the SavedModel.

@@ -151,9 +151,7 @@ def saved_model(
 def _check_arguments(format, value_dtype, labels, top_k, tolerance):
     check_choice("format", format, formats.FORMATS)
     check_choice("value_dtype", value_dtype, ("float32", "float16"))
-    if value_dtype == "float16" and format not in (
-        *("encoded", "foldable", "auto"),
-    ):
+    if value_dtype == "float16" and format not in (*("encoded", "foldable", "auto"),):
         raise ValueError(
             "value_dtype='float16' is for format='encoded' or 'foldable'. Received: "
             f"format={format!r}"

@@ -40,11 +40,13 @@ class TritonPythonModel:
         specs = self._serve.structured_input_signature[1]
         self._inputs = list(specs)
         self._outputs = list(self._serve.structured_outputs)
-        ones = {
-            name: tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
+        shapes = {
+            name: [1 if size is None else size for size in spec.shape]
             for name, spec in specs.items()
         }
-        self._serve(**ones)
+        self._serve(
+            **{name: tf.zeros(shapes[name], specs[name].dtype) for name in specs}
+        )
 
     def execute(self, requests):
         """Answers requests, each by itself.
@@ -62,12 +64,10 @@ class TritonPythonModel:
         # of what comes, which lies at any address, where TensorFlow's must be aligned.
         tf, np = self._tf, self._numpy
         try:
-            given = {
-                name: tf.constant(
-                    np.from_dlpack(triton.get_input_tensor_by_name(request, name)).copy()
-                )
-                for name in self._inputs
-            }
+            given = {}
+            for name in self._inputs:
+                tensor = triton.get_input_tensor_by_name(request, name)
+                given[name] = tf.constant(np.from_dlpack(tensor).copy())
             found = self._serve(**given)
         except Exception as error:
             said = triton.TritonError(f"{type(error).__name__}: {error}")

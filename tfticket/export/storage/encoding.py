@@ -113,8 +113,8 @@ def decode(
 def decode_by_gather(encoded: Encoded, dtype: tf.DType) -> tf.Tensor:
     """The flat array, by operations on constants that other runtimes have as well.
 
-    OpenVINO has neither bit operations on uint8 nor `tf.bitcast` in all versions. Every
-    value is looked up and none computed, so all come out bit by bit here too.
+    OpenVINO converts no `tf.bitcast`. Every value is looked up and none computed, so
+    all come out bit by bit here too.
 
     Args:
         encoded: What is stored.

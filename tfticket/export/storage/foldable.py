@@ -64,7 +64,7 @@ def store_foldable(
     constants = sum(part.nbytes for part, *_ in parts.values())
     if constants > _MOST_BYTES:
         raise ValueError(
-            f"format='foldable' keeps weights in the graph, which holds 2 GB. These are "
+            "format='foldable' keeps weights in the graph, which holds 2 GB. These are "
             f"{constants / 1e9:.1f} GB. Use format='encoded', or 'dense' for OpenVINO."
         )
 
@@ -92,4 +92,3 @@ def not_folded(variables: Sequence[keras.Variable]) -> list[str]:
         and value.size * max(4, value.itemsize) > TENSORFLOW_FOLDS
         and smallest_form(value, value.itemsize) != "plain"
     ]
-
