@@ -18,7 +18,7 @@ from tfticket.export.storage.encoded import (
     stored_dtype,
 )
 from tfticket.export.storage.encoding import Encoded, decode_by_gather, encode
-from tfticket.sparsity.encoded_size import is_encoded, smallest_form
+from tfticket.sparsity.encoded_size import Form, is_encoded, smallest_form
 
 TENSORFLOW_FOLDS = 10 * 2**20
 """Bytes of the largest tensor that TensorFlow computes ahead (`kMaxConstantSize` of its
@@ -47,7 +47,8 @@ def store_foldable(
     parts: dict[int, tuple[Encoded, tuple[int, ...], tf.DType]] = {}
     for variable in variables:
         value = keras.ops.convert_to_numpy(variable)
-        stored, form = value.dtype, "plain"
+        form: Form = "plain"
+        stored = value.dtype
         if is_encoded(value) and id(variable) not in as_they_are:
             stored = stored_dtype(value, value_dtype)
             form = smallest_form(value, stored.itemsize)
