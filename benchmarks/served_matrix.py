@@ -370,6 +370,12 @@ def rows_of(runtime, found, made, not_made, name):
     return rows
 
 
+def replaced(rows, new):
+    """Rows with those of one network and runtime anew, at the end."""
+    key = new[0]["network"], new[0]["runtime"]
+    return [row for row in rows if (row["network"], row["runtime"]) != key] + new
+
+
 def main(_):
     if _CHILD.value:
         child(_CHILD.value, pathlib.Path(_FOLDER.value), _ONLY.value)
@@ -391,6 +397,12 @@ def run(rows):
     if unknown:
         raise app.UsageError(f"--runtimes has {sorted(unknown)}, not {list(RUNTIMES)}.")
     name = _NAME.value or pathlib.Path(_MODEL.value or _NETWORK.value).stem
+    lacking = {runtime: missing(runtime) for runtime in _RUNTIMES.value}
+    if all(lacking.values()):
+        for runtime, how in lacking.items():
+            print(f"{runtime}: not run: {how}")
+            rows = replaced(rows, rows_of(runtime, how, {}, {}, name))
+        return served_page.ordered(rows)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         model = pruned_model()
@@ -402,19 +414,13 @@ def run(rows):
         (folder / "files.json").write_text(json.dumps(files))
         np.save(folder / "x.npy", x)
         np.save(folder / "y.npy", model.predict(x, verbose=0))
-        for runtime in _RUNTIMES.value:
-            found = missing(runtime)
+        for runtime, found in lacking.items():
             if found is None:
                 forms = [form for form in files if runtime in FORMS[form]]
                 found = in_a_process(runtime, folder, forms)
             else:
                 print(f"{runtime}: not run: {found}")
-            rows = [
-                row
-                for row in rows
-                if (row["network"], row["runtime"]) != (name, runtime)
-            ]
-            rows += rows_of(runtime, found, made, not_made, name)
+            rows = replaced(rows, rows_of(runtime, found, made, not_made, name))
             for row in rows[-len(FORMS) :]:
                 if row["status"] != "other":
                     shown = ("form", "status", "difference", "ms", "ratio", "detail")

@@ -175,11 +175,10 @@ def page(rows: list[dict]) -> str:
         lines += [f"{number}. {text}" for number, text in enumerate(notes, 1)] + [""]
     lines += ["## What was run", ""]
     versions = {r["runtime"]: r["version"] for r in rows if r["version"]}
-    lines += [
-        f"- {runtime}: {versions[runtime]}"
-        for runtime in RUNTIMES
-        if runtime in versions
-    ]
+    for runtime in RUNTIMES:
+        if runtime in versions:
+            wheel = "nvidia-pytriton " if runtime.startswith("Triton") else ""
+            lines.append(f"- {runtime}: {wheel}{versions[runtime]}")
     not_run = {r["runtime"]: r["detail"] for r in rows if r["status"] == "not run"}
     lines += [
         f"- {runtime}: not run: {not_run[runtime]}"
