@@ -40,7 +40,17 @@ def test_metadata(config):
     assert "Copyright 2026 The tfticket authors" in text
     assert options["python_requires"] == ">=3.10"
     extras = config["options.extras_require"]
-    wanted = {"test", "docs", "ray", "tensorboard", "tfmot", "onnx", "jax", "torch"}
+    wanted = {
+        "test",
+        "docs",
+        "ray",
+        "served",
+        "tensorboard",
+        "tfmot",
+        "onnx",
+        "jax",
+        "torch",
+    }
     assert set(extras) == wanted
     _, _, entry = config["options.entry_points"]["console_scripts"].rpartition("=")
     module, _, function = entry.strip().partition(":")

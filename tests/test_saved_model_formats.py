@@ -23,12 +23,12 @@ from tfticket import export
 from tfticket.export import saved_model_export
 from tfticket.export.checking import processes
 from tfticket.export.served import warmup
-from tfticket.export.storage import csr, encoded, encoding, formats
+from tfticket.export.storage import csr, encoded, encoding, foldable, formats
 from tfticket.inspection.costs import total
 from tfticket.sparsity import encoded_size
 
 LABELS = [f"digit {i}" for i in range(10)]
-FORMATS = ("dense", "encoded", "csr")
+FORMATS = ("dense", "encoded", "foldable", "csr")
 
 
 def lenet(sparsity=0.95, sizes=(300, 100, 10), inputs=784):
@@ -119,11 +119,13 @@ def test_decoding_gives_every_bit_back(flat, form):
     got = encoding.decode(
         form, flat.size, flat.dtype, tf.constant(stored.values), places
     )
-    assert got.dtype == flat.dtype
     want = flat.copy()
     if form != "plain":
         want[want == 0] = 0.0  # which -0.0 comes back as
-    assert got.numpy().tobytes() == want.tobytes()
+    gathered = encoding.decode_by_gather(stored, tf.as_dtype(flat.dtype))
+    for found in (got, gathered):
+        assert found.dtype == flat.dtype
+        assert found.numpy().tobytes() == want.tobytes()
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
@@ -153,7 +155,8 @@ def test_each_form_is_chosen_where_it_is_smallest():
         assert encoded_size.smallest_form(array, 4) == form
 
 
-def test_stored_weights_are_read_bit_by_bit():
+@pytest.mark.parametrize("store", [encoded.store, foldable.store_foldable])
+def test_stored_weights_are_read_bit_by_bit(store):
     model = keras.Sequential(
         [
             keras.Input((40,)),
@@ -171,7 +174,7 @@ def test_stored_weights_are_read_bit_by_bit():
         kernel = model.get_layer(name).kernel
         keep = random.random(kernel.shape) >= sparsity
         kernel.assign(np.where(keep, kernel.numpy(), np.zeros_like(kernel.numpy())))
-    stored = encoded.store(model.variables)
+    stored = store(model.variables)
     values = tf.function(stored.read)()
     assert {
         id(model.get_layer(n).kernel) for n in ("sparse", "half", "zero", "other")
@@ -191,11 +194,14 @@ def test_the_smallest_of_float16_come_back_in_float32(form):
     stored = encoding.encode(values, form)
     got = encoding.decode(form, 5, tf.float32, stored.values, stored.places)
     np.testing.assert_array_equal(got, values.astype(np.float32))
+    got = encoding.decode_by_gather(stored, tf.float32)
+    np.testing.assert_array_equal(got, values.astype(np.float32))
 
 
-def test_float16_rounds_matrices_only_and_says_by_how_much():
+@pytest.mark.parametrize("store", [encoded.store, foldable.store_foldable])
+def test_float16_rounds_matrices_only_and_says_by_how_much(store):
     model = lenet(sizes=(30, 10), inputs=30)
-    stored = encoded.store(model.variables, "float16")
+    stored = store(model.variables, "float16")
     values = stored.read()
     rounding = 0.0
     for variable in model.variables:
@@ -247,6 +253,61 @@ def test_a_large_mlp_takes_a_fifteenth_of_dense(tmp_path):
             small += encoding.encode(flat, form).nbytes + 4 * shape[1]
             dense += 4 * flat.size + 4 * shape[1]
         assert (small + 40_000) * whole <= dense + 30_000
+
+
+def test_weights_that_tensorflow_would_not_fold_are_named(tmp_path, quick):
+    model = lenet(0.95, sizes=(700, 3), inputs=900)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foldable, "TENSORFLOW_FOLDS", 4 * 700 * 900 - 1)
+        with pytest.warns(UserWarning, match=r"10 MB in every call.*dense/kernel'"):
+            exported = export.saved_model(model, tmp_path / "m", format="foldable")
+        assert any("OpenVINO" in note for note in exported.notes)
+        patch.setattr(foldable, "TENSORFLOW_FOLDS", 4 * 700 * 900)
+        assert not foldable.not_folded(model.variables)
+    at_limit = {key: int(np.prod(shape)) * 4 for key, shape in SHAPES.items()}
+    assert at_limit["folded"] <= foldable.TENSORFLOW_FOLDS < at_limit["not"]
+
+
+SHAPES = {"folded": (1280, 2048), "not": (1281, 2048)}
+
+
+@pytest.mark.parametrize("which", SHAPES)
+def test_tensorflow_folds_weights_of_up_to_10_mb(which):
+    """What the graph of a session is after its first run, by TensorFlow's own trace."""
+    model = keras.Sequential(
+        [keras.Input((SHAPES[which][0],)), layers.Dense(SHAPES[which][1])]
+    )
+    prune_at_random(model, 0.95)
+    read = foldable.store_foldable(model.variables[:1]).read
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, (1, SHAPES[which][0]))
+        (kernel,) = read().values()
+        y = tf.matmul(x, kernel)
+        metadata = tf.compat.v1.RunMetadata()
+        options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+        session.run(y, {x: np.zeros(x.shape)}, options, metadata)
+    (graph,) = metadata.partition_graphs
+    expands = any(node.op in ("ScatterNd", "GatherV2") for node in graph.node)
+    assert expands is (which == "not")
+
+
+def test_openvino_reads_foldable_and_dense(served):
+    openvino = pytest.importorskip(
+        "openvino", reason="needs: pip install 'tfticket[served]'"
+    )
+    model, exported, images = served
+    want = model.predict(images / np.float32(255), verbose=0)
+    core = openvino.Core()
+    for name in FORMATS:
+        path = str(exported[name].path)
+        manifest = json.loads((exported[name].path / "tfticket.json").read_text())
+        if "OpenVINO" in manifest["read_by"]:
+            compiled = core.compile_model(core.read_model(path), "CPU")
+            (got,) = compiled(images).values()
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+        else:
+            with pytest.raises(RuntimeError, match="VarHandleOp"):
+                core.read_model(path)
 
 
 # Served
@@ -433,6 +494,8 @@ def test_the_manifest_says_what_is_there(served):
         path = exported[name].path
         found = json.loads((path / "tfticket.json").read_text())
         assert found["made"]["format"] == name
+        assert "TensorFlow" in found["read_by"]
+        assert ("OpenVINO" in found["read_by"]) is (name in ("dense", "foldable"))
         assert found["made"]["keras"] == keras.__version__
         assert found["parity"]["agreement"] == 1.0
         assert found["parity"]["c_api"] is (name != "dense")
@@ -543,7 +606,10 @@ def test_arguments_that_do_not_fit(tmp_path):
     for match, arguments in {
         r"format must be one of .*format='sparse'": {"format": "sparse"},
         r"value_dtype must be one of .*'int8'": {"value_dtype": "int8"},
-        r"is for format='encoded'.*'csr'": {"format": "csr", "value_dtype": "float16"},
+        r"is for format='encoded' or 'foldable'.*'csr'": {
+            "format": "csr",
+            "value_dtype": "float16",
+        },
         r"top_k=3 needs labels": {"top_k": 3},
         r"labels must have 10 different strings": {"labels": ["a", "b"]},
         r"labels must have 10 different": {"labels": ["a"] * 10},
@@ -563,7 +629,7 @@ def test_arguments_that_do_not_fit(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format", ["encoded", "csr"])
+@pytest.mark.parametrize("format", ["encoded", "foldable", "csr"])
 def test_a_model_without_zeros_is_warned_of(format, tmp_path, quick):
     model = lenet(0.0, sizes=(10,), inputs=30)
     with pytest.warns(UserWarning, match=r"0\.0% of the weights .*saves nothing"):

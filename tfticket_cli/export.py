@@ -30,7 +30,7 @@ def define(values: flags.FlagValues) -> None:
         (
             "format",
             "dense",
-            ["dense", "encoded", "csr", "auto"],
+            ["dense", "encoded", "foldable", "csr", "auto"],
             "How the SavedModel stores weights.",
         ),
         ("value_dtype", "float32", ["float32", "float16"], "Dtype of encoded weights."),

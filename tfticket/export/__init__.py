@@ -26,6 +26,7 @@ from tfticket.export.sparse_report import (
     SparsePlanRow,
 )
 from tfticket.export.sparsity_plan import sparse_plan
+from tfticket.export.triton_export import triton_repository
 from tfticket.export.two_four import TwoFourReport, TwoFourWeight, check_two_four
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "saved_model",
     "sparse_plan",
     "sparse_ready",
+    "triton_repository",
 ]

@@ -9,6 +9,7 @@ import pathlib
 import keras
 
 from tfticket.export.checking.exported import Exported
+from tfticket.export.storage.formats import READ_BY
 from tfticket.inspection.costs import summary_rows, total
 
 FILE = "tfticket.json"
@@ -24,13 +25,15 @@ def write_manifest(
 
     "weights" are the rows of `tfticket.summary_rows`, with the same fields, and the
     totals are their sums. "flops_unknown" names the rows whose operations are not
-    known, which the totals leave out.
+    known, which the totals leave out. "read_by" names the runtimes that read
+    SavedModels of this format, as found when tfticket was released.
 
     Args:
         folder: The folder of the SavedModel.
         model: The plain model that it was made from.
         exported: The result of its check.
-        made: What else to say of how it was made, as `json` takes it.
+        made: What else to say of how it was made, as `json` takes it; its "format" is
+            one of `READ_BY`.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     rows = summary_rows(model)
@@ -44,6 +47,7 @@ def write_manifest(
             "keras": keras.__version__,
             "tensorflow": importlib.metadata.version("tensorflow"),
         },
+        "read_by": list(READ_BY[made["format"]]),
         "parity": {
             "max_error": exported.max_error,
             "agreement": exported.agreement,

@@ -36,7 +36,7 @@ def saved_model(
     tolerance: float | None = None,
     overwrite: bool = False,
     *,
-    format: Literal["dense", "encoded", "csr", "auto"] = "dense",
+    format: Literal["dense", "encoded", "foldable", "csr", "auto"] = "dense",
     value_dtype: Literal["float32", "float16"] = "float32",
     labels: Sequence[str] | None = None,
     top_k: int | None = None,
@@ -66,12 +66,17 @@ def saved_model(
             `None` is 1e-4, with float16 values 1e-2.
         overwrite: Whether a folder of this version may be replaced.
         format: "dense" stores zeros as they are. "encoded" stores weights sparse and
-            expands them once, at load: fewer bytes, and the dense latency. "csr" is
+            expands them once, at load: fewer bytes, and the dense latency.
+            "foldable" is as small and is what OpenVINO reads, which does not read
+            "encoded" or "csr": weights are constants that the runtime expands before
+            the first call. TensorFlow does so up to 10 MB a weight; larger ones it
+            would expand in every call, which `notes` and a warning say. "csr" is
             encoded, and large Dense layers compute on what is left: faster on a CPU
-            from about 95 % zeros. "auto" takes one by a table of measurements, and
-            `notes` say why.
-        value_dtype: "float16" halves the values that "encoded" stores of weights with
-            two or more dimensions; `notes` say by how much that rounds them.
+            from about 95 % zeros. "auto" takes one of the other three by a table of
+            measurements, and `notes` say why.
+        value_dtype: "float16" halves the values that "encoded" and "foldable" store of
+            weights with two or more dimensions; `notes` say by how much that rounds
+            them.
         labels: The name of each class. Adds the signature `classify` with the outputs
             `classes` (strings) and `scores` (the model's own output), both of shape
             (batch, `top_k`), the best first.
@@ -90,8 +95,8 @@ def saved_model(
         ExportError: If the written file does not compute what the model does, or
             needs code that a server does not have. Nothing is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not built or has NaN weights, or an argument
-            does not fit it.
+        ValueError: If the model is not built or has NaN weights, an argument does not
+            fit it, or the constants of "foldable" are more than a graph can hold.
 
     Example:
 
@@ -146,9 +151,9 @@ def saved_model(
 def _check_arguments(format, value_dtype, labels, top_k, tolerance):
     check_choice("format", format, formats.FORMATS)
     check_choice("value_dtype", value_dtype, ("float32", "float16"))
-    if value_dtype == "float16" and format not in ("encoded", "auto"):
+    if value_dtype == "float16" and format not in (*("encoded", "foldable", "auto"),):
         raise ValueError(
-            "value_dtype='float16' is for format='encoded'. Received: "
+            "value_dtype='float16' is for format='encoded' or 'foldable'. Received: "
             f"format={format!r}"
         )
     if top_k is not None:

@@ -22,8 +22,8 @@ class Exported:
             `None` where not timed.
         c_api: Whether the loader of TensorFlow's C API, which is TensorFlow Serving's,
             has loaded and run it as well.
-        format: How weights are stored: "dense", "encoded", "csr"; `None` of a
-            `.tflite` file.
+        format: How weights are stored: "dense", "encoded", "foldable", "csr"; `None` of
+            a `.tflite` file.
         notes: What was done or chosen for you, and what that costs.
     """
 

@@ -61,7 +61,7 @@ def store(
         value = keras.ops.convert_to_numpy(variable)
         stored, form = value.dtype, "plain"
         if is_encoded(value) and id(variable) not in as_they_are:
-            stored = _stored_dtype(value, value_dtype)
+            stored = stored_dtype(value, value_dtype)
             form = smallest_form(value, stored.itemsize)
         if form == "plain" and stored == value.dtype:
             trackables.append(variable.value)
@@ -74,9 +74,9 @@ def store(
         parts, members = [], []
         for (stored, form), group in forms.items():
             flat = np.concatenate([_padded(value) for _, value in group])
-            narrow = _narrow(flat, stored, group)
-            rounding = max(rounding, _largest_difference(narrow, flat))
-            parts.append(encode(narrow, form))
+            fewer = narrow(flat, stored, group)
+            rounding = max(rounding, largest_difference(fewer, flat))
+            parts.append(encode(fewer, form))
             members += [variable for variable, _ in group]
         pack, variables_of_pack = _pack(parts, members, tf.as_dtype(dtype))
         nbytes += sum(part.nbytes for part in parts)
@@ -172,7 +172,13 @@ def _pack(parts, members, dtype):
     return pack, [variable for stored in held for variable in stored]
 
 
-def _stored_dtype(value, value_dtype):
+def stored_dtype(value: np.ndarray, value_dtype: ValueDtype) -> np.dtype:
+    """The dtype that a weight's values are stored in.
+
+    Args:
+        value: The weight.
+        value_dtype: "float32" or "float16".
+    """
     if value_dtype == "float16" and value.dtype == np.float32:
         return np.dtype(np.float16)
     return value.dtype
@@ -183,22 +189,42 @@ def _padded(value):
     return np.pad(flat, (0, aligned(flat.size) - flat.size))
 
 
-def _narrow(flat, dtype, group):
+def narrow(
+    flat: np.ndarray,
+    dtype: np.dtype,
+    group: Sequence[tuple[keras.Variable, np.ndarray]],
+) -> np.ndarray:
+    """Values in the dtype that they are stored in.
+
+    Args:
+        flat: The values of some weights.
+        dtype: Their dtype, or float16.
+        group: Those weights with their values, for the error.
+
+    Raises:
+        ValueError: If a value is beyond float16.
+    """
     if dtype == flat.dtype:
         return flat
     with np.errstate(over="ignore"):
-        narrow = flat.astype(dtype)
-    if not np.all(np.isfinite(narrow)):
+        fewer = flat.astype(dtype)
+    if not np.all(np.isfinite(fewer)):
         worst = max(group, key=lambda pair: np.max(np.abs(pair[1]), initial=0))
         raise ValueError(
             f"Weight '{worst[0].path}' has values up to "
             f"{np.max(np.abs(worst[1])):.3g}, and value_dtype='float16' ends at 65504. "
             "Pass value_dtype='float32'."
         )
-    return narrow
+    return fewer
 
 
-def _largest_difference(narrow, flat):
-    if narrow.dtype == flat.dtype:
+def largest_difference(fewer: np.ndarray, flat: np.ndarray) -> float:
+    """The largest absolute difference that a narrower dtype makes.
+
+    Args:
+        fewer: The values as they are stored.
+        flat: The values.
+    """
+    if fewer.dtype == flat.dtype:
         return 0.0
-    return float(np.max(np.abs(narrow.astype(np.float64) - flat), initial=0.0))
+    return float(np.max(np.abs(fewer.astype(np.float64) - flat), initial=0.0))

@@ -108,3 +108,33 @@ def decode(
     whole = _WHOLE[values.dtype.size]
     flat = tf.scatter_nd(at, tf.bitcast(values, whole), tf.constant([size], at.dtype))
     return tf.bitcast(flat, values.dtype)
+
+
+def decode_by_gather(encoded: Encoded, dtype: tf.DType) -> tf.Tensor:
+    """The flat array, by operations on constants that other runtimes have as well.
+
+    OpenVINO converts no `tf.bitcast`. Every value is looked up and none computed, so
+    all come out bit by bit here too.
+
+    Args:
+        encoded: What is stored.
+        dtype: The dtype of the result.
+    """
+    if encoded.form == "plain":
+        return tf.cast(tf.constant(encoded.values), dtype)
+    first = np.zeros(1, encoded.values.dtype)
+    values = tf.constant(np.concatenate([first, encoded.values]))
+    places = tf.constant(encoded.places)
+    # For each weight the number of its value, from 1 on; 0 is the zero before them.
+    if encoded.form == "bits":
+        powers = tf.constant([1 << bit for bit in range(8)], tf.int32)
+        bits = tf.cast(places, tf.int32)[:, tf.newaxis] // powers % 2
+        kept = tf.reshape(bits, [-1])[: encoded.size]
+        number = tf.cumsum(kept) * kept
+    else:
+        count = len(encoded.values)
+        at = positions(places, encoded.size)[:, tf.newaxis]
+        number = tf.scatter_nd(
+            at, tf.range(1, count + 1), tf.constant([encoded.size], at.dtype)
+        )
+    return tf.gather(tf.cast(values, dtype), number)

@@ -12,9 +12,22 @@ import numpy as np
 from tfticket.export.served.function import Prepared, Serving, trace
 from tfticket.export.storage.csr import candidates, store_csr
 from tfticket.export.storage.encoded import assigned, store, with_values
+from tfticket.export.storage.foldable import not_folded, store_foldable
 from tfticket.export.storage.format_table import CHOICES
 
-FORMATS = ("dense", "encoded", "csr", "auto")
+FORMATS = ("dense", "encoded", "foldable", "csr", "auto")
+
+READ_BY = {
+    "dense": ("TensorFlow", "TensorFlow's C API", "OpenVINO"),
+    "encoded": ("TensorFlow", "TensorFlow's C API"),
+    "foldable": ("TensorFlow", "TensorFlow's C API", "OpenVINO"),
+    "csr": ("TensorFlow", "TensorFlow's C API"),
+}
+"""Runtimes that have read a SavedModel of each format: `docs/results/served.md`.
+
+TensorFlow Serving's loader is the C API's. OpenVINO wants every variable that a
+function reads to be in the checkpoint.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +35,7 @@ class Chosen:
     """A format, and what it costs.
 
     Args:
-        format: "dense", "encoded" or "csr".
+        format: "dense", "encoded", "foldable" or "csr".
         nbytes: Bytes of the weights as stored.
         rounding: Largest absolute difference of a stored weight to the model's.
     """
@@ -64,6 +77,9 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         if format == "csr":
             stored, computing = store_csr(model, changing)
             notes.append(f"{len(candidates(model))} Dense layers compute on sparse")
+        elif format == "foldable":
+            stored = store_foldable(model.variables, value_dtype, changing)
+            notes += _expanded_in_every_call(model)
         else:
             stored = store(model.variables, value_dtype, as_they_are=changing)
         # Seeds of random layers are stored with the weights, and are none.
@@ -106,6 +122,19 @@ def sparsity(model: keras.Model) -> float:
     values = [keras.ops.convert_to_numpy(v) for v in _matrices(model)]
     size = sum(value.size for value in values)
     return 1 - sum(np.count_nonzero(value) for value in values) / max(1, size)
+
+
+def _expanded_in_every_call(model):
+    """A note, and a warning, where TensorFlow would not fold."""
+    paths = not_folded(model.variables)
+    if not paths:
+        return []
+    text = (
+        f"TensorFlow expands weights of more than 10 MB in every call, here {paths}: "
+        "serve this file with OpenVINO, and one of format='encoded' with TensorFlow"
+    )
+    warnings.warn(f"{text}.", stacklevel=4)
+    return [text]
 
 
 def _nbytes(variables):

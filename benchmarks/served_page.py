@@ -1,0 +1,188 @@
+"""The page docs/results/served.md, made of the rows that served_matrix.py measured."""
+
+import csv
+
+RUNTIMES = (
+    *("TensorFlow", "C API", "Triton HTTP", "Triton gRPC", "OpenVINO"),
+    *("ONNX Runtime", "LiteRT", "LiteRT.js"),
+)
+_SAVED = dict.fromkeys(RUNTIMES[:5], "dense")
+_LITE = {
+    "LiteRT": "LiteRT float32",
+    "LiteRT.js": "LiteRT float32",
+    "OpenVINO": "dense",
+}
+# Form to the runtimes for its kind of file, and there to the form that ratios are to.
+FORMS = {
+    "dense": _SAVED,
+    "encoded": _SAVED,
+    "encoded float16": _SAVED,
+    "foldable": _SAVED,
+    "csr": _SAVED,
+    "compact": _SAVED,
+    "LiteRT float32": _LITE,
+    "LiteRT dynamic": _LITE,
+    "LiteRT int8": _LITE,
+    "LiteRT sparse": _LITE,
+    "ONNX": {"ONNX Runtime": "ONNX", "OpenVINO": "dense"},
+}
+# Largest difference that counts as equal, relative to the largest output: what the
+# exports allow by default.
+_EQUAL = {"encoded float16": 1e-2, "LiteRT dynamic": 0.1, "LiteRT int8": 0.15}
+COLUMNS = (
+    *("network", "sparsity", "form", "runtime", "status", "bytes", "difference"),
+    *("agreement", "load_s", "ms", "ratio", "version", "detail"),
+)
+_NOT_IN_THE_CHECKPOINT = (
+    "The weights are expanded at load into a variable that no checkpoint holds. "
+    "OpenVINO looks up each variable of the graph in the checkpoint and runs no "
+    'initializers, so it ends with "Cannot find requested variable" (`VarHandleOp`). '
+    '`format="foldable"` is as small, and OpenVINO reads it.'
+)
+_LOW_PRECISION = (
+    "OpenVINO reads the file and computes something else. Its CPU plugin turns int8 "
+    'operations into its own; compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
+    "keeps them in floats, a single int8 convolution differs from LiteRT's by 5e-8 of "
+    "the largest output and not by 0.18. That is what 8-bit products added in 16 bits "
+    "would do, which saturate: this CPU has no VNNI. Run int8 files with LiteRT, or "
+    "check them on the CPU that serves them."
+)
+# Why a cell is red. `page` refuses rows with a red cell that has no entry here.
+EXPLAINED = {
+    ("encoded", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
+    ("encoded float16", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
+    ("csr", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
+    ("LiteRT int8", "OpenVINO"): _LOW_PRECISION,
+}
+
+
+def status(form: str, difference: float) -> str:
+    """Whether a difference counts as equal; NaN does not."""
+    return "equal" if difference <= _EQUAL.get(form, 1e-3) else "different"
+
+
+def read(path) -> list[dict]:
+    """The rows of the CSV."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ordered(rows: list[dict]) -> list[dict]:
+    """Rows by network as they came, then runtime, then form."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    forms = list(FORMS)
+    return sorted(
+        rows,
+        key=lambda row: (
+            networks.index(row["network"]),
+            RUNTIMES.index(row["runtime"]),
+            forms.index(row["form"]),
+        ),
+    )
+
+
+def is_red(row: dict) -> bool:
+    """Whether something that should run does not, or gives something else."""
+    return row["status"] in ("fails", "different", "not made")
+
+
+def cell(row: dict | None, notes: list[str]) -> str:
+    """A cell of the table: the difference and the ratio, or what is wrong.
+
+    Args:
+        row: A row, or `None` where there is none.
+        notes: The explanations so far, to which one may be added.
+    """
+    if row is None or row["status"] == "other":
+        return "-" if row else "not run"
+    if row["status"] == "not run":
+        return "not run"
+    if is_red(row):
+        key = (row["form"], row["runtime"])
+        if key not in EXPLAINED:
+            raise ValueError(
+                f"{row['network']}: {key} is red ({row['status']}: {row['detail']}) "
+                "and has no entry in EXPLAINED. Find out why, and say so there."
+            )
+        if EXPLAINED[key] not in notes:
+            notes.append(EXPLAINED[key])
+        word = {"fails": "no", "different": "wrong", "not made": "not made"}
+        number = notes.index(EXPLAINED[key]) + 1
+        return f"**{word[row['status']]}** ({number})"
+    difference = float(row["difference"])
+    shown = "0" if difference == 0 else f"{difference:.0e}".replace("e-0", "e-")
+    return f"{shown}; {float(row['ratio']):.2f}" if row["ratio"] else shown
+
+
+def table(rows: list[dict], notes: list[str]) -> list[str]:
+    """The lines of one network's table."""
+    found = {(row["form"], row["runtime"]): row for row in rows}
+    sizes = {row["form"]: row["bytes"] for row in rows if row["bytes"]}
+    lines = [
+        f"| form | kB | {' | '.join(RUNTIMES)} |",
+        f"| --- | ---: |{' --- |' * len(RUNTIMES)}",
+    ]
+    for form in FORMS:
+        cells = [cell(found.get((form, runtime)), notes) for runtime in RUNTIMES]
+        size = f"{int(sizes[form]) / 1000:,.0f}" if form in sizes else ""
+        lines.append(f"| {form} | {size} | {' | '.join(cells)} |")
+    bases = []
+    for runtime in RUNTIMES:
+        form = next(f[runtime] for f in FORMS.values() if runtime in f)
+        row = found.get((form, runtime), {})
+        bases.append(f"{float(row['ms']):.2f}" if row.get("ms") else "")
+    lines.append(f"| *1.00 is, in ms* | | {' | '.join(bases)} |")
+    return lines
+
+
+_HEAD = """# The served matrix
+
+Every form that tfticket exports, in every runtime that could be installed from a
+package index. `benchmarks/served_matrix.py` wrote this page and
+[the rows it is made of](served.csv), which also have load times and versions.
+
+A cell is the largest difference to Keras's output, relative to the largest output, and
+the latency of one sample as a ratio to the dense form in the same runtime (below 1 is
+faster; medians of interleaved calls, one thread). "-" is a file of another kind. The
+machine had two cores, no VNNI, and other work beside: ratios within 0.1 of 1 say
+nothing, and times of different columns were not taken in turns.
+
+"C API" is `TF_LoadSessionFromSavedModel`, the loader of TensorFlow Serving, by ctypes.
+Triton is the server of the wheel `nvidia-pytriton` with its Python backend and what
+`tfticket.export.triton_repository` writes; the way through HTTP or gRPC is in its
+times. "csr" computes on sparse only in Dense layers of 200,000 weights or more, of
+which ResNet-8 has none. "LiteRT sparse" is `sparse=True` without blocks, which x86
+unpacks and runs dense.
+"""
+
+
+def page(rows: list[dict]) -> str:
+    """The page.
+
+    Raises:
+        ValueError: If a cell is red and nothing explains it.
+    """
+    lines = [_HEAD]
+    notes: list[str] = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        lines.append(
+            f"## {network}, {float(own[0]['sparsity']):.0%} of its kernels zero"
+        )
+        lines += ["", *table(own, notes), ""]
+    if notes:
+        lines += ["## Red cells", ""]
+        lines += [f"{number}. {text}" for number, text in enumerate(notes, 1)] + [""]
+    lines += ["## What was run", ""]
+    versions = {r["runtime"]: r["version"] for r in rows if r["version"]}
+    for runtime in RUNTIMES:
+        if runtime in versions:
+            wheel = "nvidia-pytriton " if runtime.startswith("Triton") else ""
+            lines.append(f"- {runtime}: {wheel}{versions[runtime]}")
+    not_run = {r["runtime"]: r["detail"] for r in rows if r["status"] == "not run"}
+    lines += [
+        f"- {runtime}: not run: {not_run[runtime]}"
+        for runtime in RUNTIMES
+        if runtime in not_run
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,81 @@
+"""Serves the SavedModel beside it: `model.py` of Triton's Python backend.
+
+`tfticket.export.triton_repository` copies this file as it is; it imports neither keras
+nor tfticket. Triton runs it in a Python process of its own, in which TensorFlow has to
+be found: set PYTHONPATH for the server where it is not in that Python's site-packages.
+"""
+
+import os
+import pathlib
+import sys
+
+FOLDER = "model.savedmodel"
+
+# The Python backend of nvidia-pytriton runs an isolated Python, which does not look.
+for _path in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    if _path and _path not in sys.path:
+        sys.path.insert(0, _path)
+
+
+class TritonPythonModel:
+    """What Triton makes of a version of the model, once for each instance."""
+
+    def initialize(self, args):
+        """Loads the SavedModel, and calls it once so that no request waits for that.
+
+        Args:
+            args: Triton's: the folder of the model and its version, among others.
+        """
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        # Here and not above, since Triton also imports this file only to look at it.
+        import numpy as np
+        import tensorflow as tf
+
+        self._tf, self._numpy = tf, np
+        folder = pathlib.Path(args["model_repository"], args["model_version"], FOLDER)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing: copy the version whole.")
+        self._loaded = tf.saved_model.load(str(folder))
+        self._serve = self._loaded.signatures["serving_default"]
+        specs = self._serve.structured_input_signature[1]
+        self._inputs = list(specs)
+        self._outputs = list(self._serve.structured_outputs)
+        shapes = {
+            name: [1 if size is None else size for size in spec.shape]
+            for name, spec in specs.items()
+        }
+        self._serve(
+            **{name: tf.zeros(shapes[name], specs[name].dtype) for name in specs}
+        )
+
+    def execute(self, requests):
+        """Answers requests, each by itself.
+
+        Args:
+            requests: Triton's, of one batch each.
+        """
+        import triton_python_backend_utils as triton
+
+        return [self._answer(request, triton) for request in requests]
+
+    def _answer(self, request, triton):
+        # By DLPack both ways: `as_numpy` and `Tensor(name, array)` of a backend that
+        # was built with NumPy 1 give zeros under NumPy 2, without an error. And a copy
+        # of what comes, which lies at any address, where TensorFlow's must be aligned.
+        tf, np = self._tf, self._numpy
+        try:
+            given = {}
+            for name in self._inputs:
+                tensor = triton.get_input_tensor_by_name(request, name)
+                given[name] = tf.constant(np.from_dlpack(tensor).copy())
+            found = self._serve(**given)
+        except Exception as error:
+            said = triton.TritonError(f"{type(error).__name__}: {error}")
+            return triton.InferenceResponse(output_tensors=[], error=said)
+        tensors = [
+            triton.Tensor.from_dlpack(
+                name, tf.experimental.dlpack.to_dlpack(found[name])
+            )
+            for name in self._outputs
+        ]
+        return triton.InferenceResponse(output_tensors=tensors)
