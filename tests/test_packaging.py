@@ -41,6 +41,7 @@ def test_metadata(config):
     assert options["python_requires"] == ">=3.10"
     extras = config["options.extras_require"]
     wanted = {"test", "docs", "ray", "tensorboard", "tfmot", "onnx", "jax", "torch"}
+    wanted |= {"openvino"}
     assert set(extras) == wanted
     _, _, entry = config["options.entry_points"]["console_scripts"].rpartition("=")
     module, _, function = entry.strip().partition(":")

@@ -59,7 +59,7 @@ class QuantizedWeight:
         return moved
 
     def _matrix_shape(self, upright=False):
-        if self.zero.ndim != 2 or self.packed is None and not self.transposed:
+        if self.zero.ndim != 2 or (self.packed is None and not self.transposed):
             return self.shape
         rows, columns = self.zero.shape
         return (columns, rows) if self.transposed and upright else (rows, columns)

@@ -135,7 +135,10 @@ def encoded_bytes(
     for i, array in enumerate(arrays):
         if not is_encoded(array):
             continue
-        beside, background = 0, Background.of(resting[i]) if i in (resting or {}) else None
+        beside, background = (
+            0,
+            Background.of(resting[i]) if i in (resting or {}) else None,
+        )
         if background is not None:
             array, beside = array ^ resting[i], background.nbytes
         form = smallest_form(array, array.itemsize)

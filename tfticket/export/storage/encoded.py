@@ -73,7 +73,9 @@ def store(
         stored, form = value.dtype, "plain"
         if is_encoded(value) and id(variable) not in as_they_are:
             stored = _stored_dtype(value, value_dtype)
-            value, background = _from_background(value, (resting or {}).get(id(variable)))
+            value, background = _from_background(
+                value, (resting or {}).get(id(variable))
+            )
             form = smallest_form(value, stored.itemsize)
             if form == "plain" and value.dtype.kind in "iu":
                 dense.append(variable)

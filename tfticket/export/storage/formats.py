@@ -120,14 +120,14 @@ def resting_bytes(model: keras.Model) -> dict[int, np.ndarray]:
 
 
 def _dense_notes(model, dense):
-    """One note that names the whole numbers that could not be made smaller."""
+    """One note that names the quantized weights that could not be made smaller."""
     names = {id(w.variable): name for name, w in quantized_weights(model).items()}
-    if not dense:
+    listed = [names[id(variable)] for variable in dense if id(variable) in names]
+    if not listed:
         return []
-    listed = ", ".join(names.get(id(variable), variable.path) for variable in dense)
     return [
-        f"stored as they are, since too few of their bytes are zeros to save any: "
-        f"{listed}"
+        "stored as they are, since too few of their bytes stand for zeros: "
+        + ", ".join(listed)
     ]
 
 
