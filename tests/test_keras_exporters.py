@@ -1,5 +1,6 @@
 """ONNX and OpenVINO through Keras's exporters, from each backend."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -23,11 +24,10 @@ def test_files_of_each_backend_by_their_runtimes(backend, tmp_path):
     pytest.importorskip(CONVERTERS[backend])
     if backend != "tensorflow":
         pytest.importorskip(backend)
+    # Where it is missing, its part is left out.
     openvino = None
-    try:
+    with contextlib.suppress(ImportError):
         import openvino
-    except ImportError:  # its part is then left out
-        pass
     done = subprocess.run(
         [sys.executable, PROGRAM, tmp_path, *(["openvino"] if openvino else [])],
         capture_output=True,

@@ -36,8 +36,8 @@ def onnx(
     Args:
         model: A built Keras model. A wrapped one is stripped first.
         path: The file to write.
-        opset: Version of ONNX's operations, 13 or more, on JAX 18 or more; `None` is 17,
-            on JAX 21.
+        opset: Version of ONNX's operations, 13 or more, on JAX 18 or more; `None` is
+            17, on JAX 21.
         inputs: Sample to check the export on, as for `saved_model`.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.

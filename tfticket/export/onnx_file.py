@@ -1,4 +1,4 @@
-"""Writes an ONNX file by Keras's own exporter, from any backend, with tfticket's names."""
+"""ONNX files by Keras's own exporter, from any backend, with tfticket's names."""
 
 import importlib
 import pathlib
@@ -34,8 +34,8 @@ def require_converter(opset: int | None) -> int:
     backend = keras.backend.backend()
     if backend not in _CONVERTERS:
         raise RuntimeError(
-            f"Keras has no ONNX exporter on the '{backend}' backend. Save the model, and "
-            f"export it in a process with KERAS_BACKEND={sorted(_CONVERTERS)[-1]}."
+            f"Keras has no ONNX exporter on the '{backend}' backend. Save the model, "
+            "and export it in a process with KERAS_BACKEND=tensorflow."
         )
     packages, usual = _CONVERTERS[backend]
     for package, also in packages.items():

@@ -135,12 +135,10 @@ def encoded_bytes(
     for i, array in enumerate(arrays):
         if not is_encoded(array):
             continue
-        beside, background = (
-            0,
-            Background.of(resting[i]) if i in (resting or {}) else None,
-        )
+        beside, zeros = 0, (resting or {}).get(i)
+        background = None if zeros is None else Background.of(zeros)
         if background is not None:
-            array, beside = array ^ resting[i], background.nbytes
+            array, beside = array ^ zeros, background.nbytes
         form = smallest_form(array, array.itemsize)
         if form == "bits":
             kept = int(np.count_nonzero(array))

@@ -101,8 +101,9 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
     if keras.backend.backend() != "tensorflow" and not any_backend:
         raise RuntimeError(
             "This export needs Keras on the TensorFlow backend, and export.onnx and "
-            f"export.openvino do not; this is '{keras.backend.backend()}'. Save the ticket or the stripped model, and "
-            "load and export it in a process with KERAS_BACKEND=tensorflow."
+            f"export.openvino do not; this is '{keras.backend.backend()}'. Save the "
+            "ticket or the stripped model, and load and export it in a process with "
+            "KERAS_BACKEND=tensorflow."
         )
     check_instance("model", model, keras.Model, "a keras.Model")
     if not model.built or not getattr(model, "inputs", None):
