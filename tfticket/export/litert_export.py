@@ -92,8 +92,8 @@ def litert(
     networks. Convolutions gain from it only on some processors, and depthwise ones
     lose (MobileNetV2 takes 1.6 to 2.1 of float32's time): use full `"int8"` there, and
     time it. Both have errors of 1 to 3 % of the largest output, so compare the accuracy
-    on your own test set. The default, float32, is exact. `sparse=True` makes files smaller, but faster
-    only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
+    on your own test set. The default, float32, is exact. `sparse=True` makes files
+    smaller, but faster only where Dense layers are pruned in blocks along their inputs: `Block((4, 1))` of
     `tfticket.structures` in float32, from 90 % on, or `Block((16, 1))` in int8, where
     blocks must divide the layers' inputs. That gain is for single samples: of batches
     dense files make more. All else is unpacked and runs as dense on x86, where
