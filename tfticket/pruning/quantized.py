@@ -67,6 +67,7 @@ def mask_quantized(
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+    >>> model.layers[0].kernel.assign(np.ones((4, 3)))
     >>> model.quantize("int8")
     >>> tfticket.mask_quantized(model, {"d/kernel": np.eye(4, 3)})
     {'d/kernel': 9}
