@@ -32,7 +32,7 @@ def quantized_masks(model: keras.Model) -> dict[str, np.ndarray]:
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
-    >>> model.layers[0].kernel.assign(np.eye(4, 3))
+    >>> model.layers[0].set_weights([np.eye(4, 3), np.zeros(3)])
     >>> model.quantize("int4")
     >>> tfticket.quantized_masks(model)["d/kernel"].sum()
     np.int64(3)
@@ -67,7 +67,7 @@ def mask_quantized(
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
-    >>> model.layers[0].kernel.assign(np.ones((4, 3)))
+    >>> model.layers[0].set_weights([np.ones((4, 3)), np.zeros(3)])
     >>> model.quantize("int8")
     >>> tfticket.mask_quantized(model, {"d/kernel": np.eye(4, 3)})
     {'d/kernel': 9}
