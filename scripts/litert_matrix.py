@@ -311,6 +311,14 @@ def page(results, parted):
         "",
         f"Written by `python scripts/litert_matrix.py` with {installed}.",
         "",
+        "**Which path this is:** it was measured on an x86 processor with AVX, where "
+        "XNNPACK leaves its sparse convolutions off and runs them dense. On ARM and in "
+        "browsers (WebAssembly) they are on, and unstructured 1x1 convolutions run "
+        "sparse if the network obeys the rules of `tfticket.export.sparse_plan`: so "
+        'about "1x1, unstructured" the tables below say nothing for phones and '
+        "browsers. Sparse Dense layers and all quantized rows are run as they are "
+        "here.",
+        "",
         "Networks with random weights and masks; of the blocks named under *masks*, "
         f"{_SPARSITY.value:.0%} are pruned in every kernel. *Stored* is what the "
         "converter made of it with `sparse=True`, by the zeros that it finds. Bytes "

@@ -50,6 +50,7 @@ def test_metadata(config):
         "onnx",
         "jax",
         "torch",
+        "openvino",
     }
     assert set(extras) == wanted
     _, _, entry = config["options.entry_points"]["console_scripts"].rpartition("=")

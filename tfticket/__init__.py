@@ -35,6 +35,7 @@ from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
 from tfticket.pruning.prune_strip import prune, strip
+from tfticket.pruning.quantized import mask_quantized, quantized_masks
 from tfticket.pruning.targets import ChannelPlan, channel_plan
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity import criteria, schedules, structures
@@ -93,8 +94,10 @@ __all__ = [
     "channel_rule",
     "criteria",
     "get_masks",
+    "mask_quantized",
     "popup",
     "prune",
+    "quantized_masks",
     "schedules",
     "sensitivity",
     "set_density",

@@ -1,4 +1,4 @@
-"""Files for serving: SavedModel, LiteRT, ONNX; a smaller dense model; 2:4 checks.
+"""Files for serving: SavedModel, LiteRT, ONNX, OpenVINO; `compact`; 2:4 checks.
 
 For deployment. Every written file is run in another process and compared with the model
 before it is kept. `compact` removes dead channels, `compare` shows the forms of one
@@ -17,6 +17,7 @@ from tfticket.export.comparison import FormRow, compare, print_comparison
 from tfticket.export.latency_target import LatencyPlan, Measured, latency_plan
 from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
+from tfticket.export.openvino_export import openvino
 from tfticket.export.saved_model_export import saved_model
 from tfticket.export.sparse_ready import SparseReady, sparse_ready
 from tfticket.export.sparse_report import (
@@ -56,6 +57,7 @@ __all__ = [
     "latency_plan",
     "litert",
     "onnx",
+    "openvino",
     "print_comparison",
     "saved_model",
     "sparse_plan",

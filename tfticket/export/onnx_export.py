@@ -7,34 +7,37 @@ import warnings
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfticket.common.arguments import check_bool, check_integer, check_number
 from tfticket.common.files import atomic_path
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import agreement, not_run, require_close
-from tfticket.export.checking.exported import Exported, ExportError
-from tfticket.export.served.function import named_inputs, serving
+from tfticket.export.checking.exported import Exported
+from tfticket.export.onnx_file import require_converter, write_onnx
+from tfticket.export.served.function import named_inputs, prepare
 
 
 def onnx(
     model: keras.Model,
     path: str | os.PathLike,
-    opset: int = 17,
+    opset: int | None = None,
     inputs: Any = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
 ) -> Exported:
     """Exports a model as a dense `.onnx` file, run by ONNX Runtime and compared.
 
-    Needs `pip install 'tfticket[onnx]'`. Pruned weights are stored as zeros, in the
-    pattern of their masks. For TensorRT, check that with `check_two_four` first and
+    Keras's own exporter writes it, on the TensorFlow, JAX and PyTorch backends; inputs
+    and outputs are named as in `saved_model`. Needs `pip install 'tfticket[onnx]'`, and
+    `jax2onnx` on JAX, `onnxscript` on PyTorch. Pruned weights are stored as zeros, in
+    the pattern of their masks. For TensorRT, check that with `check_two_four` first and
     build with `--sparsity=enable` (`BuilderFlag.SPARSE_WEIGHTS`).
 
     Args:
         model: A built Keras model. A wrapped one is stripped first.
         path: The file to write.
-        opset: Version of ONNX's operations, 13 or more.
+        opset: Version of ONNX's operations, 13 or more, on JAX 18 or more; `None` is
+            17, on JAX 21.
         inputs: Sample to check the export on, as for `saved_model`.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.
@@ -46,7 +49,8 @@ def onnx(
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is off.
-        ImportError: If tf2onnx is not installed.
+        ImportError: If a package that the backend converts by is not installed.
+        RuntimeError: If Keras has no exporter for the backend.
         ExportError: If the model can't be converted or the written file does not
             compute what the model does. Nothing is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
@@ -64,41 +68,21 @@ def onnx(
     'model.onnx'
     """
     path = pathlib.Path(path)
-    check_integer("opset", opset, 13)
+    if opset is not None:
+        check_integer("opset", opset, 13)
     check_number("tolerance", tolerance, 0)
     check_bool("overwrite", overwrite)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
-    try:
-        import tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            "ONNX export needs tf2onnx. Install it with: pip install 'tfticket[onnx]'"
-        ) from error
-    ready = serving(model)
-    inputs = named_inputs(inputs, ready.signature)
-    names = list(ready.signature)
-
-    def call(*tensors):
-        return ready.function(**dict(zip(names, tensors, strict=True)))
-
-    try:
-        proto, _ = tf2onnx.convert.from_function(
-            tf.function(call, autograph=False),
-            input_signature=[ready.signature[name] for name in names],
-            opset=opset,
-        )
-    except Exception as error:  # tf2onnx raises whatever its handlers meet
-        raise ExportError(
-            f"tf2onnx can't convert model '{model.name}' to ONNX opset {opset}. It "
-            f"says: {str(error).strip()[:500]}"
-        ) from error
+    opset = require_converter(opset)
+    prepared = prepare(model, any_backend=True)
+    inputs = named_inputs(inputs, prepared.signature)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-        return _checked(temporary, path, ready, inputs, tolerance)
+        write_onnx(prepared, temporary, opset)
+        return _checked(temporary, path, prepared, inputs, tolerance)
 
 
-def _checked(written, target, ready, inputs, tolerance):
+def _checked(written, target, prepared, inputs, tolerance):
     size = written.stat().st_size
     if importlib.util.find_spec("onnxruntime") is None:
         warnings.warn(
@@ -106,14 +90,14 @@ def _checked(written, target, ready, inputs, tolerance):
             "it with: pip install 'tfticket[onnx]'",
             stacklevel=4,
         )
-        return Exported(target, size, float("nan"), None, notes=ready.notes)
+        return Exported(target, size, float("nan"), None, notes=prepared.notes)
     label = f"The .onnx file written for {target}"
     try:
         stored = processes.run("run_onnx", inputs, written)
     except processes.RunError as failed:
         raise not_run(label, failed) from failed
     found = {key.split("/", 1)[1]: value for key, value in stored.items()}
-    expected = ready.predict(inputs)
+    expected = prepared.predict(inputs)
     error = require_close(label, expected, found, tolerance)
     same = agreement(expected, found)
-    return Exported(target, size, error, same, notes=ready.notes)
+    return Exported(target, size, error, same, notes=prepared.notes)

@@ -126,7 +126,7 @@ def saved_model(
         ready = with_classes(ready, labels, top_k)
     if tolerance is None:
         tolerance = 1e-2 if value_dtype == "float16" else 1e-4
-    with disk_errors(target), _folder_beside(path) as folder:
+    with disk_errors(target), folder_beside(path) as folder:
         written = folder / "new"
         write(ready, written)
         if warmup:
@@ -144,7 +144,7 @@ def saved_model(
         }
         write_manifest(written, prepared.model, exported, made)
         exported = dataclasses.replace(exported, size=size_of(written))
-        _put(written, target, folder / "old")
+        put(written, target, folder / "old")
     return exported
 
 
@@ -210,7 +210,7 @@ def _made_up_images(spec):
 
 
 @contextlib.contextmanager
-def _folder_beside(path):
+def folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary folder from which a rename to `path` is one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfticket-") as folder:
@@ -233,8 +233,14 @@ def disk_errors(target: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _put(written, target, aside):
-    """Renames the written folder to its place; an older one comes back on failure."""
+def put(written: pathlib.Path, target: pathlib.Path, aside: pathlib.Path) -> None:
+    """Renames the written folder to its place; an older one comes back on failure.
+
+    Args:
+        written: The folder, in the file system of the target.
+        target: Where it is to be.
+        aside: Where an older one goes meanwhile.
+    """
     made = not target.parent.exists()
     target.parent.mkdir(exist_ok=True)
     try:

@@ -22,6 +22,7 @@ from tfticket.keras_models.names import (
     named_layers,
     weights_by_path,
 )
+from tfticket.keras_models.quantized import QuantizedWeight, quantized_weights
 from tfticket.pruning.masks import get_masks
 from tfticket.sparsity.encoded_size import encoded_bytes
 
@@ -51,7 +52,8 @@ class SummaryRow:
     own computes without weights.
 
     Sparse bytes are those of `export.saved_model(format="encoded")`, whose rule is in
-    `tfticket.sparsity.encoded_size`.
+    `tfticket.sparsity.encoded_size`. The shape and counts of a weight that Keras has
+    quantized are of the weight, its bytes are of what is stored for it.
 
     Args:
         name: "layer/kernel", or the layer's path.
@@ -115,7 +117,8 @@ def summary_rows(model: keras.Model) -> list[SummaryRow]:
     (8, 16, (2,))
     """
     check_instance("model", model, keras.Model, "a keras.Model")
-    counted = _Counted(get_masks(model), layer_calls(model))
+    quantized = {id(w.variable): w for w in quantized_weights(model).values()}
+    counted = _Counted(get_masks(model), layer_calls(model), quantized)
     layers = [
         _LayerWeights.of(path, layer, counted)
         for path, layer in named_layers(model)
@@ -123,7 +126,13 @@ def summary_rows(model: keras.Model) -> list[SummaryRow]:
     ]
     # For the whole model at once: the bytes of a weight depend on those before it.
     values = [value for layer in layers for value in layer.stored()]
-    nbytes = iter(encoded_bytes(values))
+    variables = [variable for layer in layers for variable in layer.variables()]
+    resting = {
+        place: quantized[id(variable)].resting()
+        for place, variable in enumerate(variables)
+        if id(variable) in quantized
+    }
+    nbytes = iter(encoded_bytes(values, resting))
     rows = [row for layer in layers for row in layer.rows(nbytes)]
     inside = {id(part) for layer in layers for _, part in every_layer(layer.layer)}
     for path, part in every_layer(model):
@@ -174,10 +183,11 @@ def total(
 
 
 class _Counted(NamedTuple):
-    """What is known of the whole model: masks by name, and how layers are called."""
+    """What is known of the whole model: masks, calls, and quantized weights by `id`."""
 
     masks: dict[str, np.ndarray]
     calls: LayerCalls
+    quantized: dict[int, QuantizedWeight]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +207,12 @@ class _LayerWeights:
         inner = inner_layer(layer)
         weights = _lasting_weights(layer)
         prunable = _prunable(inner)
-        worth_a_row = prunable | set(counted.calls.uses)
-        has_rows = any(id(weight) in worth_a_row for weight in weights.values())
+        worth_a_row = prunable | set(counted.calls.uses) | set(counted.quantized)
+        of_quantized = any(id(w) in counted.quantized for w in weights.values())
+        # The scales and zero points of a quantized kernel are matrices, and no kernels.
+        has_rows = not of_quantized and any(
+            id(weight) in worth_a_row for weight in weights.values()
+        )
         named, others = {}, {}
         for name, weight in weights.items():
             # Matrices beside them, of which nothing is known, are not to be overlooked.
@@ -206,6 +220,10 @@ class _LayerWeights:
             own_row = id(weight) in worth_a_row or (has_rows and matrix)
             (named if own_row else others)[name] = weight
         return cls(path, layer, inner, counted, prunable, named, others)
+
+    def variables(self):
+        """All weights, in their order."""
+        return _lasting_weights(self.layer).values()
 
     def stored(self):
         """Values of all weights as an export would store them, in their order."""
@@ -262,13 +280,18 @@ class _LayerWeights:
     def _weight_row(self, name, nbytes):
         variable, calls = self.named[name], self.counted.calls
         value, mask = keras.ops.convert_to_numpy(variable), self._mask(name)
+        stored_bytes = value.nbytes
+        quantized = self.counted.quantized.get(id(variable))
+        if quantized is not None:
+            value = quantized.kept()
         kept = int(np.count_nonzero(value if mask is None else mask))
         uses = calls.uses.get(id(variable), calls.failure or UNKNOWN)
         known = isinstance(uses, int)
         why = ""
         if mask is None:
             prunable = id(variable) in self.prunable
-            why = why_dense(self.inner) if prunable else _NEVER
+            known_kind = prunable or quantized is not None
+            why = why_dense(self.inner) if known_kind else _NEVER
         return SummaryRow(
             name=join(self.path, name),
             kind=type(self.inner).__name__,
@@ -281,7 +304,7 @@ class _LayerWeights:
             flops_dense=2 * uses * value.size if known else None,
             flops_sparse=2 * uses * kept if known else None,
             why_no_flops="" if known else uses,
-            bytes_dense=value.nbytes,
+            bytes_dense=stored_bytes,
             bytes_sparse=nbytes,
         )
 

@@ -15,6 +15,7 @@ from tfticket.keras_models.names import (
     named_layers,
     weights_by_path,
 )
+from tfticket.keras_models.quantized import require_not_quantized
 from tfticket.keras_models.variables import host_copy
 
 
@@ -99,7 +100,12 @@ def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
 
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
-    target.set_weights(source.get_weights())
+    try:
+        target.set_weights(source.get_weights())
+    except ValueError:
+        # Copied from its configuration, such a layer may lack what it was quantized to.
+        require_not_quantized(source, "copied")
+        raise
     for old, new in zip(source.weights, target.weights, strict=True):
         new.trainable = old.trainable
     pairs = zip(every_layer(source), every_layer(target), strict=True)
@@ -135,10 +141,11 @@ def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
     Raises:
         TypeError: If the model is not a Keras 3 Sequential or Functional one.
-        ValueError: If it is not built, or is wrapped already.
+        ValueError: If it is not built, is quantized, or is wrapped already.
     """
     require_keras_3(model)
     require_graph(model)
+    require_not_quantized(model, "wrapped")
     return unwrapped_layers(model)
 
 

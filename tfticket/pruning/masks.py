@@ -162,7 +162,7 @@ class ModelMasks:
                     f"The mask of '{name}' must have shape {shape}. "
                     f"Received: shape {np.shape(mask)}"
                 )
-        return {name: _boolean(name, mask) for name, mask in masks.items()}
+        return {name: boolean_mask(name, mask) for name, mask in masks.items()}
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
@@ -198,8 +198,12 @@ class ModelMasks:
             mask_slots(optimizer, pairs)
 
 
-def _boolean(name, mask):
-    """A mask as booleans: what is neither kept nor pruned is no mask."""
+def boolean_mask(name: str, mask: Any) -> np.ndarray:
+    """A mask as booleans: what is neither kept nor pruned is no mask.
+
+    Raises:
+        ValueError: If a value is neither a boolean nor exactly 0 or 1.
+    """
     mask = np.asarray(mask)
     if mask.dtype == bool:
         return mask

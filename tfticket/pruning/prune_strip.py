@@ -40,6 +40,7 @@ from tfticket.keras_models.names import (
     sublayers,
     weights_by_path,
 )
+from tfticket.keras_models.quantized import require_not_quantized
 from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
 from tfticket.pruning.wrapper import Prune
@@ -86,8 +87,8 @@ def prune(
     Raises:
         TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
             subclass with methods that a copy would lose.
-        ValueError: If the model is not built, is wrapped already, has nothing
-            to prune, or `exclude` or `include` names a layer that isn't there.
+        ValueError: If the model is not built, is wrapped already, is quantized, has
+            nothing to prune, or `exclude` or `include` names a layer that isn't there.
 
     Example:
 
@@ -201,10 +202,11 @@ def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
         **arguments: Further arguments of `Prune`.
 
     Raises:
-        ValueError: If the layer is wrapped already or has nothing to prune.
+        ValueError: If the layer is wrapped already, quantized, or has nothing to prune.
     """
     if isinstance(layer, MaskedLayer) or holds_masked(layer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+    require_not_quantized(layer, "wrapped")
     if not may_be_prunable(layer):
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."

@@ -7,11 +7,14 @@ values kept of n, of v bytes each, the smallest of three forms is taken:
     bits    n / 8 + k v   one bit for every place, then the values
     plain   n v           every value, where few are zero
 
-A distance over `FAR` is several, with stored zeros in between. Only floating-point
-weights of two dimensions or more and at least `LEAST` values are encoded.
+A distance over `FAR` is several, with stored zeros in between. Only weights of two
+dimensions or more and at least `LEAST` values are encoded: floating-point numbers, and
+the bytes of quantized ones. Where it is not the byte 0 that stands for zeros, what is
+encoded is each byte's difference (XOR) from the one that does, its `Background`.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +33,47 @@ aligns to 64 bytes, and every dtype has at least one byte."""
 Form = Literal["gaps", "bits", "plain"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Background:
+    """Bytes that stand for zeros, the same for many rows or columns of a matrix.
+
+    Args:
+        lines: The rows or columns that differ, stacked along `axis`.
+        line_of: Which of them each row or column of the matrix is.
+        axis: 0 for rows, 1 for columns.
+    """
+
+    lines: np.ndarray
+    line_of: np.ndarray
+    axis: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both arrays."""
+        return self.lines.nbytes + self.line_of.nbytes
+
+    @classmethod
+    def of(cls, resting: np.ndarray) -> "Background | None":
+        """The background of a matrix; `None` where all of it is 0.
+
+        Args:
+            resting: The bytes that stand for zeros, in the shape of the weight.
+
+        Example:
+
+        >>> Background.of(np.full((600, 2), 7, "int8")).lines
+        array([[7, 7]], dtype=int8)
+        """
+        if not np.any(resting):
+            return None
+        found = []
+        for axis in (0, 1):
+            lines, of = np.unique(resting, axis=axis, return_inverse=True)
+            kind = np.uint8 if lines.shape[axis] <= 256 else np.int32
+            found.append(cls(lines, of.ravel().astype(kind), axis))
+        return min(found, key=lambda background: background.nbytes)
+
+
 def aligned(size: int) -> int:
     """The size with the padding that the next weight needs to be aligned."""
     return -(-size // ALIGNED) * ALIGNED
@@ -40,8 +84,8 @@ def is_encoded(array: np.ndarray) -> bool:
 
     Biases seldom have zeros, and each kind of decoding costs the loader milliseconds.
     """
-    floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return floats and array.ndim > 1 and array.size >= LEAST
+    numbers = array.dtype.kind in "fiu" or array.dtype.name == "bfloat16"
+    return numbers and array.ndim > 1 and array.size >= LEAST
 
 
 def smallest_form(array: np.ndarray, value_bytes: int) -> Form:
@@ -66,13 +110,17 @@ def smallest_form(array: np.ndarray, value_bytes: int) -> Form:
     return min(bytes_of, key=bytes_of.__getitem__)
 
 
-def encoded_bytes(arrays: Sequence[np.ndarray]) -> list[int]:
+def encoded_bytes(
+    arrays: Sequence[np.ndarray], resting: Mapping[int, np.ndarray] | None = None
+) -> list[int]:
     """Bytes that each of a model's weights takes in a file with encoded weights.
 
     Args:
         arrays: The values of all weights in the model's order, pruned ones zero. The
             order matters a little: a weight stored by distances begins with the
             distance from the last value of the weight before it.
+        resting: By place in `arrays`, the bytes that stand for zeros, where that is
+            not 0.
 
     Returns:
         Bytes of each; their sum is what the file's weights take.
@@ -83,20 +131,24 @@ def encoded_bytes(arrays: Sequence[np.ndarray]) -> list[int]:
     [320, 256]
     """
     sizes = [array.nbytes for array in arrays]
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Any, list[tuple[int, np.ndarray, int]]] = {}
     for i, array in enumerate(arrays):
         if not is_encoded(array):
             continue
+        beside, zeros = 0, (resting or {}).get(i)
+        background = None if zeros is None else Background.of(zeros)
+        if background is not None:
+            array, beside = array ^ zeros, background.nbytes
         form = smallest_form(array, array.itemsize)
         if form == "bits":
             kept = int(np.count_nonzero(array))
-            sizes[i] = aligned(array.size) // 8 + kept * array.itemsize
+            sizes[i] = aligned(array.size) // 8 + kept * array.itemsize + beside
         elif form == "gaps":
-            groups.setdefault(array.dtype, []).append(i)
+            groups.setdefault(array.dtype, []).append((i, array, beside))
     for members in groups.values():
-        sizes_of_gaps = _bytes_of_gaps([arrays[i] for i in members])
-        for i, nbytes in zip(members, sizes_of_gaps, strict=True):
-            sizes[i] = nbytes
+        sizes_of_gaps = _bytes_of_gaps([array for _, array, _ in members])
+        for (i, _, beside), nbytes in zip(members, sizes_of_gaps, strict=True):
+            sizes[i] = nbytes + beside
     return sizes
 
 

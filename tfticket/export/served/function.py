@@ -29,6 +29,7 @@ class Prepared:
         call: Runs it on a dict of tensors by input name; gives a dict of outputs.
         call_given: The same of the model that was given, for comparison.
         signature: Input name to `tf.TensorSpec`.
+        outputs: Names of the outputs, in the model's order.
         notes: What was done to the model that was given.
     """
 
@@ -36,7 +37,17 @@ class Prepared:
     call: Callable[[dict], dict]
     call_given: Callable[[dict], dict]
     signature: dict[str, tf.TensorSpec]
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of the model that was given, on any backend.
+
+        Args:
+            inputs: Arrays by input name.
+        """
+        found = self.call_given(inputs)
+        return {k: keras.ops.convert_to_numpy(value) for k, value in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +91,19 @@ def serving(model: keras.Model) -> Serving:
     return trace(prepare(model))
 
 
-def prepare(model: keras.Model) -> Prepared:
-    """`serving` without its last step; raises what that raises."""
-    if keras.backend.backend() != "tensorflow":
+def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
+    """`serving` without its last step; raises what that raises.
+
+    Args:
+        model: A built Keras model.
+        any_backend: Whether what follows runs on other backends than TensorFlow, too.
+    """
+    if keras.backend.backend() != "tensorflow" and not any_backend:
         raise RuntimeError(
-            "Export needs Keras on the TensorFlow backend; this is "
-            f"'{keras.backend.backend()}'. Save the ticket or the stripped model, and "
-            "load and export it in a process with KERAS_BACKEND=tensorflow."
+            "This export needs Keras on the TensorFlow backend, and export.onnx and "
+            f"export.openvino do not; this is '{keras.backend.backend()}'. Save the "
+            "ticket or the stripped model, and load and export it in a process with "
+            "KERAS_BACKEND=tensorflow."
         )
     check_instance("model", model, keras.Model, "a keras.Model")
     if not model.built or not getattr(model, "inputs", None):
@@ -124,7 +141,14 @@ def prepare(model: keras.Model) -> Prepared:
 
         return call
 
-    return Prepared(model, function_of(model), function_of(given), signature, notes)
+    return Prepared(
+        model,
+        function_of(model),
+        function_of(given),
+        signature,
+        tuple(served_outputs),
+        notes,
+    )
 
 
 def _require_numbers(model):

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import keras
 import numpy as np
@@ -36,13 +36,16 @@ def candidates(model: keras.Model) -> list[keras.layers.Dense]:
 
 
 def store_csr(
-    model: keras.Model, as_they_are: Collection[int] = ()
+    model: keras.Model,
+    as_they_are: Collection[int] = (),
+    resting: Mapping[int, np.ndarray] | None = None,
 ) -> tuple[Stored, Callable]:
     """Stores the kernels of `candidates` by their transposes, the rest encoded.
 
     Args:
         model: A plain model.
         as_they_are: The `id` of weights that are not to be encoded.
+        resting: As in `store`.
 
     Returns:
         What is stored; and a context manager in which those layers, when traced,
@@ -51,7 +54,12 @@ def store_csr(
     layers = [x for x in candidates(model) if id(x.kernel) not in as_they_are]
     matrices = [_Matrix.of(layer) for layer in layers]
     kernels = {id(layer.kernel) for layer in layers}
-    rest = store(model.variables, elsewhere=kernels, as_they_are=as_they_are)
+    rest = store(
+        model.variables,
+        elsewhere=kernels,
+        as_they_are=as_they_are,
+        resting=resting,
+    )
     if not layers:
         return rest, contextlib.nullcontext
 

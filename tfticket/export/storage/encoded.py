@@ -1,7 +1,7 @@
 """The format "encoded": weights are stored sparse, and expanded once at load."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,12 @@ import tensorflow as tf
 from tfticket.export.served.function import concrete
 from tfticket.export.storage.encoding import decode, encode
 from tfticket.export.storage.packed import Packed
-from tfticket.sparsity.encoded_size import aligned, is_encoded, smallest_form
+from tfticket.sparsity.encoded_size import (
+    Background,
+    aligned,
+    is_encoded,
+    smallest_form,
+)
 
 ValueDtype = str
 """'float32' keeps each weight's own dtype; 'float16' stores matrices in half."""
@@ -27,12 +32,15 @@ class Stored:
             `keras.Variable`; called inside the served function.
         nbytes: Bytes of all weights as stored.
         rounding: Largest absolute difference of a stored value to the weight's.
+        dense: Weights of whole numbers that are stored as they are, since encoding
+            them would save nothing.
     """
 
     trackables: list
     read: Callable[[], dict[int, tf.Tensor]]
     nbytes: int
     rounding: float = 0.0
+    dense: tuple[keras.Variable, ...] = ()
 
 
 def store(
@@ -40,6 +48,7 @@ def store(
     value_dtype: ValueDtype = "float32",
     elsewhere: Collection[int] = (),
     as_they_are: Collection[int] = (),
+    resting: Mapping[int, np.ndarray] | None = None,
 ) -> Stored:
     """Stores each weight of two dimensions or more in its smallest form.
 
@@ -49,11 +58,13 @@ def store(
             statistics and small weights stay as they are.
         elsewhere: The `id` of weights that are not to be stored here.
         as_they_are: The `id` of weights that are not to be encoded.
+        resting: By the `id` of quantized weights, the bytes that stand for zeros.
 
     Raises:
         ValueError: If a weight is beyond float16.
     """
-    trackables, nbytes, rounding = [], 0, 0.0
+    trackables, nbytes, rounding, dense = [], 0, 0.0, []
+    backgrounds: dict[int, Background] = {}
     groups: dict[Any, dict[tuple, list]] = {}
     for variable in variables:
         if id(variable) in elsewhere:
@@ -62,7 +73,15 @@ def store(
         stored, form = value.dtype, "plain"
         if is_encoded(value) and id(variable) not in as_they_are:
             stored = stored_dtype(value, value_dtype)
+            value, background = _from_background(
+                value, (resting or {}).get(id(variable))
+            )
             form = smallest_form(value, stored.itemsize)
+            if form == "plain" and value.dtype.kind in "iu":
+                dense.append(variable)
+            elif background is not None:
+                backgrounds[id(variable)] = background
+                nbytes += background.nbytes
         if form == "plain" and stored == value.dtype:
             trackables.append(variable.value)
             nbytes += value.nbytes
@@ -78,7 +97,8 @@ def store(
             rounding = max(rounding, largest_difference(fewer, flat))
             parts.append(encode(fewer, form))
             members += [variable for variable, _ in group]
-        pack, variables_of_pack = _pack(parts, members, tf.as_dtype(dtype))
+        behind = [backgrounds.get(id(variable)) for variable in members]
+        pack, variables_of_pack = _pack(parts, members, tf.as_dtype(dtype), behind)
         nbytes += sum(part.nbytes for part in parts)
         packs.append((pack, members))
         trackables += [pack, *variables_of_pack]
@@ -90,7 +110,7 @@ def store(
             for variable, value in zip(members, pack.read(), strict=True)
         }
 
-    return Stored(trackables, read, nbytes, rounding)
+    return Stored(trackables, read, nbytes, rounding, tuple(dense))
 
 
 def with_values(
@@ -147,8 +167,19 @@ def assigned(
     return found
 
 
-def _pack(parts, members, dtype):
+def _from_background(value, resting):
+    """A quantized weight as its difference from zeros, and what that is from."""
+    background = None if resting is None else Background.of(resting)
+    return (value if background is None else value ^ resting), background
+
+
+def _pack(parts, members, dtype, behind):
     """Arrays behind each other, and the variables that they are decoded from."""
+    shapes = [tuple(variable.shape) for variable in members]
+    arrays = [
+        None if x is None else (tf.Variable(x.lines), tf.Variable(x.line_of), x.axis)
+        for x in behind
+    ]
     held = [
         [tf.Variable(part.values)]
         if part.form == "plain"
@@ -161,15 +192,37 @@ def _pack(parts, members, dtype):
             decode(part.form, part.size, dtype, *stored)
             for part, stored in zip(parts, held, strict=True)
         ]
-        return flat[0] if len(flat) == 1 else tf.concat(flat, 0)
+        whole = flat[0] if len(flat) == 1 else tf.concat(flat, 0)
+        if any(arrays):
+            whole = tf.bitwise.bitwise_xor(whole, _drawn(arrays, shapes, dtype))
+        return whole
 
-    shapes = [tuple(variable.shape) for variable in members]
     content = [f"{shapes} {dtype.name}".encode()]
     for part in parts:
         content.append(f"{part.form} {part.values.dtype}".encode())
         content += [part.places.tobytes(), part.values.tobytes()]
+    for one in behind:
+        if one is not None:
+            content.append(f"{one.axis} {one.lines.shape}".encode())
+            content += [one.lines.tobytes(), one.line_of.tobytes()]
     pack = Packed(shapes, dtype, compute, b"".join(content))
-    return pack, [variable for stored in held for variable in stored]
+    beside = [[lines, line_of] for lines, line_of, _ in filter(None, arrays)]
+    return pack, [variable for stored in held + beside for variable in stored]
+
+
+def _drawn(arrays, shapes, dtype):
+    """The backgrounds of weights behind each other, 0 where one has none."""
+    parts = []
+    for background, shape in zip(arrays, shapes, strict=True):
+        size = int(np.prod(shape))
+        if background is None:
+            parts.append(tf.zeros([aligned(size)], dtype))
+            continue
+        lines, line_of, axis = background
+        at = tf.cast(line_of, tf.int32)
+        flat = tf.reshape(tf.gather(lines, at, axis=axis), [-1])
+        parts.append(tf.pad(flat, [[0, aligned(size) - size]]))
+    return tf.concat(parts, 0)
 
 
 def stored_dtype(value: np.ndarray, value_dtype: ValueDtype) -> np.dtype:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfticket.sparsity.encoded_size import FAR, Form, far_zeros, gaps_of
 
-_WHOLE = {2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
+_WHOLE = {1: tf.int8, 2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
 
 
 @dataclasses.dataclass(frozen=True)

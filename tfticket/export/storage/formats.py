@@ -14,6 +14,7 @@ from tfticket.export.storage.csr import candidates, store_csr
 from tfticket.export.storage.encoded import assigned, store, with_values
 from tfticket.export.storage.foldable import not_folded, store_foldable
 from tfticket.export.storage.format_table import CHOICES
+from tfticket.keras_models.quantized import quantized_weights
 
 FORMATS = ("dense", "encoded", "foldable", "csr", "auto")
 
@@ -75,13 +76,16 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         computing: Callable[[], Any] = contextlib.nullcontext
         changing = assigned(prepared.call, model.variables, prepared.signature)
         if format == "csr":
-            stored, computing = store_csr(model, changing)
+            stored, computing = store_csr(model, changing, resting_bytes(model))
             notes.append(f"{len(candidates(model))} Dense layers compute on sparse")
         elif format == "foldable":
             stored = store_foldable(model.variables, value_dtype, changing)
             notes += _expanded_in_every_call(model)
         else:
-            stored = store(model.variables, value_dtype, as_they_are=changing)
+            stored = store(
+                model.variables, value_dtype, (), changing, resting_bytes(model)
+            )
+        notes += _dense_notes(model, stored.dense)
         # Seeds of random layers are stored with the weights, and are none.
         others = _nbytes(model.variables) - _nbytes(model.weights)
         chosen = Chosen(format, stored.nbytes - others, stored.rounding)
@@ -120,6 +124,7 @@ def choose(model: keras.Model, value_dtype: str = "float32") -> tuple[str, str]:
 def sparsity(model: keras.Model) -> float:
     """The fraction of zeros in the weights of two dimensions or more."""
     values = [keras.ops.convert_to_numpy(v) for v in _matrices(model)]
+    values += [weight.kept() for weight in quantized_weights(model).values()]
     size = sum(value.size for value in values)
     return 1 - sum(np.count_nonzero(value) for value in values) / max(1, size)
 
@@ -135,6 +140,24 @@ def _expanded_in_every_call(model):
     )
     warnings.warn(f"{text}.", stacklevel=4)
     return [text]
+
+
+def resting_bytes(model: keras.Model) -> dict[int, np.ndarray]:
+    """By the `id` of quantized weights, the bytes that stand for zeros."""
+    weights = quantized_weights(model).values()
+    return {id(weight.variable): weight.resting() for weight in weights}
+
+
+def _dense_notes(model, dense):
+    """One note that names the quantized weights that could not be made smaller."""
+    names = {id(w.variable): name for name, w in quantized_weights(model).items()}
+    listed = [names[id(variable)] for variable in dense if id(variable) in names]
+    if not listed:
+        return []
+    return [
+        "stored as they are, since too few of their bytes stand for zeros: "
+        + ", ".join(listed)
+    ]
 
 
 def _nbytes(variables):

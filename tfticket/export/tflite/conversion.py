@@ -59,8 +59,9 @@ def convert(
             )
         else:
             mend = (
-                "Models in half or double precision and recurrent layers are beyond "
-                "it: build the model in float32, or export a SavedModel."
+                "Models in half or double precision, recurrent layers and what Keras's "
+                "quantize makes are beyond it: build the model in float32 and let "
+                "quantization= make the integers, or export a SavedModel."
             )
         raise ExportError(
             f"TensorFlow can't convert model '{name}' to LiteRT. {mend} The converter "

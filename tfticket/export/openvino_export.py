@@ -1,0 +1,112 @@
+"""Writes a model for OpenVINO, checked by its runtime."""
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+
+from tfticket.common.arguments import check_bool, check_number
+from tfticket.export.checking import processes
+from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.exported import Exported, ExportError, size_of
+from tfticket.export.onnx_file import require_converter, write_onnx
+from tfticket.export.saved_model_export import disk_errors, folder_beside, put
+from tfticket.export.served.function import named_inputs, prepare
+
+
+def openvino(
+    model: keras.Model,
+    path: str | os.PathLike,
+    inputs: Any = None,
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> Exported:
+    """Exports a model as a folder with `model.xml` and `model.bin`, run by OpenVINO.
+
+    Works on the TensorFlow, JAX and PyTorch backends, by way of the ONNX file that
+    Keras writes. Keras's own `model.export(format="openvino")` fails on JAX and for
+    recurrent layers on TensorFlow, and leaves outputs without names. Needs
+    `pip install 'tfticket[onnx,openvino]'`, and `jax2onnx` on JAX, `onnxscript` on
+    PyTorch. Weights are float32, pruned ones stored as zeros.
+
+    The check asks for float32. By itself OpenVINO computes in bfloat16 on processors
+    that have it, and then differs by some thousandths of the largest output.
+
+    Args:
+        model: A built Keras model. A wrapped one is stripped first.
+        path: The folder to write, which appears whole or not at all.
+        inputs: Sample to check the export on, as for `saved_model`.
+        tolerance: Largest difference allowed between the outputs of the file and of
+            the model, relative to the largest absolute value of the output.
+        overwrite: Whether an existing folder may be replaced.
+
+    Returns:
+        `Exported`: where it is, its size, and how far it is from the model.
+
+    Raises:
+        FileExistsError: If the folder exists and `overwrite` is off.
+        ImportError: If openvino, or a package that the backend converts by, is not
+            installed.
+        RuntimeError: If Keras has no exporter for the backend.
+        ExportError: If the model can't be converted or what was written does not
+            compute what the model does. Nothing is left behind.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model is not built or has NaN weights, or an argument does
+            not fit.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> try:
+    ...     name = tfticket.export.openvino(model, folder / "openvino").path.name
+    ... except ImportError:  # the extras are not installed
+    ...     name = "openvino"
+    >>> name
+    'openvino'
+    """
+    path = pathlib.Path(path)
+    check_number("tolerance", tolerance, 0)
+    check_bool("overwrite", overwrite)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise ImportError(
+            "OpenVINO export needs openvino. Install it with: "
+            "pip install 'tfticket[onnx,openvino]'"
+        ) from error
+    opset = require_converter(None)
+    prepared = prepare(model, any_backend=True)
+    inputs = named_inputs(inputs, prepared.signature)
+    with disk_errors(path), folder_beside(path) as folder:
+        between, written = folder / "model.onnx", folder / "new"
+        write_onnx(prepared, between, opset)
+        written.mkdir()
+        try:
+            converted = ov.convert_model(between)
+            ov.save_model(converted, written / "model.xml", compress_to_fp16=False)
+        except Exception as error:  # OpenVINO's own classes are not public
+            raise ExportError(
+                f"OpenVINO can't convert model '{model.name}'. It says: "
+                f"{str(error).strip()[:500]}"
+            ) from error
+        exported = _checked(written, path, prepared, inputs, tolerance)
+        put(written, path, folder / "old")
+    return exported
+
+
+def _checked(written, target, prepared, inputs, tolerance):
+    label = f"The OpenVINO model written for {target}"
+    try:
+        stored = processes.run("run_openvino", inputs, written / "model.xml")
+    except processes.RunError as failed:
+        raise not_run(label, failed) from failed
+    named = {key.split("/", 1)[1]: value for key, value in stored.items()}
+    # An output of OpenVINO keeps the names that it had on the way, besides its own.
+    found = {name: named[name] for name in prepared.outputs if name in named}
+    expected = prepared.predict(inputs)
+    error = require_close(label, expected, found, tolerance)
+    same = agreement(expected, found)
+    return Exported(target, size_of(written), error, same, notes=prepared.notes)
