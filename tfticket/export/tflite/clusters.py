@@ -148,7 +148,8 @@ def _way_out(nodes, roles, members, ways, mended):
     if given and "output" not in mended and any(roles[i] == END for i in members):
         return Cause("output", given[0]), []
     for i in sorted(members):
-        outside = i in outputs or any(
+        mended_map = "output" in mended and not nodes[i].is_single
+        outside = (i in outputs and not mended_map) or any(
             j not in members or roles[j] == START for j in readers[i]
         )
         inside = any(j in members and roles[j] != START for j in readers[i])
