@@ -61,7 +61,7 @@ INSTALL = {
     "OpenVINO": ("openvino", "pip install openvino"),
     "ONNX Runtime": ("onnxruntime", "pip install 'tfticket[onnx]'"),
     "LiteRT": ("ai_edge_litert", "pip install ai-edge-litert"),
-    "LiteRT.js": (None, "measured in a browser: docs/results/sparse_convs.md"),
+    "LiteRT.js": (None, "npm install @litertjs/core, and Chromium of your system"),
 }
 DISTRIBUTIONS = {"pytriton": "nvidia-pytriton", "ai_edge_litert": "ai-edge-litert"}
 
@@ -114,16 +114,47 @@ def measured(opener, files, x, want, repeats):
     return found
 
 
+def in_a_browser(files, x, want, repeats):
+    """As `measured`, in headless Chromium: there a row of all files takes turns."""
+    from tfticket import export
+
+    try:
+        rows = export.compare_in_browser(files, x, repeats=repeats).rows
+    except export.BrowserError as error:
+        if len(files) == 1:
+            return {form: {"error": str(error)[:2000]} for form in files}
+        found = {}
+        for form, path in files.items():  # to find the one that fails
+            found |= in_a_browser({form: path}, x, want, repeats)
+        return found
+    found = {}
+    for row in rows:
+        (got,) = row.outputs.values()
+        apart = np.abs(np.asarray(got, np.float64).reshape(want.shape) - want)
+        found[row.name] = {
+            "difference": float(apart.max() / np.abs(want).max()),
+            "agreement": float(
+                np.mean(got.reshape(want.shape).argmax(-1) == want.argmax(-1))
+            ),
+            "load": float("nan"),
+            "ms": list(row.times),
+        }
+    return found
+
+
 def child(runtime, folder, only):
     """Prints what one runtime makes of the files, as JSON."""
-    files = json.loads((folder / "files.json").read_text())
+    name = "single.json" if runtime == "LiteRT.js" else "files.json"
+    files = json.loads((folder / name).read_text())
     files = {
         form: pathlib.Path(path)
         for form, path in files.items()
         if runtime in FORMS[form] and (not only or form in only)
     }
     x, want = np.load(folder / "x.npy"), np.load(folder / "y.npy")
-    if not runtime.startswith("Triton"):
+    if runtime == "LiteRT.js":
+        found = in_a_browser(files, x, want, _REPEATS.value)
+    elif not runtime.startswith("Triton"):
         found = measured(OPENERS[runtime], files, x, want, _REPEATS.value)
     else:
         from triton_server import TritonServer
@@ -197,7 +228,7 @@ def write_files(model, folder, x):
     def saved(name, model=model, **arguments):
         return export.saved_model(model, folder / name, inputs=x, **arguments)
 
-    def lite(name, **arguments):
+    def lite(name, model=model, **arguments):
         return export.litert(model, folder / f"{name}.tflite", **arguments)
 
     makers = {
@@ -221,19 +252,52 @@ def write_files(model, folder, x):
             made[form] = make()
         except (export.ExportError, ImportError) as error:
             not_made[form] = f"{type(error).__name__}: {error}"[:1000]
+    # LiteRT.js takes no open batch.
+    one = single(model)
+    singles = {
+        "LiteRT float32": {},
+        "LiteRT dynamic": {"quantization": "dynamic"},
+        "LiteRT int8": calibration,
+        "LiteRT sparse": {"sparse": True},
+    }
+    paths = {
+        form: str(lite(f"single {form}", one, **arguments).path)
+        for form, arguments in singles.items()
+        if form in made and "LiteRT.js" in _RUNTIMES.value
+    }
+    (folder / "single.json").write_text(json.dumps(paths))
     return made, not_made
+
+
+def single(model):
+    """The model with a batch of one."""
+    import keras
+
+    image = keras.Input(model.input_shape[1:], batch_size=1, name=model.inputs[0].name)
+    return keras.Model(image, model(image), name=model.name)
 
 
 def missing(runtime):
     """How to install a runtime that is not, else `None`."""
     module, how = INSTALL[runtime]
-    if module is None or importlib.util.find_spec(module) is None:
-        return how
-    return None
+    if runtime == "LiteRT.js":
+        from tfticket.export.browser import chromium, litertjs
+
+        try:
+            litertjs.find()
+            chromium.find()
+        except FileNotFoundError:
+            return how
+        return None
+    return how if importlib.util.find_spec(module) is None else None
 
 
 def version(runtime):
     module, _ = INSTALL[runtime]
+    if runtime == "LiteRT.js":
+        from tfticket.export.browser import litertjs
+
+        return litertjs.find().version
     return importlib.metadata.version(DISTRIBUTIONS.get(module, module))
 
 

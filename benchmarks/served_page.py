@@ -152,7 +152,8 @@ Triton is the server of the wheel `nvidia-pytriton` with its Python backend and 
 `tfticket.export.triton_repository` writes; the way through HTTP or gRPC is in its
 times. "csr" computes on sparse only in Dense layers of 200,000 weights or more, of
 which ResNet-8 has none. "LiteRT sparse" is `sparse=True` without blocks, which x86
-unpacks and runs dense.
+unpacks and runs dense; neither network has the 1x1 convolutions that LiteRT.js runs
+sparse ([Sparse convolutions](sparse_convs.md)).
 """
 
 

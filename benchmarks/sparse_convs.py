@@ -31,7 +31,7 @@ NETWORKS = (
     *("MobileNet", "MobileNetV2", "EfficientNetB0"),
     *("MobileNetV3Small", "MobileNetV3Large"),
 )
-SPARSITIES = ("0.7", "0.8", "0.9", "0.95")
+SPARSITIES = ("0.9", "0.8", "0.7")
 
 _WHAT = flags.DEFINE_enum("what", "run", ("run", "page"), "What to do.")
 _NETWORKS = flags.DEFINE_list("networks", list(NETWORKS), "Of keras.applications.")

@@ -78,8 +78,9 @@ def test_what_counts_as_equal():
     assert served_page.status("LiteRT int8", float("nan")) == "different"
 
 
-def test_runtimes_that_are_not_installed_are_listed(tmp_path, run_script):
+def test_runtimes_that_are_not_installed_are_listed(tmp_path, run_script, monkeypatch):
     """LiteRT is; the page tells of the others how to install them."""
+    monkeypatch.setenv("TFTICKET_LITERTJS", str(tmp_path))  # where it is not
     csv, page = tmp_path / "rows.csv", tmp_path / "page.md"
     missing = [
         runtime

@@ -258,7 +258,10 @@ def _inputs(inputs, samples, signature):
     if samples is None:
         return named_inputs(inputs, signature)
     if inputs is None:
-        inputs = {name: value[:_CHECKED] for name, value in samples.items()}
+        inputs = {
+            name: value[: signature[name].shape[0] or _CHECKED]
+            for name, value in samples.items()
+        }
     inputs = named_inputs(inputs, signature)
     check_range(samples, inputs)
     return inputs
