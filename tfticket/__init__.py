@@ -30,6 +30,7 @@ from tfticket.keras_models.channels.registry import channel_rule
 from tfticket.keras_models.channels.rule import Channels, Member
 from tfticket.keras_models.channels.rule import Rule as ChannelRule
 from tfticket.pruning import thresholds as sensitivity
+from tfticket.pruning.calibrated import OneShotReport, OneShotRow, one_shot
 from tfticket.pruning.dynamic import DynamicSparseTraining, UpdateRecord
 from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
@@ -74,6 +75,8 @@ __all__ = [
     "GradualPruning",
     "IterativeMagnitudePruning",
     "Member",
+    "OneShotReport",
+    "OneShotRow",
     "PopupConv1D",
     "PopupConv2D",
     "PopupConv3D",
@@ -95,6 +98,7 @@ __all__ = [
     "criteria",
     "get_masks",
     "mask_quantized",
+    "one_shot",
     "popup",
     "prune",
     "quantized_masks",

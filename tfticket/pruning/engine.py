@@ -12,6 +12,7 @@ from tfticket.keras_models.names import Pattern, choose, is_graph, student_of
 from tfticket.pruning.channel_units import ChannelUnits, Units
 from tfticket.pruning.evidence import (
     FROM_DATA,
+    FROM_INPUTS,
     GATHERED,
     gather,
     require_data,
@@ -146,7 +147,7 @@ class Pruner:
     def _require_data(self):
         name = criteria.name_of(self.criterion)
         data, loss = self._source["data"], self._source["loss"]
-        for kind in FROM_DATA:
+        for kind in (*FROM_DATA, *FROM_INPUTS):
             if kind not in self.needs:
                 continue
             require_repeatable(data, f"criterion='{name}'")

@@ -14,12 +14,14 @@ from tfticket.keras_models.gradients import (
 )
 from tfticket.keras_models.internals import jax_state_sync
 from tfticket.keras_models.variables import host_copy
+from tfticket.pruning.calibration import batches_of, input_norms
 from tfticket.pruning.masks import get_pruned_weights, masked_weights
 from tfticket.pruning.synflow import synaptic_flow
 from tfticket.sparsity.criteria import EVIDENCE
 
 FROM_DATA = ("gradient", "hessian_gradient")
-GATHERED = (*FROM_DATA, "flow")
+FROM_INPUTS = ("input_norm",)
+GATHERED = (*FROM_DATA, *FROM_INPUTS, "flow")
 
 
 def gather(
@@ -41,7 +43,8 @@ def gather(
 
     Args:
         model: A wrapped model.
-        kinds: Names out of `GATHERED`: "gradient", "hessian_gradient", "flow".
+        kinds: Names out of `GATHERED`: "gradient", "hessian_gradient", "input_norm",
+            "flow".
         data: Not for "flow": a tuple of arrays (x, y) or (x, y, sample_weight), or
             a `tf.data.Dataset`, a `keras.utils.PyDataset` or an iterable of such
             tuples as batches. "hessian_gradient" holds the batches in memory.
@@ -83,9 +86,14 @@ def gather(
             )
     weights = _masked(model)
     for kind in kinds:
-        if kind in FROM_DATA:
+        if kind in (*FROM_DATA, *FROM_INPUTS):
             require_data(kind, model, data, loss, criterion)
     found = {}
+    if "input_norm" in kinds:
+        kernels = {k: x for k, x in masked_weights(model).items() if x.is_kernel}
+        found["input_norm"] = input_norms(
+            kernels, model, batches_of(data, batch_size, batches)
+        )
     if "flow" in kinds:
         found["flow"] = synaptic_flow(model)
     if set(kinds) & set(FROM_DATA):
@@ -247,6 +255,8 @@ def require_data(
             f"{who}{', which' if criterion else ''} is taken over data, and there is "
             "none. Pass data=(x, y) or a dataset of such batches."
         )
+    if kind in FROM_INPUTS:
+        return
     if loss is None and not getattr(model, "compiled", False):
         raise ValueError(
             f"{who}{', which' if criterion else ''} is of a loss, and there is none. "

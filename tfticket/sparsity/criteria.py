@@ -246,6 +246,28 @@ def wide(array: Any) -> np.ndarray:
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
+def wanda(weight: np.ndarray, input_norm: np.ndarray) -> np.ndarray:
+    """|w| times the norm of what it multiplies (Sun et al. 2023, arXiv 2306.11695).
+
+    The paper ranks within each output, which `tfticket.one_shot` does; a scope ranks
+    a layer or more.
+
+    Args:
+        weight: Float array of any shape.
+        input_norm: L2 norm of the weight's input feature over all samples and
+            positions, in its shape.
+
+    Returns:
+        Array of the same shape, float32 or wider.
+
+    Example:
+
+    >>> wanda(np.array([-2.0, 1.0]), np.array([1.0, 3.0]))
+    array([2., 3.])
+    """
+    return np.abs(wide(weight)) * wide(input_norm)
+
+
 Criterion = Callable[..., np.ndarray]
 
 EVIDENCE = {
@@ -254,6 +276,7 @@ EVIDENCE = {
     "recent_change": "the same as an exponential moving average",
     "gradient": "mean gradient of the loss over the data",
     "hessian_gradient": "Hessian of that loss times its gradient",
+    "input_norm": "norm over the data of what each weight multiplies",
     "flow": "gradient of SynFlow's objective with respect to |w|",
     "generator": "a np.random.Generator",
 }
@@ -271,6 +294,7 @@ _CRITERIA: dict[str, Criterion] = {
         taylor,
         snip,
         grasp,
+        wanda,
         synflow,
     )
 }

@@ -1,0 +1,209 @@
+"""Masks of one layer's rows by its inputs, and weights that make up for them; arrays.
+
+A row holds the weights that make one output, an input feature a column. What the layer
+has seen is in `moments`, the mean of x x^T over its inputs.
+"""
+
+import math
+
+import numpy as np
+
+# Columns that SparseGPT goes through before it spreads their error to all later ones.
+_BLOCK = 128
+
+# Part of the mean diagonal that is added to the moments, for their inverse to exist.
+DAMPING = 0.01
+
+
+def lowest_of_rows(scores: np.ndarray, alive: np.ndarray, count: int) -> np.ndarray:
+    """Which weights go where each row loses its lowest: those that are gone first.
+
+    Args:
+        scores: Array of (rows, columns).
+        alive: Boolean array of its shape.
+        count: How many of each row are gone afterwards.
+
+    Returns:
+        Boolean array. Of equal scores the later go first.
+
+    Example:
+
+    >>> lowest_of_rows(np.array([[3.0, 1.0, 1.0]]), np.ones((1, 3), bool), 1)
+    array([[False, False,  True]])
+    """
+    ranked = np.where(alive, scores, -np.inf)[:, ::-1]
+    order = np.argsort(ranked, axis=1, kind="stable")[:, :count]
+    gone = np.zeros(scores.shape, bool)
+    np.put_along_axis(gone, order, True, axis=1)
+    return gone[:, ::-1]
+
+
+def sparse_gpt(
+    rows: np.ndarray,
+    alive: np.ndarray,
+    moments: np.ndarray,
+    sparsity: float,
+    group: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prunes column by column, and spreads the error over the columns to come.
+
+    SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774): the lowest
+    w^2 / [H^-1]_jj^2 of each block of 128 columns go, with H = `moments`, damped by
+    1 % of its mean diagonal. Columns that were always 0 count as 0.
+
+    Args:
+        rows: Weights, (rows, columns).
+        alive: Which are not pruned yet.
+        moments: Mean of x x^T, (columns, columns).
+        sparsity: Part that is to be pruned, of each block.
+        group: (kept, of so many): N:M along the columns instead of `sparsity`.
+
+    Returns:
+        The mask, and the weights, zero where they are pruned.
+
+    Example:
+
+    >>> rows, inputs = np.array([[1.0, 0.1]]), np.array([[1.0, 0.9], [0.9, 1.0]])
+    >>> mask, found = sparse_gpt(rows, rows != 0, inputs, 0.5)
+    >>> mask, found.round(2)
+    (array([[ True, False]]), array([[1.09, 0.  ]]))
+    """
+    weights = np.where(alive, rows, 0).astype(np.float64)
+    mask = np.array(alive)
+    hessian = np.array(moments, np.float64)
+    dead = np.diag(hessian) == 0
+    hessian[dead, dead] = 1
+    weights[:, dead] = 0
+    inverse = _inverse_factor(hessian)
+    size = rows.shape[1]
+    given = 0
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        block = slice(start, stop)
+        diagonal = np.diag(inverse)[block]
+        if group is None:
+            scores = (weights[:, block] / diagonal) ** 2
+            count = round(sparsity * stop * len(rows)) - given
+            given += count
+            gone = _lowest(scores, mask[:, block], count)
+            mask[:, block] = ~gone
+        errors = np.zeros((len(rows), stop - start))
+        for j in range(start, stop):
+            if group is not None and (j - start) % group[1] == 0:
+                part = slice(j, min(j + group[1], size))
+                scores = (weights[:, part] / np.diag(inverse)[part]) ** 2
+                count = max(0, part.stop - part.start - group[0])
+                mask[:, part] = ~lowest_of_rows(scores, mask[:, part], count)
+            kept = np.where(mask[:, j], weights[:, j], 0)
+            errors[:, j - start] = (weights[:, j] - kept) / inverse[j, j]
+            weights[:, j:stop] -= np.outer(errors[:, j - start], inverse[j, j:stop])
+            weights[:, j] = kept
+        weights[:, stop:] -= errors @ inverse[block, stop:]
+    return mask, np.where(mask, weights, 0)
+
+
+def least_squares(
+    rows: np.ndarray, mask: np.ndarray, moments: np.ndarray
+) -> np.ndarray:
+    """The kept weights that come closest to what the dense rows compute.
+
+    Each row by itself, w_S = H_SS^-1 H_S: w over the kept columns S, with H =
+    `moments`, damped as in `sparse_gpt`.
+
+    Args:
+        rows: The dense weights, (rows, columns).
+        mask: Which of them are kept.
+        moments: Mean of x x^T, (columns, columns).
+
+    Returns:
+        The weights, zero where they are pruned.
+
+    Example:
+
+    >>> inputs = np.array([[1.0, 0.5], [0.5, 1.0]])
+    >>> kept = np.array([[True, False]])
+    >>> least_squares(np.array([[1.0, 1.0]]), kept, inputs).round(2)
+    array([[1.5, 0. ]])
+    """
+    hessian = _damped(np.array(moments, np.float64))
+    wanted = np.asarray(rows, np.float64) @ hessian
+    found = np.zeros(rows.shape)
+    for i, kept in enumerate(mask):
+        if kept.any():
+            part = hessian[np.ix_(kept, kept)]
+            found[i, kept] = np.linalg.solve(part, wanted[i, kept])
+    return found
+
+
+def output_error(rows: np.ndarray, found: np.ndarray, moments: np.ndarray) -> float:
+    """How far the outputs are off: the mean square, relative to the outputs' own.
+
+    Args:
+        rows: The dense weights, (rows, columns).
+        found: The pruned ones.
+        moments: Mean of x x^T, (columns, columns).
+
+    Example:
+
+    >>> output_error(np.array([[2.0, 1.0]]), np.array([[2.0, 0.0]]), np.eye(2))
+    0.2
+    """
+    apart = np.asarray(rows, np.float64) - found
+    size = np.einsum("uf,fg,ug->", rows, moments, rows, optimize=True)
+    off = np.einsum("uf,fg,ug->", apart, moments, apart, optimize=True)
+    return float(off / size) if size > 0 else 0.0
+
+
+def owl_sparsities(
+    outliers: dict[str, float],
+    sizes: dict[str, int],
+    sparsity: float,
+    reach: float = 0.08,
+) -> dict[str, float]:
+    """Sparsities of layers by their share of outliers: those with more keep more.
+
+    OWL (Yin et al. 2023, arXiv 2310.05175): densities lie around the wanted one in
+    the order of the shares, all within `reach` of it. Their mean over all weights is
+    the wanted one.
+
+    Args:
+        outliers: Share of scores over 5 times the layer's mean, by layer.
+        sizes: Number of weights, by layer.
+        sparsity: Wanted over all.
+        reach: Largest distance from it.
+
+    Example:
+
+    >>> owl_sparsities({"a": 0.0, "b": 0.02}, {"a": 5, "b": 5}, 0.5)
+    {'a': 0.58, 'b': 0.42}
+    """
+    low, high = min(outliers.values()), max(outliers.values())
+    if high == low:
+        return dict.fromkeys(outliers, sparsity)
+    part = {name: (x - low) / (high - low) for name, x in outliers.items()}
+    total = sum(sizes[name] for name in part)
+    mean = sum(part[name] * sizes[name] for name in part) / total
+    # As far as the one that is furthest from the mean may go, and none past 0 or 1.
+    widest = max(mean, 1 - mean)
+    scale = min(reach, sparsity, 1 - sparsity) / widest
+    return {name: round(sparsity - scale * (x - mean), 12) for name, x in part.items()}
+
+
+def _lowest(scores, alive, count):
+    ranked = np.where(alive, scores, -np.inf).ravel()[::-1]
+    gone = np.zeros(ranked.size, bool)
+    gone[np.argsort(ranked, kind="stable")[: max(count, 0)]] = True
+    return gone[::-1].reshape(scores.shape) | ~alive
+
+
+def _damped(hessian):
+    mean = float(np.mean(np.diag(hessian)))
+    return hessian + (DAMPING * mean if mean > 0 else 1.0) * np.eye(len(hessian))
+
+
+def _inverse_factor(hessian):
+    """The upper triangular U with U^T U = (H + damping)^-1."""
+    damped = _damped(hessian)
+    if not math.isfinite(float(damped.sum())):
+        raise ValueError("moments must be finite. Is there a NaN in the data?")
+    return np.linalg.cholesky(np.linalg.inv(damped)).T
