@@ -10,7 +10,8 @@ import numpy as np
 from tfticket.common.arguments import check_choice, check_integer
 from tfticket.export.sparse_report import SparsePlan
 from tfticket.export.sparsity_plan import plain_of, sparse_plan
-from tfticket.export.tflite.rewriting import Rewriter, axes_to_flip
+from tfticket.export.tflite.mirrored_graph import axes_to_flip
+from tfticket.export.tflite.rewriting import Rewriter
 from tfticket.keras_models.graph import FlatGraph, input_structure
 
 # What all but every weight of a cluster being zero is tried with.

@@ -11,34 +11,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.export.tflite import mirror, scales
+from tfticket.export.tflite import scales
+from tfticket.export.tflite.mirrored_graph import (
+    WINDOWS,
+    head,
+    is_image,
+    is_pixelwise,
+    windows,
+    zero_pads,
+)
 from tfticket.export.tflite.sparse_nodes import is_mean
-from tfticket.export.tflite.window_rules import activation_name
 from tfticket.keras_models.calls import computes_as_keras
 from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.graph import Call, FlatGraph, assemble
 
 layers = keras.layers
 
-_WINDOWS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 _POOLS = (layers.MaxPooling2D, layers.AveragePooling2D)
-# What does the same to every pixel, and keeps their places.
-_PIXELWISE = (
-    *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Activation, layers.Identity),
-    *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise),
-    *(layers.GaussianDropout, layers.AlphaDropout, layers.ActivityRegularization),
-    *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
-    *(layers.Maximum, layers.Minimum, layers.UpSampling2D, layers.Rescaling),
-)
-_BY_CHANNEL = (
-    *(layers.BatchNormalization, layers.LayerNormalization, layers.Concatenate),
-    layers.Normalization,
-)
-# Operations of `keras.ops`, by the names of `window_rules`.
-_ACTIVATIONS = (
-    *("relu", "relu6", "sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid", "elu"),
-    *("gelu", "leaky_relu", "selu", "celu", "softplus", "softsign", "abs", "square"),
-)
 # Of one input, and the same with two axes less.
 _UNARY = (layers.Activation, layers.ReLU, layers.Dropout, layers.Identity)
 
@@ -72,23 +61,6 @@ class Value:
     is_flat: bool = False
 
 
-def axes_to_flip(graph: FlatGraph) -> tuple[int, ...]:
-    """The axes, of 1 and 2, along which more windows obey the rules in a mirror.
-
-    Args:
-        graph: A model.
-    """
-    pads = _pads(graph)
-    votes = {1: [0, 0], 2: [0, 0]}
-    for call in graph.calls:
-        if not isinstance(call.operation, _WINDOWS) or not _is_first_or_depthwise(call):
-            continue
-        for axis, window in zip((1, 2), _windows(call, pads), strict=True):
-            votes[axis][0] += window.is_even
-            votes[axis][1] += window.mirrored().is_even
-    return tuple(axis for axis, (plain, flipped) in votes.items() if flipped > plain)
-
-
 class Rewriter:
     """Writes a model anew, call by call.
 
@@ -110,7 +82,7 @@ class Rewriter:
         self.changes: dict[str, list[str]] = {}
         self._copies: dict[int, Any] = {}
         self._names = {call.operation.name for call in graph.calls}
-        self._pads = _pads(graph)
+        self._pads = zero_pads(graph)
         self._seen: set[int] = set()
         self._readers: dict[int, list[Call | None]] = {}
         self._uses: dict[int, int] = {}
@@ -120,7 +92,7 @@ class Rewriter:
                 self._readers.setdefault(number, []).append(call)
         for number in graph.outputs:
             self._readers.setdefault(number, []).append(None)
-        self._head = _head(graph)
+        self._head = head(graph)
         self._values: dict[int, Value] = {}
         for number, layer in zip(graph.inputs, graph.input_layers, strict=True):
             shape = layer.batch_shape
@@ -147,7 +119,7 @@ class Rewriter:
         operation = call.operation
         if isinstance(operation, layers.Layer) and not computes_as_keras(operation):
             self._copy(call)
-        elif isinstance(operation, _WINDOWS) and self._is_usual(call):
+        elif isinstance(operation, WINDOWS) and self._is_usual(call):
             self._convolution(call)
         elif isinstance(operation, _POOLS) and self._is_usual(call):
             self._pooling(call)
@@ -178,10 +150,10 @@ class Rewriter:
             tensor = self._given(call.inputs[0], pads=False)
             value = dataclasses.replace(value, tensor=tensor, scale=1.0, is_flat=False)
         value = self._turned(value, call.in_shapes[0])
-        windows = self._seen_windows(call, value.flipped)
+        seen = self._seen_windows(call, value.flipped)
         if value.flipped and math.prod(layer.kernel_size) > 1:
             self._note(FLIPPED, layer.name)
-        tensor, padding = self._padded(call, value.tensor, windows, alone)
+        tensor, padding = self._padded(call, value.tensor, seen, alone)
         chain = scales.chain(call, self._readers) if alone else scales.Chain((call,))
         if isinstance(layer, layers.SeparableConv2D):
             self._note(SPLIT, layer.name)
@@ -192,10 +164,9 @@ class Rewriter:
         self._follow(call, chain, Value(tensor, value.flipped))
 
     def _seen_windows(self, call, flipped):
-        windows = _windows(call, self._pads)
         return [
             x.mirrored() if flipped and axis in self._axes else x
-            for axis, x in zip((1, 2), windows, strict=True)
+            for axis, x in zip((1, 2), windows(call, self._pads), strict=True)
         ]
 
     def _run_parts(self, call, tensor, padding, value, chain):
@@ -231,22 +202,22 @@ class Rewriter:
         self._seen.update(id(x) for x in chain.calls)
         self._values.update((x.outputs[0], value) for x in chain.calls)
 
-    def _padded(self, call, tensor, windows, alone):
+    def _padded(self, call, tensor, seen, alone):
         """The input with its padding, and what padding is left to the layer."""
         layer = call.operation
-        if all(x.before == 0 and x.after <= 0 for x in windows):
+        if all(x.before == 0 and x.after <= 0 for x in seen):
             return tensor, "valid"
-        even = all(x.is_even for x in windows)
+        even = all(x.is_even for x in seen)
         # A shared layer may be called on other sizes, which "same" pads otherwise.
-        if even and alone and all(x.stride == 1 for x in windows):
+        if even and alone and all(x.stride == 1 for x in seen):
             return tensor, "same"
         if even:
-            sides = tuple((x.size // 2,) * 2 for x in windows)
+            sides = tuple((x.size // 2,) * 2 for x in seen)
             if layer.padding == "same" or self._pads.get(call.inputs[0]) != sides:
                 self._note(PADDED, layer.name)
         else:
-            sides = tuple((max(x.before, 0), max(x.after, 0)) for x in windows)
-        cut = tuple((max(-x.before, 0), 0) for x in windows)
+            sides = tuple((max(x.before, 0), max(x.after, 0)) for x in seen)
+        cut = tuple((max(-x.before, 0), 0) for x in seen)
         if any(map(any, cut)):
             name = self._name(layer.name, "_crop")
             tensor = layers.Cropping2D(cut, name=name)(tensor)
@@ -257,8 +228,8 @@ class Rewriter:
 
     def _pooling(self, call):
         """Pooling, in reverse only where its windows are the same in a mirror."""
-        windows = (self._seen_windows(call, flipped) for flipped in (False, True))
-        pairs = zip(*windows, strict=True)
+        both = (self._seen_windows(call, flipped) for flipped in (False, True))
+        pairs = zip(*both, strict=True)
         self._copy(call, pixelwise=all(x.before == y.before for x, y in pairs))
 
     # One pixel.
@@ -389,19 +360,20 @@ class Rewriter:
         images = [
             x.flipped
             for x, shape in zip(values, call.in_shapes, strict=True)
-            if _is_image(shape)
+            if is_image(shape)
         ]
         flipped = any(images)
         if pixelwise is None:
-            pixelwise = _is_pixelwise(call)
-        if flipped and not (pixelwise and all(images)):
+            pixelwise = is_pixelwise(call)
+        ranks = {len(shape) for shape in call.in_shapes}
+        if flipped and not (pixelwise and all(images) and ranks == {4}):
             for i, value in zip(call.inputs, values, strict=True):
                 if value.flipped:
                     given[i] = self._flip(given[i])
             flipped = False
         made = self._called(call, given)
         for number, tensor in zip(call.outputs, made, strict=True):
-            image = flipped and _is_image(self._graph.shapes[number])
+            image = flipped and is_image(self._graph.shapes[number])
             self._values[number] = Value(tensor, image, is_flat=flat)
 
     def _called(self, call, given):
@@ -446,7 +418,7 @@ class Rewriter:
         if self._values[number].flipped:
             return self._flip(tensor)
         shape = self._graph.shapes[number]
-        if not _is_image(shape) or number in self._graph.inputs:
+        if not is_image(shape) or number in self._graph.inputs:
             return tensor
         # XNNPACK answers a map of a sparse cluster wrong where the model gives it out.
         name = self._name(f"value_{number}", "_copy")
@@ -455,7 +427,7 @@ class Rewriter:
 
     def _turned(self, value, shape):
         """The image in reverse, for a window, if images are to be."""
-        if value.flipped or not self._axes or not _is_image(shape):
+        if value.flipped or not self._axes or not is_image(shape):
             return value
         return dataclasses.replace(value, tensor=self._flip(value.tensor), flipped=True)
 
@@ -484,93 +456,3 @@ class Rewriter:
         names = self.changes.setdefault(what, [])
         if name not in names:
             names.append(name)
-
-
-def _is_image(shape):
-    return len(shape) == 4 and tuple(shape[1:3]) != (1, 1)
-
-
-def _is_first_or_depthwise(call):
-    """Whether it is a window that the rules ask even padding of."""
-    layer = call.operation
-    if layer.data_format != "channels_last" or None in call.in_shapes[0][1:]:
-        return False
-    if isinstance(layer, layers.Conv2D):
-        return tuple(layer.kernel_size) == (3, 3) and call.in_shapes[0][-1] == 3
-    return tuple(layer.kernel_size) in ((3, 3), (5, 5))
-
-
-def _pads(graph):
-    """Padding of zeros for the one convolution that reads it, by value."""
-    readers: dict[int, list[Call | None]] = {}
-    for call in graph.calls:
-        for number in call.inputs:
-            readers.setdefault(number, []).append(call)
-    for number in graph.outputs:
-        readers.setdefault(number, []).append(None)
-    found = {}
-    for call in graph.calls:
-        layer, after = call.operation, readers.get(call.outputs[0], [])
-        if not isinstance(layer, layers.ZeroPadding2D) or len(after) != 1:
-            continue
-        reader = getattr(after[0], "operation", None)
-        if (
-            computes_as_keras(layer)
-            and isinstance(reader, _WINDOWS)
-            and computes_as_keras(reader)
-            and layer.data_format == reader.data_format == "channels_last"
-            and None not in call.in_shapes[0][1:]
-        ):
-            found[call.outputs[0]] = layer.padding
-    return found
-
-
-def _windows(call, pads):
-    """The windows of a layer along height and width."""
-    layer = call.operation
-    sizes = getattr(layer, "kernel_size", None) or layer.pool_size
-    rates = getattr(layer, "dilation_rate", (1, 1))
-    sides = pads.get(call.inputs[0], ((0, 0), (0, 0)))
-    make = mirror.same if layer.padding == "same" else mirror.valid
-    found = []
-    for axis in (0, 1):
-        padded = call.in_shapes[0][1 + axis]
-        before, after = sides[axis]
-        size = (sizes[axis] - 1) * rates[axis] + 1
-        length = padded - before - after
-        found.append(make(length, size, layer.strides[axis], before, after))
-    return found
-
-
-def _is_pixelwise(call):
-    """Whether images in reverse give the same in reverse."""
-    operation = call.operation
-    if isinstance(operation, layers.Layer):
-        if not computes_as_keras(operation):
-            return False
-        if isinstance(operation, _BY_CHANNEL):
-            axes = operation.axis
-            axes = [axes] if isinstance(axes, int) else list(axes)
-            return axes in ([-1], [3])
-        if isinstance(operation, layers.Rescaling):
-            numbers = (operation.scale, operation.offset)
-            return all(np.ndim(x) <= 1 for x in numbers)
-        return isinstance(operation, _PIXELWISE)
-    if activation_name(operation) in _ACTIVATIONS:
-        return True
-    kind = type(operation).__name__
-    if kind not in ("Add", "Multiply", "Subtract", "Divide", "TrueDivide"):
-        return False
-    return call.takes_only_tensors() or scales.number_of(call) is not None
-
-
-def _head(graph):
-    """Numbers of the values that come of global means alone, and all that they make."""
-    found = set()
-    for call in graph.calls:
-        if is_mean(call) or (call.inputs and found.issuperset(call.inputs)):
-            found.update(call.outputs)
-    for call in reversed(graph.calls):
-        if not found.issuperset(call.outputs):
-            found.difference_update(call.inputs)
-    return found
