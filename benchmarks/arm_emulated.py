@@ -184,27 +184,18 @@ BLOCK = re.compile(r"0x([0-9a-f]+): +\S+ +(\S+)")
 RUN = re.compile(r"Trace \d+: \S+ \[\w+/(\w+)/")
 
 
-def counted(site, folders, text):
-    """Instructions of LiteRT's code in a call of each file of folders.
+def tally(lines):
+    """Instructions between marks, in what QEMU writes with `-d exec,nochain,in_asm`.
 
     Args:
-        site: The folder of LiteRT.
-        folders: Those of networks.
-        text: Addresses of the code, from a run before.
+        lines: Its lines. A block is listed once, before it first runs, and named by its
+            address each time that it runs.
 
     Returns:
         By file, a list with a Counter of mnemonics for every call.
     """
-    options = ("-d", "exec,nochain,in_asm", "-dfilter", f"{text[0]:#x}..{text[1]:#x}")
-    process = subprocess.Popen(
-        command(site, folders, INVOKES, options),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
     blocks, calls, block, runs = {}, [], None, None
-    for line in process.stderr:
+    for line in lines:
         if line.startswith("Trace"):
             if runs is not None:
                 runs[int(RUN.match(line)[1], 16)] += 1
@@ -219,9 +210,6 @@ def counted(site, folders, text):
             runs = collections.Counter() if path else None
             if path:
                 calls.append((path, runs))
-    last = json.loads(process.stdout.read().splitlines()[-1])
-    if process.wait() or last["text"] != list(text):
-        raise SystemExit(f"The count failed, or LiteRT moved: {last}, not at {text}")
     result = collections.defaultdict(list)
     for path, runs in calls:
         total = collections.Counter()
@@ -229,6 +217,32 @@ def counted(site, folders, text):
             for mnemonic in blocks[address]:
                 total[mnemonic] += times
         result[path].append(total)
+    return dict(result)
+
+
+def counted(site, folders, text):
+    """Instructions of LiteRT's code in a call of each file of folders.
+
+    Args:
+        site: The folder of LiteRT.
+        folders: Those of networks.
+        text: Addresses of the code, from a run before.
+
+    Returns:
+        As `tally`.
+    """
+    options = ("-d", "exec,nochain,in_asm", "-dfilter", f"{text[0]:#x}..{text[1]:#x}")
+    process = subprocess.Popen(
+        command(site, folders, INVOKES, options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    result = tally(process.stderr)
+    last = json.loads(process.stdout.read().splitlines()[-1])
+    if process.wait() or last["text"] != list(text):
+        raise SystemExit(f"The count failed, or LiteRT moved: {last}, not at {text}")
     return result
 
 
@@ -297,7 +311,9 @@ def main(_):
             if _ONLY.value:
                 folders = [x for x in folders if x.name in _ONLY.value]
             if folders:
-                arm_page.add(results / "arm" / f"{kind}.csv", measure(site, kind, folders))
+                arm_page.add(
+                    results / "arm" / f"{kind}.csv", measure(site, kind, folders)
+                )
     arm_page.write(results)
 
 

@@ -61,7 +61,9 @@ def main():
     import importlib.metadata
 
     names = ("ai-edge-litert", "tflite-runtime")
-    found = [d for d in importlib.metadata.distributions() if d.metadata["Name"] in names]
+    found = [
+        d for d in importlib.metadata.distributions() if d.metadata["Name"] in names
+    ]
     runtime = f"{found[0].metadata['Name']} {found[0].version}"
     for argument in sys.argv[2:]:
         for path in sorted(pathlib.Path(argument).glob("*.tflite")):

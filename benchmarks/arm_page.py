@@ -136,9 +136,7 @@ def endings(folder: pathlib.Path) -> str:
         return ""
     assert all(row["answer"] == RIGHT for row in rows if row["file"] == "dense")
     rows = [row for row in rows if row["file"] == "sparse"]
-    browser = {
-        row["case"]: row["answer"] for row in read(folder / "after_cluster.csv")
-    }
+    browser = {row["case"]: row["answer"] for row in read(folder / "after_cluster.csv")}
     runtimes = sorted({row["runtime"] for row in rows}, key=version)
     found = {(row["runtime"], row["network"]): row["answer"] for row in rows}
     networks = list(dict.fromkeys(row["network"] for row in rows))
