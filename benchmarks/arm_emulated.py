@@ -44,7 +44,6 @@ from absl import app, flags
 
 NETWORKS = {
     "MobileNetV2 0.35": ("0.9", "0.8", "0.7"),
-    "MobileNet 0.25": ("0.9",),
 }
 KINDS = ("networks", "after_cluster")
 MULTIPLYING = ("fmla", "fmls", "fmadd", "fmul")
