@@ -25,8 +25,8 @@ them right. No ARM processor was at hand: outputs are what ARM computes, but the
 
 Networks of `keras.applications` at 96x96, one image, random weights, zeros in the 1x1
 kernels; {runtime}. "Dense" holds the same zeros; "as it was" is the sparse
-file of the network without `target="arm"`, which ARM runs dense, to the instruction; "by the rules"
-is with it. "Difference" is that to Keras's outputs, relative to the largest one.
+file of the network without `target="arm"`, which ARM runs dense, to the instruction;
+"by the rules" is with it. "Difference" is that to Keras's outputs, relative to the largest one.
 
 Instructions are those that one call runs in LiteRT's own code, after a call to warm up;
 one more call has the same number. "Fewer" is dense over sparse. The whole network
