@@ -24,9 +24,9 @@ them right. No ARM processor was at hand: outputs are what ARM computes, but the
 {networks}
 
 Networks of `keras.applications` at 96x96, one image, random weights, zeros in the 1x1
-kernels; {runtime}. "Dense" holds the same zeros; "as it was" is the sparse
-file of the network without `target="arm"`, which ARM runs dense, to the instruction;
-"by the rules" is with it. "Difference" is that to Keras's outputs, relative to the largest one.
+kernels; {runtime}. "Dense" holds the same zeros; "as it was" is the sparse file of the
+network without `target="arm"`, which ARM runs dense, to the instruction; "by the rules"
+is with it. "Difference" is that to Keras's outputs, relative to the largest one.
 
 Instructions are those that one call runs in LiteRT's own code, after a call to warm up;
 one more call has the same number. "Fewer" is dense over sparse. The whole network
@@ -47,8 +47,9 @@ when an interpreter is made.
 ENDINGS = """## Networks that LiteRT.js answers wrong
 
 Small networks of [LiteRT.js, after a cluster](after_cluster.md): all {bad} that
-LiteRT.js does not answer right, and {good} that it does; converted without the rewriting and the
-checks of `tfticket.export.litert`. All dense files are right. The sparse ones:
+LiteRT.js does not answer right, and {good} that it does; converted without the
+rewriting and the checks of `tfticket.export.litert`. All dense files are right. The
+sparse ones:
 
 {listed}
 
