@@ -41,7 +41,8 @@ PAGE = """# LiteRT.js, after a sparse cluster
 
 XNNPACK, in LiteRT.js, runs clusters of convolutions sparse, and answers some of those
 networks wrong, without an error. The same files are right on x86, where it switches
-sparse convolutions off, so that a check there does not find them; ARM was not tried.
+sparse convolutions off, so that a check there does not find them; they go wrong
+[on ARM, emulated](arm.md), too.
 `benchmarks/after_cluster.py` makes networks that obey its rules up to one place (96x96
 images, {sparsity:.0%} of the 1x1 weights zero, weights random), and compares what
 headless Chromium answers with Keras.

@@ -22,7 +22,8 @@ ratio of a turn. "1x1 kernels" are those that the plan says run sparse, of all.
 "Difference" is that of the sparse file's answers in the browser to those of the Keras
 model, relative to the largest one. Weights do not matter to the time, only their
 zeros do. On x86 outside of a browser XNNPACK switches the sparse path off, and all of
-these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was not measured.
+these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was
+[emulated](arm.md): outputs and instructions are known, times are not.
 
 {trained}
 ## Again

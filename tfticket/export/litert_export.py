@@ -211,7 +211,8 @@ def litert(
     expected = _expectation(model, made.forms, quantization)
     if expected is not None and expected.wrong:
         warnings.warn(
-            f"LiteRT.js, and perhaps a phone, answers {path} wrong without an error: "
+            f"LiteRT.js answers {path} wrong without an error, and LiteRT on ARM does "
+            "or fails, by its release: "
             f"{', '.join(expected.wrong)} can't follow convolutions that run sparse. "
             "Pass target='web', which writes the model so that it is right.",
             stacklevel=2,

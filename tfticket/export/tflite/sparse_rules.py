@@ -30,7 +30,9 @@ class Target:
 
 
 TARGETS = {
-    "arm": Target(True, "by XNNPACK's source; not measured"),
+    "arm": Target(
+        True, "outputs and instructions known from an emulator, times not measured"
+    ),
     "web": Target(True, "measured in one trial of LiteRT.js, WebAssembly with SIMD"),
     "x86": Target(False, "XNNPACK switches the sparse path off wherever there is AVX"),
 }
