@@ -81,7 +81,7 @@ class SparsePlan:
         mends: What to do for all 1x1 kernels to run sparse, what pays most first.
             Empty where all do, and where nothing helps.
         notes: What else to know of that target.
-        wrong: Layers for which LiteRT.js answers a sparse file wrong, without an
+        wrong: Layers for which LiteRT in browsers and on ARM answers wrong, without an
             error, where the plan says that they do not run sparse.
     """
 

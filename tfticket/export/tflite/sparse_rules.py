@@ -139,8 +139,8 @@ RULES = {
         "read it after the global average pooling only, or keep what reads it inside",
     ),
     "output": Rule(
-        "a map inside a cluster that the model gives out, which LiteRT.js answers "
-        "wrong without an error",
+        "a map inside a cluster that the model gives out, which LiteRT answers "
+        "wrong in browsers and on ARM",
         "tfticket.export.sparse_ready(model), which copies it, and the cluster then "
         "stays dense; a model without this output runs sparse",
     ),
@@ -153,13 +153,14 @@ RULES = {
     ),
     "head": Rule(
         "a 1x1 convolution or an element-wise operation on the pixel of the last "
-        "global pooling, which LiteRT.js answers wrong without an error",
+        "global pooling, which LiteRT answers wrong in browsers and on ARM",
         "tfticket.export.sparse_ready(model), which writes it on one axis and the "
         "convolution as a Dense layer",
     ),
 }
 
-# Those of which LiteRT.js gives wrong answers instead of running dense.
+# Those of which LiteRT.js, and LiteRT on ARM, give wrong answers or fail instead of
+# running dense: docs/results/after_cluster.md, docs/results/arm.md.
 WRONG = ("head", "output")
 
 # Why other kernels than those of 1x1 convolutions stay dense.
