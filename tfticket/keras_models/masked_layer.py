@@ -23,11 +23,11 @@ class MaskedLayer:
     chooses_masks = False
     # Whether it computes what its plain Keras layer does, which decides its FLOPs.
     is_plain_inside = True
-    # When and how far to prune this layer, what is pruned together in it, and whether
-    # a callback follows its schedule.
+    # When and how far to prune this layer, what is pruned together in it, and the
+    # `pruning.follower.Follower` of the callback that last followed its schedule.
     schedule: Any = None
     structure: Any = None
-    is_followed = False
+    follower: Any = None
 
     def inner_layer(self) -> keras.layers.Layer:
         """The Keras layer that holds the masked weights: this one, if it wraps none."""

@@ -15,6 +15,7 @@ from tfticket.common.arguments import (
 from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
+from tfticket.pruning.follower import Follower
 from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.step_callback import StepCallback
 from tfticket.pruning.targets import COSTS, Goal
@@ -133,8 +134,11 @@ class GradualPruning(StepCallback):
         self._following = None
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
         self._told: set[int] = set()  # groups that were warned of
-        for _, layer in masked_layers(self.model):
-            layer.is_followed = True
+        self._follower = Follower(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._follower.turn()
+        super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._following is not None:
@@ -143,8 +147,7 @@ class GradualPruning(StepCallback):
     def on_train_end(self, logs=None):
         # What fell due within the last execution.
         self._follow(self._iterations() - 1)
-        for _, layer in masked_layers(self.model):
-            layer.is_followed = False
+        self._follower.end()
         super().on_train_end(logs)
         last = self._iterations() - 1
         for group in self._groups if self._step is not None else ():

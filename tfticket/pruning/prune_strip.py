@@ -1,5 +1,6 @@
 """`prune` a model, `strip` it again."""
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -41,6 +42,7 @@ from tfticket.keras_models.names import (
     weights_by_path,
 )
 from tfticket.keras_models.quantized import require_not_quantized
+from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
 from tfticket.pruning.wrapper import Prune
@@ -273,6 +275,8 @@ def strip(
     Returns:
         A model of the same kind, or the layer; nothing is shared.
 
+    A model that has trained and of which nothing is pruned is warned of.
+
     Raises:
         TypeError: If the model is not one of Keras 3.
         ValueError: If the model is not built.
@@ -284,6 +288,31 @@ def strip(
     >>> type(plain.layers[0]).__name__
     'Dense'
     """
+    require_keras_3(model_or_layer)
+    if isinstance(model_or_layer, keras.Model):
+        _warn_if_dense(model_or_layer)
+    return plain_copy(model_or_layer)
+
+
+def _warn_if_dense(model):
+    """Says that a training has pruned nothing, which no `fit` can say by itself."""
+    optimizer = getattr(model, "optimizer", None)
+    steps = int(host_copy(optimizer.iterations)) if optimizer is not None else 0
+    masked = masked_weights(model)
+    if steps and masked and all(host_copy(x.mask).all() for x in masked.values()):
+        warnings.warn(
+            f"Model '{model.name}' is wrapped and has trained {steps} steps, and none "
+            f"of its {len(masked)} masks prunes a weight, so the copy is dense. Pass "
+            "tfticket.GradualPruning(schedule) or another callback that prunes to "
+            "fit, or call tfticket.sparsify(model, sparsity).",
+            stacklevel=3,
+        )
+
+
+def plain_copy(
+    model_or_layer: keras.Model | keras.layers.Layer,
+) -> keras.Model | keras.layers.Layer:
+    """As `strip`, of a model that may be dense on purpose."""
     require_keras_3(model_or_layer)
     if isinstance(model_or_layer, keras.Model) and is_graph(model_or_layer):
         model = model_or_layer

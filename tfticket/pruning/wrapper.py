@@ -21,6 +21,7 @@ from tfticket.keras_models.kernels import (
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.pruning.follower import require_follower
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
@@ -122,8 +123,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
         self.masked_names = None if weights is None else tuple(weights)
-        # True while a callback follows `schedule`.
-        self.is_followed = False
         self.masks: list[keras.Variable] = []
         self._masked: tuple[MaskedWeight, ...] = ()
 
@@ -222,7 +221,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
 
     @_SignatureOfTheLayer
     def call(self, *args, **kwargs):
-        self._require_follower(kwargs.get("training"))
+        if kwargs.get("training"):
+            require_follower(self)
         if not self._passes_training:
             kwargs.pop("training", None)
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
@@ -275,18 +275,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             for state in keras.tree.flatten(getattr(part, "states", None)):
                 if isinstance(state, keras.Variable):
                     yield state
-
-    def _require_follower(self, training):
-        if self.schedule is None or self.is_followed:
-            return
-        if training:
-            raise ValueError(
-                f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
-                "it would train dense. Pass the callback tfticket.GradualPruning() "
-                "to fit; in a loop of your own call its set_model(model) and "
-                "on_train_begin(), and on_train_batch_begin(step) every step. To train "
-                "under the masks as they are, set the layer's schedule to None."
-            )
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
