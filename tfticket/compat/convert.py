@@ -13,13 +13,13 @@ import numpy as np
 from tfticket.common.arguments import check_bool
 from tfticket.keras_models.copies import (
     clone_with,
-    copy_layer,
     copy_state,
     require_transformable,
 )
 from tfticket.keras_models.kernels import prunable_weights
 from tfticket.keras_models.masked_layer import inner_layer
 from tfticket.keras_models.names import every_layer, named_layers, sublayers
+from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"

@@ -10,10 +10,11 @@ import keras
 from tfticket.common.arguments import check_instance
 from tfticket.compat.policies import PruningPolicy
 from tfticket.compat.translated import wrapper_arguments
-from tfticket.keras_models.copies import clone_with, copy_layer, copy_state
+from tfticket.keras_models.copies import clone_with, copy_state
 from tfticket.keras_models.kernels import DEPTHWISE, holds_kernels
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import is_graph
+from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.prune_strip import strip, wrap_copy
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import ConstantSparsity, Schedule

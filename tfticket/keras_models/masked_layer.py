@@ -10,7 +10,7 @@ the layer instead of its type. A new kind of masked layer is one class:
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -47,6 +47,14 @@ class MaskedLayer:
     def plain(self) -> keras.layers.Layer:
         """The Keras layer it stands for, of the same name and not built."""
         raise NotImplementedError
+
+    def twin(self, copy: Callable[[Any], Any]) -> keras.layers.Layer:
+        """A copy with masks of its own, all True, for one that a configuration made.
+
+        Args:
+            copy: Function of a layer inside that returns its copy.
+        """
+        return type(self).from_config(self.get_config())
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a built plain layer the values of this one, masks applied."""

@@ -10,7 +10,6 @@ from tfticket.keras_models.copies import (
     build_like,
     clone_with,
     copy_by_name,
-    copy_layer,
     copy_state,
     require_built,
     require_graph,
@@ -42,6 +41,7 @@ from tfticket.keras_models.names import (
     weights_by_path,
 )
 from tfticket.keras_models.quantized import require_not_quantized
+from tfticket.keras_models.twins import copy_layer
 from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
@@ -213,7 +213,7 @@ def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
         )
-    wrapped = Prune(_configured_copy(layer), **arguments)
+    wrapped = Prune(copy_layer(layer), **arguments)
     if layer.built:
         build_like(layer, wrapped.layer)
         wrapped.build()
@@ -238,21 +238,6 @@ def _wrap_subclassed(model, own):
         shapes["input_shape"],
     )
     return keras.Model(inputs, wrapped(inputs), name=f"pruned_{model.name}")
-
-
-def _configured_copy(layer):
-    """`copy_layer`, with a word of help where it is a model that can't be copied."""
-    if not isinstance(layer, keras.Model):
-        return copy_layer(layer)
-    try:
-        return copy_layer(layer)
-    except (TypeError, NotImplementedError, ValueError) as error:
-        raise TypeError(
-            f"Model '{layer.name}' ({type(layer).__name__}) can't be copied by its "
-            "configuration. Let its __init__ take **kwargs and pass them to "
-            "super().__init__, and give it get_config() if it has arguments; or wrap "
-            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def strip(

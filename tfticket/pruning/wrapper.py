@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from tfticket.keras_models.copies import copy_by_name, copy_state
-from tfticket.keras_models.internals import clear_losses, value_is_there
+from tfticket.keras_models.internals import clear_losses, entry_layer, value_is_there
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
@@ -21,7 +21,9 @@ from tfticket.keras_models.kernels import (
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.keras_models.twins import copy_layer, live_config
 from tfticket.pruning.follower import require_follower
+from tfticket.pruning.optimizer_care import care_for
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
@@ -190,11 +192,24 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return list(self._masked)
 
     def plain(self) -> keras.layers.Layer:
-        """A copy of the wrapped layer, without LoRA and not built."""
-        config = self.layer.get_config()
+        """A copy of the wrapped layer, without LoRA."""
+        if not getattr(self.layer, "lora_enabled", False):
+            return without_masking(copy_layer(self.layer))
+        config = live_config(self.layer)
         for name in ("lora_rank", "lora_alpha"):
             config.pop(name, None)
         return self.layer.__class__.from_config(config)
+
+    def twin(self, copy) -> "Prune":
+        inner = without_masking(copy(self.layer))
+        made = Prune(
+            *(inner, self.schedule, self.structure, self.masked_names),
+            name=self.name,
+            trainable=self.trainable,
+        )
+        if inner.built:
+            made.build()
+        return made
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a plain layer the values, masks applied, LoRA weights merged."""
@@ -223,6 +238,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     def call(self, *args, **kwargs):
         if kwargs.get("training"):
             require_follower(self)
+            care_for(getattr(entry_layer(self), "optimizer", None))
         if not self._passes_training:
             kwargs.pop("training", None)
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
@@ -339,32 +355,50 @@ class MaskConstraint(keras.constraints.Constraint):
             self._seen = ops.convert_to_tensor(mask)
 
     def __call__(self, weight):
-        if self._seen is not None:
-            return self._as_seen(weight)
-        return self._masked(weight, self.mask)
+        return self._applied(weight, self.constraint)
 
-    def _as_seen(self, weight):
+    def mask_value(self, value):
+        """What the mask leaves of a value in the weight's shape."""
+        return self._applied(value, None)
+
+    def _applied(self, weight, constraint):
+        if self._seen is not None:
+            return self._as_seen(weight, constraint)
+        return self._masked(weight, self.mask, constraint)
+
+    def _as_seen(self, weight, constraint):
         import jax
 
         here = value_is_there(self.mask)
         if here and not isinstance(self._seen, jax.core.Tracer):
-            return self._masked(weight, self.mask)
+            return self._masked(weight, self.mask, constraint)
         try:
-            return self._masked(weight, self._seen)
+            return self._masked(weight, self._seen, constraint)
         except jax.errors.UnexpectedTracerError:
             # Of a step traced before, or of an inner function (`jax.checkpoint`).
             self._seen = None
         if here:
-            return self._masked(weight, self.mask)
+            return self._masked(weight, self.mask, constraint)
         # Zero weights, slots and gradients are still zero.
         weight = ops.convert_to_tensor(weight)
-        return weight if self.constraint is None else self.constraint(weight)
+        return weight if constraint is None else constraint(weight)
 
-    def _masked(self, weight, mask):
+    @staticmethod
+    def _masked(weight, mask, constraint):
         weight = apply_mask(weight, mask)
-        if self.constraint is None:
+        if constraint is None:
             return weight
-        return apply_mask(self.constraint(weight), mask)
+        return apply_mask(constraint(weight), mask)
+
+
+def without_masking(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer, its variables with the constraints that they had without masks."""
+    for variable in layer.weights:
+        if isinstance(getattr(variable, "constraint", None), MaskConstraint):
+            variable.constraint = variable.constraint.constraint
+        if isinstance(getattr(variable, "regularizer", None), MaskedRegularizer):
+            variable.regularizer = variable.regularizer.regularizer
+    return layer
 
 
 class MaskedRegularizer(keras.regularizers.Regularizer):

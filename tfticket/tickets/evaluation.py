@@ -1,4 +1,4 @@
-"""The test data of `IterativeMagnitudePruning`: checked first, evaluated every round."""
+"""The test data of a ticket's rounds: checked first, evaluated after each."""
 
 from typing import Any
 

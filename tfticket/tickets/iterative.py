@@ -24,8 +24,8 @@ from tfticket.pruning.step_callback import claim_masks, release_masks
 from tfticket.sparsity import criteria
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
-from tfticket.tickets.rounds import RoundRecord, flat, plan_rounds
 from tfticket.tickets.evaluation import check_test_data, evaluate, try_test_data
+from tfticket.tickets.rounds import RoundRecord, flat, plan_rounds
 from tfticket.tickets.ticket import Ticket, plain_config, zero_masked
 
 # What is monitored by default, also where there is no validation.

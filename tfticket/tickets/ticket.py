@@ -197,4 +197,13 @@ def zero_masked(
 
 def plain_config(model: keras.Model) -> dict[str, Any]:
     """The architecture of a model without wrappers, as JSON-ready data."""
-    return json.loads(plain_copy(model).to_json())
+    plain = plain_copy(model)
+    try:
+        return json.loads(plain.to_json())
+    except Exception as error:
+        # Of a layer or a function that Keras can't write down. Nothing is made of this.
+        return {
+            "class_name": type(plain).__name__,
+            "layers": {x.name: type(x).__name__ for x in plain.layers},
+            "without_config": f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        }
