@@ -48,6 +48,7 @@ class Pruner:
         structure: What is pruned together, of `tfticket.structures`, for wrappers that
             have no structure of their own.
         allow_empty: Whether a cut may leave a weight without survivors.
+        keeps_one: Whether a sparsity that would leave a weight none leaves it one.
         data: What data-dependent criteria take their gradients over, with `loss` and
             `batches`, as `tfticket.pruning.evidence.gather`.
         loss: The loss, if not the one the model is compiled with.
@@ -71,7 +72,9 @@ class Pruner:
         loss: Any = None,
         batches: int | None = None,
         seed: int | None = None,
+        keeps_one: bool = False,
     ):
+        self._keeps_one = keeps_one
         self.needs = criteria.needs(criterion)
         self.scope = check_choice("scope", scope, SCOPES)
         if unbuilt := [
@@ -280,7 +283,10 @@ class Pruner:
         """The cuts that bring these weights to a sparsity, as `scopes.pruned_by`."""
         sizes = self.sizes()
         sizes = {k: n for k, n in sizes.items() if names is None or k in names}
-        return pruned_by(self.scope, sparsity, sizes, self.shapes, own, self.alike)
+        cuts = pruned_by(self.scope, sparsity, sizes, self.shapes, own, self.alike)
+        if not self._keeps_one:
+            return cuts
+        return [(x, min(n, sum(sizes[name] for name in x) - len(x))) for x, n in cuts]
 
     def check(self, cuts: Sequence[Cut]) -> None:
         """Refuses cuts that are bound to empty a weight, whatever the scores."""

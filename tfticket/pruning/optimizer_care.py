@@ -31,9 +31,9 @@ def care_for(optimizer: Any) -> None:
     for inner in inner_optimizers(optimizer):
         if isinstance(inner, keras.optimizers.Adafactor) and inner.epsilon_1 < _FLOOR:
             warnings.warn(
-                f"Adafactor(epsilon_1={inner.epsilon_1}) divides 0 by 0 where a row and "
-                "a column of a weight are pruned, and every weight becomes NaN. Its "
-                f"epsilon_1 is now {_FLOOR}; pass that yourself to be rid of this.",
+                f"Adafactor(epsilon_1={inner.epsilon_1}) divides 0 by 0 where a row "
+                "and a column of a weight are pruned, and every weight becomes NaN. "
+                f"Its epsilon_1 is now {_FLOOR}; pass that yourself to be rid of this.",
                 stacklevel=2,
             )
             inner.epsilon_1 = _FLOOR

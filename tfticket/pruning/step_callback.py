@@ -28,6 +28,7 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         claim_masks(self)
         self._masked = ModelMasks.of(self.model)
+        self._last_step = None  # that is trained; None if it is not known
         self._counted = 0  # executions, where no optimizer counts steps
         self._step = None  # the step up to which all that was due has been done
         self._wait = 0  # executions until the next look at the optimizer's count

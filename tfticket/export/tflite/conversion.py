@@ -52,21 +52,38 @@ def convert(
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
             return converter.convert()
     except Exception as error:  # the converter's own classes are not public
-        if quantization == "int8":
-            mend = (
-                "An operation may have no int8 form: use quantization='dynamic', "
-                "which keeps what it can't quantize in float."
-            )
-        else:
-            mend = (
-                "Models in half or double precision, recurrent layers and what Keras's "
-                "quantize makes are beyond it: build the model in float32 and let "
-                "quantization= make the integers, or export a SavedModel."
-            )
+        reason = str(error).strip()
         raise ExportError(
-            f"TensorFlow can't convert model '{name}' to LiteRT. {mend} The converter "
-            f"says: {str(error).strip()[:500]}"
+            f"TensorFlow can't convert model '{name}' to LiteRT. The converter says: "
+            f"{_in_short(reason)} {_mend(reason, quantization)}"
         ) from error
+
+
+def _in_short(reason):
+    """The lines that say what is wrong, without those of where it was called from."""
+    lines = [line.strip() for line in reason.splitlines()]
+    said = [x for x in lines if "error:" in x or x.startswith("Error")] or lines
+    return " ".join(dict.fromkeys(x for x in said if x))[:500]
+
+
+def _mend(reason, quantization):
+    """What to do about it, where the reason tells."""
+    if "TensorList" in reason or "tensorlist" in reason:
+        return (
+            "A recurrent layer needs a batch that is fixed: pass batch_size=1, or "
+            "build it with unroll=True."
+        )
+    if quantization == "int8":
+        return (
+            "An operation may have no int8 form: use quantization='dynamic', which "
+            "keeps what it can't quantize in float."
+        )
+    if "f16" in reason or "bf16" in reason or "f64" in reason:
+        return (
+            "It takes no half or double precision: build the model in float32, and let "
+            "quantization= make the file smaller."
+        )
+    return "tfticket.export.saved_model takes models of any kind."
 
 
 def _one_by_one(samples):
