@@ -155,8 +155,10 @@ class GradualPruning(StepCallback):
             self._following.update()
 
     def on_train_end(self, logs=None):
-        # What fell due within the last execution.
-        self._follow(self._iterations() - 1)
+        # What fell due within the last execution, unless that was none: Keras may
+        # have counted the step that the end of the data cut off.
+        if self._of_this_step is None:
+            self._follow(self._iterations() - 1)
         self._follower.end()
         super().on_train_end(logs)
         last = self._iterations() - 1

@@ -1,6 +1,7 @@
 """A SavedModel to the bytes of a `.tflite` file, in each quantization."""
 
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -60,10 +61,12 @@ def convert(
 
 
 def _in_short(reason):
-    """The lines that say what is wrong, without those of where it was called from."""
-    lines = [line.strip() for line in reason.splitlines()]
-    said = [x for x in lines if "error:" in x or x.startswith("Error")] or lines
-    return " ".join(dict.fromkeys(x for x in said if x))[:500]
+    """What the converter says of operations, without where each was called from."""
+    said = [text.strip() for text in re.findall(r"'tf\.\w+' op [^\n]*", reason)]
+    if not said:
+        said = [line.strip() for line in reason.splitlines() if line.strip()]
+    types = re.findall(r"^\s*(tf\.\w+\(.*->.*?)(?: :.*)?$", reason, re.MULTILINE)
+    return "; ".join(list(dict.fromkeys(said))[:3] + types[:2])[:500].rstrip(".") + "."
 
 
 def _mend(reason, quantization):
