@@ -272,7 +272,9 @@ def _is_keras_file(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and zipfile.is_zipfile(source)
 
 
-def _match_by_attribute(saved: list[_Saved], owners: list[_Owner]):
+def _match_by_attribute(
+    saved: list[_Saved], owners: list[_Owner]
+) -> list[tuple[_Saved, _Owner]]:
     """Pairs of what a .keras file holds, which knows layers by name, parts by place."""
     there = {owner.attributes: owner for owner in owners}
     holders = [item for item in saved if item.weights]

@@ -43,7 +43,9 @@ def read_keras_file(
         ) from error
 
 
-def _of_model(config, group, prefix) -> Iterator:
+def _of_model(
+    config: dict[str, Any], group: h5py.Group, prefix: tuple[str, ...]
+) -> Iterator:
     """The layers of a model, whose groups are counted by the class of the layer."""
     counts: collections.Counter = collections.Counter()
     for layer in config["layers"]:
@@ -63,7 +65,9 @@ def _of_model(config, group, prefix) -> Iterator:
             yield from _of_layer(layer, held, (*prefix, own["name"]))
 
 
-def _of_layer(layer: dict[str, Any], group: h5py.Group, path) -> Iterator:
+def _of_layer(
+    layer: dict[str, Any], group: h5py.Group, path: tuple[str, ...]
+) -> Iterator:
     if "layers" in layer["config"]:
         yield from _of_model(layer["config"], group, path)
         return

@@ -187,7 +187,7 @@ def bare_twin(layer: Any) -> Any:
     Args:
         layer: A layer, a subclassed model, or an operation of a graph.
     """
-    kind = type(layer)
+    kind: Any = type(layer)
     made = kind.__new__(kind)
     if isinstance(layer, keras.layers.Layer):
         base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer

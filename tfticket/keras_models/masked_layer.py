@@ -54,7 +54,8 @@ class MaskedLayer:
         Args:
             copy: Function of a layer inside that returns its copy.
         """
-        return type(self).from_config(self.get_config())
+        layer: Any = self
+        return type(layer).from_config(layer.get_config())
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a built plain layer the values of this one, masks applied."""

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -57,12 +57,11 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     nor an exponential moving average sees the pruned part. A constraint, which
     every Keras optimizer applies after its update, masks once more, for the
     optimizers that mix the entries of a matrix (Muon). The forward pass is the
-    wrapped layer's own: nothing is multiplied there. One
-    gap is Keras's: with `use_ema`, the average that `fit` writes over the weights at
-    its very end passes no constraint. It is zero where it always saw zeros; it is
-    not with Muon, or where masks were set past `tfticket.set_masks` (by
-    `load_weights` on a model that has trained). `strip` and tfticket's callbacks
-    mask again.
+    wrapped layer's own: nothing is multiplied there. The
+    average that an optimizer keeps with `use_ema` passes no constraint, so a wrapper
+    has the optimizer of the model that trains mask it too; in a loop of your own with
+    an optimizer of its own, call `tfticket.pruning.optimizer_care.care_for(optimizer)`
+    before the first step.
 
     The wrapper takes the name of its layer, so `get_layer(name)` and losses
     that are keyed by the output's name go on working.
@@ -200,7 +199,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             config.pop(name, None)
         return self.layer.__class__.from_config(config)
 
-    def twin(self, copy) -> "Prune":
+    def twin(self, copy: Callable[[Any], Any]) -> "Prune":
         inner = without_masking(copy(self.layer))
         made = Prune(
             *(inner, self.schedule, self.structure, self.masked_names),
