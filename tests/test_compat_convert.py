@@ -2,6 +2,7 @@
 
 import pathlib
 import types
+import zipfile
 
 import h5py
 import keras
@@ -10,6 +11,7 @@ import pytest
 
 import tfticket
 from tfticket.compat.convert import convert
+from tfticket.compat.old_h5 import load_h5
 from tfticket.pruning.masks import get_pruned_weights
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
@@ -185,7 +187,7 @@ def test_a_layer_pruned_there_that_cannot_be_here():
 
 
 def test_other_sources_are_refused_with_the_way_out(tmp_path):
-    with pytest.raises(ValueError, match=r"SavedModel.*model\.save\('model\.h5'\)"):
+    with pytest.raises(ValueError, match=r"SavedModel.*model\.save\('model\.keras'\)"):
         convert(tmp_path, network())
     other = tmp_path / "model.keras"
     other.write_bytes(b"PK")
@@ -202,3 +204,88 @@ def test_other_sources_are_refused_with_the_way_out(tmp_path):
         convert(3, network())
     with pytest.raises(ValueError, match="wrapped already"):
         convert(WHOLE, tfticket.prune(network()))
+
+
+@pytest.fixture(scope="module")
+def of_tf_keras():
+    with np.load(FIXTURES / "tf_keras_predictions.npz") as arrays:
+        return dict(arrays)
+
+
+def recurrent(kind):
+    return keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            getattr(keras.layers, kind)(4, name="rnn"),
+            keras.layers.Dense(2, name="out"),
+        ]
+    )
+
+
+def attention():
+    inputs = keras.Input((5, 3))
+    x = keras.layers.Dense(4, name="first")(inputs)
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="out")(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "into", "masks"),
+    [
+        ("lstm", lambda: recurrent("LSTM"), 3),
+        ("gru", lambda: recurrent("GRU"), 3),
+        ("attention", attention, 6),
+    ],
+)
+def test_keras_files_of_tf_keras(name, into, masks, of_tf_keras):
+    """Queries and keys have one shape: only their places tell them apart."""
+    converted = convert(FIXTURES / f"tf_keras_{name}.keras", into())
+    got = converted.predict(of_tf_keras["x"], verbose=0)
+    np.testing.assert_allclose(got, of_tf_keras[name], atol=1e-6)
+    found = tfticket.get_masks(converted)
+    assert [mask.mean() for mask in found.values()] == [0.5] * masks
+
+
+def test_keras_files_that_do_not_fit(tmp_path):
+    path = FIXTURES / "tf_keras_lstm.keras"
+    with pytest.raises(ValueError, match=r"'rnn/cell' of the source"):
+        convert(path, recurrent("GRU"))
+    without = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, name="rnn")])
+    with pytest.raises(ValueError, match=r"has the layer 'out'.*the model has none"):
+        convert(path, without)
+    damaged = tmp_path / "damaged.keras"
+    damaged.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"damaged\.keras"):
+        convert(damaged, recurrent("LSTM"))
+    with zipfile.ZipFile(damaged, "w") as file:
+        file.writestr("config.json", "[]")
+    with pytest.raises(ValueError, match=r"no \.keras file of a Sequential"):
+        convert(damaged, recurrent("LSTM"))
+
+
+def test_h5_files_that_keras_3_refuses(of_tf_keras, tmp_path):
+    path = FIXTURES / "tf_keras_plain.h5"
+    with pytest.raises(TypeError, match="groups"):
+        keras.models.load_model(path, compile=False)
+    model = load_h5(path)
+    got = model.predict(of_tf_keras["images"], verbose=0)
+    np.testing.assert_allclose(got, of_tf_keras["plain"], atol=1e-6)
+    with pytest.raises(ValueError, match="TF-MOT's wrappers are still in"):
+        load_h5(WHOLE)
+    with pytest.raises(ValueError, match="holds weights alone"):
+        load_h5(FIXTURES / "tfmot_weights.h5")
+    with pytest.raises(FileNotFoundError):
+        load_h5(tmp_path / "none.h5")
+    with pytest.raises(ValueError, match=r"is not an \.h5 file"):
+        load_h5(FIXTURES / "tf_keras_lstm.keras")
+    other = tmp_path / "other.h5"
+    other.write_bytes(path.read_bytes())
+    with h5py.File(other, "r+") as file:
+        config = file.attrs["model_config"]
+        text = config.decode() if isinstance(config, bytes) else config
+        assert '"time_major": false' in text
+        changed = text.replace('"time_major": false', '"time_major": true')
+        file.attrs["model_config"] = changed
+    with pytest.raises(ValueError, match=r"'gru' \(GRU\).*time_major=True"):
+        load_h5(other)

@@ -9,6 +9,7 @@ from fixtures.tfmot_cases import guide
 
 import tfticket
 import tfticket.compat.tfmot as tfmot
+from tfticket import schedules
 
 sparsity = tfmot.sparsity.keras
 EVERY_STEP = sparsity.ConstantSparsity(0.5, 0, frequency=1)
@@ -42,7 +43,7 @@ def test_all_names_are_where_tfmot_has_them():
             assert getattr(sparsity, name) is getattr(tfmot, name)
     assert sparsity.pruning_schedule.ConstantSparsity is tfmot.ConstantSparsity
     assert sparsity.pruning_schedule.PolynomialDecay is tfmot.PolynomialDecay
-    assert tfmot.UpdatePruningStep is tfticket.UpdatePruningStep
+    assert issubclass(tfmot.UpdatePruningStep, tfticket.UpdatePruningStep)
     assert tfmot.PruningSummaries is tfticket.PruningSummaries
 
 
@@ -411,3 +412,93 @@ def test_guide_of_two_in_four(data):
     )
     groups = np.moveaxis(kernel, 2, -1).reshape(-1, 4)
     assert np.all(np.count_nonzero(groups, axis=1) == 2)
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.99, 1), (0.999, 1), (0.97, 2)])
+def test_one_weight_stays_whatever_the_sparsity(sparsity, kept):
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(8, name="d")])
+    schedule = tfmot.ConstantSparsity(sparsity, 0, frequency=1)
+    pruned = tfmot.prune_low_magnitude(model, schedule)
+    pruned.compile("adam", "mse")
+    callbacks = [tfmot.UpdatePruningStep()]
+    pruned.fit(np.ones((8, 10)), np.ones((8, 8)), verbose=0, callbacks=callbacks)
+    assert np.count_nonzero(tfmot.strip_pruning(pruned).get_layer("d").kernel) == kept
+
+
+def test_the_callback_does_nothing_where_there_is_nothing_and_says_so():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    callbacks = [tfmot.UpdatePruningStep()]
+    with pytest.warns(UserWarning, match="no masks, so UpdatePruningStep prunes"):
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0, callbacks=callbacks)
+    # As a callback of tfticket's own it is refused.
+    with pytest.raises(ValueError, match="no masks to prune with"):
+        model.fit(
+            *(np.ones((8, 3)), np.ones((8, 2))),
+            verbose=0,
+            callbacks=[tfticket.UpdatePruningStep(schedules.OneShot(0.5))],
+        )
+
+
+def test_strip_pruning_of_a_model_that_is_not_built():
+    dense = tfmot.prune_low_magnitude(keras.layers.Dense(3, name="a"))
+    model = keras.Sequential([dense, keras.layers.Dense(2, name="b")], name="net")
+    plain = tfmot.strip_pruning(model)
+    assert [type(x) for x in plain.layers] == [keras.layers.Dense] * 2
+    assert [x.name for x in plain.layers] == ["a", "b"]
+    assert plain.name == "net"
+    assert not plain.built
+    assert plain(np.ones((1, 4))).shape == (1, 2)
+
+
+@pytest.mark.parametrize("of_a_generator", [False, True])
+def test_a_schedule_of_ones_own_is_not_asked_far_ahead(
+    of_a_generator,
+):
+    import tensorflow as tf
+
+    x, y = np.ones((48, 3), "float32"), np.ones((48, 2), "float32")
+    table = [(step % 5 == 0, step / 20) for step in range(12)]
+    asked = []
+
+    def schedule(step):
+        asked.append(int(step))
+        return table[int(step)]
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    if of_a_generator:  # its length is not known
+        data = data.filter(lambda x, y: True)
+    pruned = tfticket.prune(
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    )
+    pruned.compile("adam", "mse")
+    callbacks = [tfticket.GradualPruning(schedule)]
+    pruned.fit(data, verbose=0, callbacks=callbacks)
+    assert tfticket.get_masks(pruned)["d/kernel"].mean() == 0.5
+    # Where the data does not say that it is over, one that never comes is begun.
+    assert max(asked) == (12 if of_a_generator else 11)
+
+
+ALL_SCHEDULES = [
+    schedules.ConstantSparsity(0.5, 2, 20, frequency=3),
+    schedules.ConstantSparsity(0.5, 0, frequency=2),
+    schedules.OneShot(0.9, 5),
+    schedules.PolynomialDecay(0.1, 0.8, 3, 20, power=2, frequency=2),
+    schedules.PolynomialDecay(0.1, 0.8, 3, 3, frequency=2),
+    schedules.CosineDecay(0.0, 0.7, 2, 17, frequency=5),
+    schedules.Rounds(0.2, 3, frequency=4),
+]
+
+
+@pytest.mark.parametrize("autograph", [False, True])
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+def test_schedules_in_a_graph(schedule, autograph):
+    import tensorflow as tf
+
+    in_graph = tf.function(lambda step: schedule(step), autograph=autograph)
+    for step in range(25):
+        due, sparsity = in_graph(tf.constant(step, tf.int64))
+        assert bool(due) == schedule(step)[0], step
+        assert float(sparsity) == pytest.approx(schedule(step)[1], abs=1e-6)
+        # With a value, a tensor is as good as a number.
+        assert schedule(tf.constant(step)) == schedule(step)

@@ -231,8 +231,13 @@ def test_names_that_tensorflow_does_not_take(tmp_path, quick):
 
 def test_what_litert_can_not_do_is_an_export_error(tmp_path):
     model = keras.Sequential([keras.Input((5, 3)), layers.LSTM(2)])
-    with pytest.raises(export.ExportError, match="can't convert"):
+    with pytest.raises(export.ExportError, match=r"can't convert.*pass batch_size=1"):
         export.litert(model, tmp_path / "m.tflite")
+    half = keras.Sequential([keras.Input((5,), dtype="float64")])
+    half.add(layers.Dense(2, dtype="float64"))
+    with pytest.raises(export.ExportError) as error:
+        export.litert(half, tmp_path / "m.tflite")
+    assert "recurrent" not in str(error.value)
     assert not any(tmp_path.iterdir())
 
 

@@ -24,6 +24,10 @@ PRIVATE = (
         "_inner_optimizers",
         "_input_shape_arg",
         "_use_weight_decay",
+        "_tracker",
+        "_auto_config",
+        "_update_model_variables_moving_average",
+        "_model_variables_moving_average",
         "jax_state_sync",
     ),
     *("_value", "_layers", "_modules", "keras.src"),
@@ -242,3 +246,70 @@ def test_jax_state_sync_of_a_model_that_does_not_train():
     internals.jax_state_sync(model)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_tracked_parts_in_keras_order():
+    blocks = Blocks()
+    blocks(np.ones((1, 2)))
+    own, inside = internals.tracked(blocks)
+    assert own == []
+    assert {x.units for x in inside} == {2, 3, 4, 5}
+    dense = inside[0]
+    assert internals.tracked(dense) == ([dense.kernel, dense.bias], [])
+    assert internals.tracked(keras.layers.Activation("relu")) == ([], [])
+
+
+def test_a_bare_twin_runs_no_code_of_its_class():
+    class Loud(layers.Layer):
+        def __init__(self, number):
+            super().__init__(name="loud", dtype="bfloat16", trainable=False)
+            raise AssertionError("was called")
+
+    source = layers.Layer.__new__(Loud)
+    layers.Layer.__init__(source, name="quiet", dtype="bfloat16", trainable=False)
+    made = internals.bare_twin(source)
+    assert type(made) is Loud
+    assert (made.name, made.trainable) == ("quiet", False)
+    assert made.compute_dtype == "bfloat16"
+
+
+def test_what_is_carried_over_to_a_bare_twin():
+    source = layers.Dense(3)
+    source.build((None, 2))
+    source.supports_masking = False
+    made = internals.bare_twin(source)
+    kernel, bias = keras.Variable(np.ones((2, 3))), keras.Variable(np.ones(3))
+    internals.carry_over(made, [kernel, bias])
+    internals.carry_over(made, like=source)
+    assert made.built
+    assert not made.supports_masking
+    assert made.weights == [kernel, bias]
+    assert made.get_build_config() == source.get_build_config()
+
+
+def test_the_entry_layer_is_the_outermost():
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, x):
+            seen.append(internals.entry_layer(self))
+            return x
+
+    model = keras.Sequential([keras.Input((2,)), Asks()])
+    seen.clear()
+    model(np.ones((1, 2)))
+    assert seen == [model]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_averages_are_masked_when_they_are_updated(wrapped):
+    inner = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner) if wrapped else inner
+    weight = keras.Variable(np.ones(4, "float32"))
+    optimizer.build([weight])
+    keep = np.array([1, 0, 1, 0], "float32")
+    internals.mask_averages(inner, lambda variable, value: value * keep)
+    optimizer.apply([keras.ops.ones(4)], [weight])
+    optimizer.finalize_variable_values([weight])
+    weight = keras.ops.convert_to_numpy(weight)
+    assert (weight != 0).tolist() == [True, False, True, False]

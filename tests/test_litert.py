@@ -382,3 +382,22 @@ def test_a_crash_takes_its_own_process_down_only(tmp_path, monkeypatch):
 def test_an_input_of_any_name(tmp_path):
     model = keras.Sequential([keras.Input((4,), name="file"), layers.Dense(2)])
     assert export.litert(model, tmp_path / "m.tflite", "dynamic").size
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
+def test_recurrent_layers_in_a_fixed_batch(kind, tmp_path):
+    """The file answers as Keras does, and takes batches of that size."""
+    if kind == "Bidirectional":
+        layer = keras.layers.Bidirectional(keras.layers.LSTM(3))
+    else:
+        layer = getattr(keras.layers, kind)(3)
+    model = keras.Sequential([keras.Input((5, 4)), layer, keras.layers.Dense(2)])
+    exported = export.litert(model, tmp_path / "m.tflite", batch_size=1)
+    assert exported.max_error < 1e-5
+    if kind == "LSTM":
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            export.litert(model, tmp_path / "n.tflite", batch_size=0)
+        fixed = keras.Sequential([keras.Input((4,), batch_size=2)])
+        fixed.add(keras.layers.Dense(2))
+        with pytest.raises(ValueError, match=r"batch_size=1 does not fit.*batch of 2"):
+            export.litert(fixed, tmp_path / "n.tflite", batch_size=1)

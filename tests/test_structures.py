@@ -1,6 +1,7 @@
 """Blocks, channels and N:M, against loops that read like their definition."""
 
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tfticket
+from tfticket import structures
 from tfticket.sparsity.scopes import after_cuts
 from tfticket.sparsity.structures import NM, Axes, Block, Channel, Unstructured, get
 from tfticket.sparsity.topk import pruned_count
@@ -156,3 +159,38 @@ def test_bad_structures():
         NM(2, 4).check((2, 3), DENSE)
     with pytest.raises(TypeError, match="structure='2:4'"):
         get("2:4")
+
+
+def test_what_does_not_fit_its_structure_stays_dense_and_is_reported():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            keras.layers.Conv2D(8, 3, name="stem"),
+            keras.layers.DepthwiseConv2D(3, name="depthwise"),
+            keras.layers.Conv2D(8, 1, name="pointwise"),
+        ]
+    )
+    block = structures.Block((4, 1))
+
+    def pruned(**kwargs):
+        wrapped = tfticket.prune(model)
+        tfticket.sparsify(wrapped, 0.5, **kwargs)
+        masks = tfticket.get_masks(wrapped)
+        return {name.split("/")[0]: 1 - m.mean() for name, m in masks.items()}
+
+    expected = {"stem": 0.0, "depthwise": 0.5, "pointwise": 0.5}
+    with pytest.warns(UserWarning, match=r"stay dense.*'stem/kernel': a block of"):
+        assert pruned(structure=block) == expected
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Weights that stay dense")
+        assert pruned(structure=block, sparsities={"stem": 0.0}) == expected
+    with pytest.raises(ValueError, match=r"sparsities gives 'stem/kernel' 0.3.*block"):
+        pruned(structure=block, sparsities={"stem": 0.3})
+    with pytest.raises(ValueError, match=r"In weight 'stem/kernel'.*larger than"):
+        pruned(structure=structures.Block((40, 1)))
+    # Windows of 9 weights: two full groups of 4, and one of a single weight, which
+    # stays. Three input channels: of each 3, two stay.
+    two_four = pruned(structure=structures.NM(2, 4))
+    assert two_four["depthwise"] == pytest.approx(4 / 9)
+    assert two_four["stem"] == pytest.approx(1 / 3)
+    assert two_four["pointwise"] == 0.5

@@ -5,9 +5,10 @@ A value of the wrong type is a `TypeError`, a wrong value of the right type a
 count as Python's. Each function returns the value as a plain Python one.
 """
 
+import inspect
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -159,4 +160,39 @@ def check_instance(name: str, value: Any, kind: type[_T], wanted: str) -> _T:
             f"{name} must be {wanted}. Received: {name}={value!r} "
             f"(of type {type(value).__name__})"
         )
+    return value
+
+
+def check_function(name: str, value: Any, *takes: str) -> Callable:
+    """The value, if it can be called with so many positional arguments.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: What was passed.
+        takes: What it is called with, in words.
+
+    Raises:
+        TypeError: If it can't be called, or not with these.
+
+    Example:
+
+    >>> check_function("on_end", lambda record: None, "record", "ticket")
+    Traceback (most recent call last):
+    TypeError: on_end is called with (record, ticket). Received: on_end(record)
+    """
+    wanted = ", ".join(takes)
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function of ({wanted}). Received: {name}={value!r}"
+        )
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return value  # one of C's, which doesn't say
+    try:
+        signature.bind(*takes)
+    except TypeError:
+        raise TypeError(
+            f"{name} is called with ({wanted}). Received: {name}{signature}"
+        ) from None
     return value

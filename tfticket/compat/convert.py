@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +12,16 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_bool
+from tfticket.compat.keras_file import read_keras_file
 from tfticket.keras_models.copies import (
     clone_with,
-    copy_layer,
     copy_state,
     require_transformable,
 )
 from tfticket.keras_models.kernels import prunable_weights
 from tfticket.keras_models.masked_layer import inner_layer
 from tfticket.keras_models.names import every_layer, named_layers, sublayers
+from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"
@@ -27,7 +29,7 @@ _PREFIX = "prune_low_magnitude_"
 _BOOKKEEPING = ("mask", "threshold", "pruning_step")
 _WAY_OUT = (
     "Where TF-MOT is installed, load it with tf_keras inside "
-    "tfmot.sparsity.keras.prune_scope() and save it with model.save('model.h5'), or "
+    "tfmot.sparsity.keras.prune_scope() and save it with model.save('model.keras'), or "
     "pass the loaded model itself."
 )
 
@@ -43,8 +45,9 @@ def convert(
     wrapped. The optimizer's state, the schedule and the step are not carried over.
 
     Args:
-        source: The pruned tf_keras model, or the path of an .h5 file, of the whole
-            model or of its weights, that was saved from it.
+        source: The pruned tf_keras model, or the path of a file that was saved from it:
+            a .keras file, or an .h5 file of the whole model or of its weights. tf_keras
+            writes no .h5 of a pruned recurrent or attention layer.
         into: A built Sequential or Functional Keras 3 model of the same
             architecture, not wrapped. It is left untouched.
         masks_from_zeros: For a source without masks, one that TF-MOT's
@@ -81,8 +84,16 @@ def convert(
     """
     check_bool("masks_from_zeros", masks_from_zeros)
     require_transformable(into)
-    saved = _collect(_read(source))
-    pairs = _match(saved, list(_owners(into)))
+    owners = list(_owners(into))
+    if _is_keras_file(source):
+        saved = [
+            _Saved(path, [("", value) for value in values], masks)
+            for path, values, masks in read_keras_file(os.fspath(source))
+        ]
+        pairs = _match_by_attribute(saved, owners)
+    else:
+        saved = _collect(_read(source))
+        pairs = _match(saved, owners)
     masks = _masks(saved, pairs)
     if not masks and masks_from_zeros:
         masks = _zeros(pairs)
@@ -138,6 +149,7 @@ class _Owner:
     layer_path: str  # of the layer in its model: "bi" for ("bi", "forward_lstm")
     layer: keras.layers.Layer
     weights: list[keras.Variable]
+    attributes: tuple[str, ...]  # as path, parts by the attributes that hold them
 
 
 _Groups = Iterable[tuple[str, list[tuple[str, np.ndarray]]]]
@@ -176,7 +188,7 @@ def _read_file(path: str) -> list:
         raise FileNotFoundError(f"source: no file '{path}'")
     if not h5py.is_hdf5(path):
         raise ValueError(
-            f"'{path}' is not an .h5 file; .keras files and checkpoints of tf_keras "
+            f"'{path}' is neither an .h5 nor a .keras file; checkpoints of tf_keras "
             f"are not read. {_WAY_OUT}"
         )
     with h5py.File(path) as file:
@@ -230,26 +242,44 @@ def _owners(model: keras.Model) -> Iterator[_Owner]:
     """What holds weights in a model, wrapped or not, in order."""
     for layer_path, layer in named_layers(model):
         layer = inner_layer(layer)
-        stack = [(tuple(layer_path.split("/")), layer)]
+        at = tuple(layer_path.split("/"))
+        stack = [(at, at, layer)]
         seen = set()
         while stack:
-            path, part = stack.pop(0)
+            path, attributes, part = stack.pop(0)
             if id(part) in seen:
                 continue
             seen.add(id(part))
             inside = _with_weights(part)
-            inner = {id(w) for sub in inside for w in sub.weights}
+            inner = {id(w) for _, sub in inside for w in sub.weights}
             own = [w for w in part.weights if id(w) not in inner]
             if own:
-                yield _Owner(path, layer_path, layer, own)
-            stack[:0] = [((*path, sub.name), sub) for sub in inside]
+                yield _Owner(path, layer_path, layer, own, attributes)
+            stack[:0] = [
+                ((*path, sub.name), (*attributes, *name.split("/")), sub)
+                for name, sub in inside
+            ]
 
 
 def _with_weights(layer):
-    """The layers directly inside that have weights, in the order of those."""
+    """(name, layer) of those directly inside with weights, in the order of those."""
     order = {id(weight): i for i, weight in enumerate(layer.weights)}
-    inside = [part for _, part in sublayers(layer) if part.weights]
-    return sorted(inside, key=lambda part: order[id(part.weights[0])])
+    inside = [(name, part) for name, part in sublayers(layer) if part.weights]
+    return sorted(inside, key=lambda held: order[id(held[1].weights[0])])
+
+
+def _is_keras_file(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and zipfile.is_zipfile(source)
+
+
+def _match_by_attribute(
+    saved: list[_Saved], owners: list[_Owner]
+) -> list[tuple[_Saved, _Owner]]:
+    """Pairs of what a .keras file holds, which knows layers by name, parts by place."""
+    there = {owner.attributes: owner for owner in owners}
+    holders = [item for item in saved if item.weights]
+    pairs = [(item, there.pop(item.path, None)) for item in holders]
+    return _checked([*pairs, *((None, owner) for owner in there.values())])
 
 
 def _match(saved: list[_Saved], owners: list[_Owner]) -> list[tuple[_Saved, _Owner]]:
@@ -257,6 +287,11 @@ def _match(saved: list[_Saved], owners: list[_Owner]) -> list[tuple[_Saved, _Own
     pairs = _match_by_name(holders, owners)
     if pairs is None:
         pairs = list(itertools.zip_longest(holders, owners))
+    return _checked(pairs)
+
+
+def _checked(pairs):
+    """The pairs, or an error that names the first layer that has no match."""
     for item, owner in pairs:
         if item is None:
             raise ValueError(

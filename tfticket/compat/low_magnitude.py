@@ -10,10 +10,13 @@ import keras
 from tfticket.common.arguments import check_instance
 from tfticket.compat.policies import PruningPolicy
 from tfticket.compat.translated import wrapper_arguments
-from tfticket.keras_models.copies import clone_with, copy_layer, copy_state
+from tfticket.keras_models.copies import clone_with, copy_state
 from tfticket.keras_models.kernels import DEPTHWISE, holds_kernels
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import is_graph
+from tfticket.keras_models.twins import copy_layer
+from tfticket.pruning.gradual import GradualPruning
+from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.prune_strip import strip, wrap_copy
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import ConstantSparsity, Schedule
@@ -117,15 +120,72 @@ def prune_low_magnitude(
     )
 
 
+class UpdatePruningStep(GradualPruning):
+    """`GradualPruning` as TF-MOT's callback of that name behaves.
+
+    A weight that its schedule would leave without survivors keeps one. On a model
+    without masks it does nothing, and warns of it. Arguments are those of
+    `GradualPruning`.
+
+    Example:
+
+    >>> from tfticket.compat import tfmot
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    >>> schedule = tfmot.ConstantSparsity(0.99, 0, frequency=1)
+    >>> pruned = tfmot.prune_low_magnitude(model, schedule)
+    >>> pruned.compile("adam", "mse")
+    >>> x, y = np.ones((8, 2)), np.ones((8, 2))
+    >>> callbacks = [tfmot.UpdatePruningStep()]
+    >>> history = pruned.fit(x, y, verbose=0, callbacks=callbacks)
+    >>> int(tfticket.get_masks(pruned)["dense/kernel"].sum())
+    1
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._arguments["keeps_one"] = True
+        self._follows = True
+
+    def on_train_begin(self, logs=None):
+        self._follows = any(masked_layers(self.model))
+        if self._follows:
+            super().on_train_begin(logs)
+            return
+        warnings.warn(
+            f"Model '{self.model.name}' has no masks, so UpdatePruningStep prunes "
+            "nothing. Wrap it before you compile it: model = "
+            "prune_low_magnitude(model).",
+            stacklevel=2,
+        )
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._follows:
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._follows:
+            super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch=None, logs=None, **kwargs):
+        if self._follows:
+            super().on_epoch_end(epoch, logs, **kwargs)
+
+    def on_train_end(self, logs=None):
+        if self._follows:
+            super().on_train_end(logs)
+
+
 def strip_pruning(model: keras.Model) -> keras.Model:
     """Copies a model without the wrappers, pruned weights exactly 0.0.
 
     Args:
         model: A model that `prune_low_magnitude` wrapped, or some layers of it.
 
+    A Sequential model may be not built yet, and its copy is then not either.
+
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not built.
+        ValueError: If any other is not built.
 
     Example:
 
@@ -135,7 +195,14 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     >>> type(tfmot.sparsity.keras.strip_pruning(model).layers[0]).__name__
     'Dense'
     """
-    return strip(check_instance("model", model, keras.Model, "a keras.Model"))
+    check_instance("model", model, keras.Model, "a keras.Model")
+    if isinstance(model, keras.Sequential) and not model.built:
+        copies = [
+            layer.plain() if isinstance(layer, MaskedLayer) else copy_layer(layer)
+            for layer in model.layers
+        ]
+        return keras.Sequential(copies, name=model.name)
+    return strip(model)
 
 
 def prune_scope() -> contextlib.AbstractContextManager:

@@ -4,6 +4,7 @@ import types
 
 from tfticket.compat.low_magnitude import (
     PrunableLayer,
+    UpdatePruningStep,
     prune_low_magnitude,
     prune_scope,
     strip_pruning,
@@ -11,7 +12,6 @@ from tfticket.compat.low_magnitude import (
 from tfticket.compat.policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tfticket.compat.translated import PruningSchedule
 from tfticket.inspection.tensorboard import PruningSummaries
-from tfticket.pruning.gradual import GradualPruning as UpdatePruningStep
 from tfticket.sparsity.schedules import ConstantSparsity, PolynomialDecay
 
 __all__ = [

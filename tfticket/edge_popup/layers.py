@@ -11,6 +11,7 @@ from tfticket.common.arguments import check_bool, check_choice, check_density
 from tfticket.edge_popup.topk_in_graph import top_mask
 from tfticket.keras_models.kernels import MaskedWeight, prunable_weights
 from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.twins import live_config
 from tfticket.keras_models.variables import host_copy
 from tfticket.sparsity.topk import kept_count
 
@@ -302,7 +303,7 @@ class Popup(MaskedLayer):
     def plain(self) -> keras.layers.Layer:
         """The Keras layer that this one stands for, not built."""
         config = {
-            k: v for k, v in self.get_config().items() if k not in POPUP_ARGUMENTS
+            k: v for k, v in live_config(self).items() if k not in POPUP_ARGUMENTS
         }
         return self._plain_class.from_config(config)
 

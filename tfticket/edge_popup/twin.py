@@ -11,11 +11,11 @@ from tfticket.edge_popup.layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
 from tfticket.edge_popup.model import PopupModel, popup_layers
 from tfticket.keras_models.copies import (
     clone_with,
-    copy_layer,
     copy_state,
     require_transformable,
 )
 from tfticket.keras_models.names import Pattern, choose
+from tfticket.keras_models.twins import copy_layer, live_config
 from tfticket.keras_models.variables import host_copy
 from tfticket.sparsity.topk import kept_count
 
@@ -194,7 +194,7 @@ def _has_twin(layer):
 
 
 def _twin(layer, arguments):
-    config = layer.get_config()
+    config = live_config(layer)
     if isinstance(layer, keras.layers.BatchNormalization):
         return type(layer).from_config({**config, "center": False, "scale": False})
     if type(layer) not in POPUP_LAYERS:

@@ -20,7 +20,8 @@ from tfticket.export.litert_export import litert
 from tfticket.export.saved_model_export import saved_model
 from tfticket.export.served.function import sample_inputs, serving
 from tfticket.inspection.costs import summary_rows, total
-from tfticket.keras_models.copies import clone_with, copy_layer
+from tfticket.keras_models.copies import clone_with
+from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import strip
 

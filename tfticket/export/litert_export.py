@@ -10,12 +10,24 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfticket.common.arguments import check_bool, check_choice, check_number
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+)
 from tfticket.common.files import atomic_path
 from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.saved_model_export import disk_errors, write
-from tfticket.export.served.function import Serving, named_inputs, serving
+from tfticket.export.served.function import (
+    Serving,
+    named_inputs,
+    prepare,
+    serving,
+    trace,
+)
 from tfticket.export.sparse_ready import sparse_ready
 from tfticket.export.sparsity_plan import expectation
 from tfticket.export.tflite import check, reader
@@ -87,6 +99,7 @@ def litert(
     fallback: bool = False,
     runtimes: Collection[str] = RUNTIMES,
     target: Literal["arm", "web"] | None = None,
+    batch_size: int | None = None,
 ) -> ExportedLiteRT:
     """Exports a model as a `.tflite` file, run in another process and compared.
 
@@ -137,6 +150,9 @@ def litert(
         target: With `sparse=True`: the model is first written by the rules that let
             1x1 convolutions run sparse there, as `sparse_ready` does, with a batch of
             one image. Images go in as ever: the file flips them itself if it has to.
+        batch_size: Number of samples in every call of the file; `None` is any number,
+            or what the model's `keras.Input`s say. Recurrent layers convert only with
+            a number, and LiteRT.js takes no open batch.
 
     Returns:
         `ExportedLiteRT`: where it is, its size, what is sparse in it, and how far it
@@ -176,7 +192,7 @@ def litert(
     if target is not None:
         rewritten = _rewritten(model, target, sparse, quantization)
         model = rewritten.model
-    ready = serving(model)
+    ready = serving(model) if batch_size is None else _of_batch(model, batch_size)
     samples = None
     if quantization == "int8":
         samples = representative_samples(representative_data, ready.signature)
@@ -233,6 +249,21 @@ def litert(
         expectation=None if expected is None else expected.text,
         rewritten={} if rewritten is None else rewritten.changes,
     )
+
+
+def _of_batch(model, size):
+    """The model made ready, with a fixed batch."""
+    check_integer("batch_size", size, 1)
+    prepared = prepare(model)
+    signature = {}
+    for name, spec in prepared.signature.items():
+        if spec.shape[0] not in (None, size):
+            raise ValueError(
+                f"batch_size={size} does not fit input '{name}', whose keras.Input has "
+                f"a batch of {spec.shape[0]}. Leave batch_size out, or make it that."
+            )
+        signature[name] = tf.TensorSpec((size, *spec.shape[1:]), spec.dtype, name)
+    return trace(dataclasses.replace(prepared, signature=signature))
 
 
 def _rewritten(model, target, sparse, quantization):

@@ -16,6 +16,7 @@ from tfticket.keras_models.names import (
     weights_by_path,
 )
 from tfticket.keras_models.quantized import require_not_quantized
+from tfticket.keras_models.twins import copy_layer
 from tfticket.keras_models.variables import host_copy
 
 
@@ -62,11 +63,6 @@ def clone_with(
     return copy
 
 
-def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A layer of the same configuration, not built."""
-    return layer.__class__.from_config(layer.get_config())
-
-
 def copy_by_name(
     values: Mapping[str, Any],
     weights: Mapping[str, keras.Variable],
@@ -88,7 +84,7 @@ def copy_by_name(
 
 def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Gives a copy its weights, not yet their values, if its source has them."""
-    if not source.built:
+    if not source.built or (copy.built and copy.weights):
         return
     config = source.get_build_config()
     if isinstance(source, keras.Model) and "input_shape" in (config or {}):

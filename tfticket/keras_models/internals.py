@@ -4,7 +4,7 @@ Whatever may break with a new Keras is here, and tests/test_internals.py tests e
 function by itself. Everything else uses what Keras documents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -160,3 +160,114 @@ def jax_state_sync(model: keras.Model) -> None:
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+def tracked(layer: Any) -> tuple[list[keras.Variable], list[keras.layers.Layer]]:
+    """The variables and layers that a layer itself holds, in Keras's order.
+
+    Reaches `Layer._trainable_variables`, `_non_trainable_variables` and `_layers`, seen
+    in Keras 3.7.0 and 3.15.1. If one goes, this raises an AttributeError: weights are
+    copied by that order.
+
+    Args:
+        layer: A layer; of an operation without weights both are empty.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return [], []
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    return own, list(layer._layers)
+
+
+def bare_twin(layer: Any) -> Any:
+    """An object of the layer's class and name that only Keras's part of it has made.
+
+    Calls Keras's own `__init__` of the kind and leaves the class's out, by
+    `__new__` without arguments, seen in Keras 3.7.0 and 3.15.1.
+
+    Args:
+        layer: A layer, a subclassed model, or an operation of a graph.
+    """
+    kind: Any = type(layer)
+    made = kind.__new__(kind)
+    if isinstance(layer, keras.layers.Layer):
+        base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer
+        base.__init__(
+            made, name=layer.name, dtype=layer.dtype_policy, trainable=layer.trainable
+        )
+    else:
+        keras.Operation.__init__(made, name=layer.name)
+    return made
+
+
+def carry_over(
+    made: Any,
+    variables: Sequence[keras.Variable] = (),
+    layers: Sequence[keras.layers.Layer] = (),
+    like: Any = None,
+) -> None:
+    """Gives a bare twin its parts in order, and what Keras notes of a layer itself.
+
+    Reaches `Layer._tracker`, and the flags and shapes that `Layer.__init__` sets, seen
+    in Keras 3.7.0 and 3.15.1. If the tracker goes, this raises an AttributeError.
+
+    Args:
+        made: What `bare_twin` returned.
+        variables: Its variables, as `tracked` orders them.
+        layers: Its layers.
+        like: The layer whose flags and build shapes it takes over; `None` is none.
+    """
+    for part in (*variables, *layers):
+        made._tracker.track(part)
+    if not isinstance(like, keras.layers.Layer):
+        return
+    for name, value in vars(like).items():
+        flag = isinstance(value, (bool, str)) and name in vars(made)
+        if name in _SHARED_NOTES or (flag and name not in ("_lock", "_called")):
+            object.__setattr__(made, name, value)
+
+
+# Notes of a layer that no copy changes: what its `__init__` was given, how it was
+# built, what it takes, its dtype.
+_SHARED_NOTES = (
+    *("_auto_config", "_build_shapes_dict", "_dtype_policy", "_input_spec"),
+    "activity_regularizer",
+)
+
+
+def entry_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer or model whose call a layer inside is being called in: the outermost.
+
+    Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
+    raises an AttributeError.
+
+    Args:
+        layer: A layer, while it is called.
+    """
+    return layer._get_call_context().entry_layer
+
+
+def mask_averages(
+    optimizer: keras.optimizers.Optimizer, masked: Callable[[Any, Any], Any]
+) -> None:
+    """Makes an optimizer with `use_ema` mask its averages whenever it updates them.
+
+    Replaces `Optimizer._update_model_variables_moving_average` of this optimizer and
+    reads `_model_variables_moving_average`, both seen in Keras 3.7.0 and 3.15.1. If one
+    goes, this raises an AttributeError.
+
+    Args:
+        optimizer: The optimizer.
+        masked: Function of a variable and a value that returns the value, masked.
+    """
+    update = optimizer._update_model_variables_moving_average
+
+    def update_masked(trainable_variables):
+        update(trainable_variables)
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(trainable_variables, averages, strict=True):
+            if average is not None:
+                value = masked(variable, average.value)
+                if value is not average.value:
+                    average.assign(value)
+
+    optimizer._update_model_variables_moving_average = update_masked

@@ -10,7 +10,7 @@ the layer instead of its type. A new kind of masked layer is one class:
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -23,11 +23,11 @@ class MaskedLayer:
     chooses_masks = False
     # Whether it computes what its plain Keras layer does, which decides its FLOPs.
     is_plain_inside = True
-    # When and how far to prune this layer, what is pruned together in it, and whether
-    # a callback follows its schedule.
+    # When and how far to prune this layer, what is pruned together in it, and the
+    # `pruning.follower.Follower` of the callback that last followed its schedule.
     schedule: Any = None
     structure: Any = None
-    is_followed = False
+    follower: Any = None
 
     def inner_layer(self) -> keras.layers.Layer:
         """The Keras layer that holds the masked weights: this one, if it wraps none."""
@@ -47,6 +47,15 @@ class MaskedLayer:
     def plain(self) -> keras.layers.Layer:
         """The Keras layer it stands for, of the same name and not built."""
         raise NotImplementedError
+
+    def twin(self, copy: Callable[[Any], Any]) -> keras.layers.Layer:
+        """A copy with masks of its own, all True, for one that a configuration made.
+
+        Args:
+            copy: Function of a layer inside that returns its copy.
+        """
+        layer: Any = self
+        return type(layer).from_config(layer.get_config())
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a built plain layer the values of this one, masks applied."""

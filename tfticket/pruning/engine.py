@@ -1,5 +1,6 @@
 """`Pruner`: criterion, scope and structure together cut the masks of a model."""
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class Pruner:
         structure: What is pruned together, of `tfticket.structures`, for wrappers that
             have no structure of their own.
         allow_empty: Whether a cut may leave a weight without survivors.
+        keeps_one: Whether a sparsity that would leave a weight none leaves it one.
         data: What data-dependent criteria take their gradients over, with `loss` and
             `batches`, as `tfticket.pruning.evidence.gather`.
         loss: The loss, if not the one the model is compiled with.
@@ -56,8 +58,8 @@ class Pruner:
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If the model has no masks, the criterion or scope is unknown, or
-            a weight can't be cut into units of its structure.
+        ValueError: If the model has no masks, the criterion or scope is unknown, or no
+            weight can be cut into units of its structure.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Pruner:
         loss: Any = None,
         batches: int | None = None,
         seed: int | None = None,
+        keeps_one: bool = False,
     ):
+        self._keeps_one = keeps_one
         self.needs = criteria.needs(criterion)
         self.scope = check_choice("scope", scope, SCOPES)
         if unbuilt := [
@@ -86,6 +90,7 @@ class Pruner:
         self.axes: dict[str, Axes] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kinds: dict[str, tuple] = {}
+        self.unfit: dict[str, str] = {}  # weights left out, and why
         self.masked = ModelMasks.of(model)
         self.alike: dict[str, tuple] = {}
         by_channels: dict[str, Channel] = {}
@@ -104,6 +109,9 @@ class Pruner:
         self.channels: ChannelUnits | None = None
         if by_channels:
             self._add_channels(student_of(model), by_channels)
+        if self.unfit and not self.structures:
+            name, why = next(iter(self.unfit.items()))
+            raise ValueError(f"In weight '{name}': {why}.")
         if not self.structures:
             raise ValueError(
                 f"Model '{model.name}' has no masks to prune with. Wrap it "
@@ -113,6 +121,7 @@ class Pruner:
         self.criterion = criterion
         self.allow_empty = allow_empty
         self._sizes: dict[str, int] | None = None
+        self._told_unfit = False
         self._source = {"data": data, "loss": loss, "batches": batches}
         self._seed = seed
         self._require_data()
@@ -127,7 +136,9 @@ class Pruner:
         try:
             structure.check(shape, self.axes[name])
         except ValueError as error:
-            raise ValueError(f"In weight '{name}': {error}.") from None
+            self.unfit[name] = str(error)
+            del self.structures[name], self.axes[name], self.shapes[name]
+            del self.alike[name]
 
     def _add_channels(self, model, wanted):
         if self.scope == "erk":
@@ -175,6 +186,7 @@ class Pruner:
                 f"Received: {argument}={values!r}"
             )
         chosen = choose(argument, values, self.kinds)
+        self._tell_unfit(argument, values, chosen)
         found: dict[str, Any] = {}
         exact: dict[str, Pattern] = {}
         for pattern in chosen:
@@ -191,6 +203,27 @@ class Pruner:
                         )
                 found[name] = values[pattern]
         return found
+
+    def _tell_unfit(self, argument, values, chosen):
+        """Says once which weights don't fit their structure and so stay dense."""
+        given = {name: values[x] for x, names in chosen.items() for name in names}
+        for name, why in self.unfit.items():
+            named = any(name in chosen[x] for x in chosen if isinstance(x, str))
+            if named and given[name] != 0.0:
+                raise ValueError(
+                    f"{argument} gives '{name}' {given[name]}, and it can't be cut: "
+                    f"{why}. Give it 0.0, or leave it out."
+                )
+        left = {k: why for k, why in self.unfit.items() if given.get(k) != 0.0}
+        if left and not self._told_unfit:
+            listed = "; ".join(f"'{name}': {why}" for name, why in left.items())
+            warnings.warn(
+                f"Weights that stay dense, since they don't fit their structure: "
+                f"{listed}. To say so yourself, pass {argument}="
+                f"{dict.fromkeys(left, 0.0)}.",
+                stacklevel=4,
+            )
+        self._told_unfit = True
 
     def units_of(self, weights: Collection[str]) -> list[str]:
         """Names of what is cut where these weights are: themselves, or groups."""
@@ -251,7 +284,10 @@ class Pruner:
         """The cuts that bring these weights to a sparsity, as `scopes.pruned_by`."""
         sizes = self.sizes()
         sizes = {k: n for k, n in sizes.items() if names is None or k in names}
-        return pruned_by(self.scope, sparsity, sizes, self.shapes, own, self.alike)
+        cuts = pruned_by(self.scope, sparsity, sizes, self.shapes, own, self.alike)
+        if not self._keeps_one:
+            return cuts
+        return [(x, min(n, sum(sizes[name] for name in x) - len(x))) for x, n in cuts]
 
     def check(self, cuts: Sequence[Cut]) -> None:
         """Refuses cuts that are bound to empty a weight, whatever the scores."""

@@ -15,6 +15,7 @@ from tfticket.common.arguments import (
 from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
+from tfticket.pruning.follower import Follower
 from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.step_callback import StepCallback
 from tfticket.pruning.targets import COSTS, Goal
@@ -131,20 +132,34 @@ class GradualPruning(StepCallback):
                 own = group.own(final)
                 self._pruner.check(self._pruner.cuts_to(final, own, group.names))
         self._following = None
+        self._of_this_step: Exception | None = None
         self._idle = {id(group) for group in self._groups}  # have pruned nothing yet
         self._told: set[int] = set()  # groups that were warned of
-        for _, layer in masked_layers(self.model):
-            layer.is_followed = True
+        self._follower = Follower(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._follower.turn()
+        try:
+            super().on_train_batch_begin(batch, logs)
+        except Exception as error:
+            if self._last_step is not None:
+                raise
+            # Data whose length is not known may have no such batch, and a schedule of
+            # one's own need not know its step.
+            self._of_this_step = error
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._of_this_step is not None:
+            raise self._of_this_step
         if self._following is not None:
             self._following.update()
 
     def on_train_end(self, logs=None):
-        # What fell due within the last execution.
-        self._follow(self._iterations() - 1)
-        for _, layer in masked_layers(self.model):
-            layer.is_followed = False
+        # What fell due within the last execution, unless that was none: Keras may
+        # have counted the step that the end of the data cut off.
+        if self._of_this_step is None:
+            self._follow(self._iterations() - 1)
+        self._follower.end()
         super().on_train_end(logs)
         last = self._iterations() - 1
         for group in self._groups if self._step is not None else ():
@@ -249,6 +264,12 @@ class GradualPruning(StepCallback):
                 self._prune(group, sparsity)
 
     def _next_due(self, first, last):
+        if self._last_step is None:
+            # A schedule of one's own may know no step past the training's end.
+            known = [schedules.is_periodic(x.schedule) for x in self._groups]
+            last = last if all(known) else first
+            if last == first:
+                return first
         due = [group.next_due(first, last) for group in self._groups]
         return min([step for step in due if step is not None], default=None)
 

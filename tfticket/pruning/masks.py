@@ -13,6 +13,7 @@ from tfticket.keras_models.kernels import MaskedWeight, apply_mask
 from tfticket.keras_models.masked_layer import MaskedLayer, masks_in_use
 from tfticket.keras_models.names import join, named_layers
 from tfticket.keras_models.variables import mask_slots
+from tfticket.pruning.optimizer_care import care_for
 
 # Weights above which operations are started one by one: the overhead is then
 # negligible, and compiled they would hold memory for several layers at a time.
@@ -167,6 +168,7 @@ class ModelMasks:
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
         optimizer = getattr(self._model(), "optimizer", None)
+        care_for(optimizer)
         slots = () if optimizer is None else optimizer.variables
         # Traced anew where slots have been made in the meantime. Not worth it once.
         key = (optimizer, len(slots))

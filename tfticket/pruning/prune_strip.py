@@ -1,5 +1,6 @@
 """`prune` a model, `strip` it again."""
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -9,7 +10,6 @@ from tfticket.keras_models.copies import (
     build_like,
     clone_with,
     copy_by_name,
-    copy_layer,
     copy_state,
     require_built,
     require_graph,
@@ -41,6 +41,8 @@ from tfticket.keras_models.names import (
     weights_by_path,
 )
 from tfticket.keras_models.quantized import require_not_quantized
+from tfticket.keras_models.twins import copy_layer
+from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.channel_units import weights_of_groups
 from tfticket.pruning.masks import masked_weights
 from tfticket.pruning.wrapper import Prune
@@ -211,7 +213,7 @@ def wrap_copy(layer: keras.layers.Layer, **arguments: Any) -> Prune:
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has nothing to prune."
         )
-    wrapped = Prune(_configured_copy(layer), **arguments)
+    wrapped = Prune(copy_layer(layer), **arguments)
     if layer.built:
         build_like(layer, wrapped.layer)
         wrapped.build()
@@ -238,21 +240,6 @@ def _wrap_subclassed(model, own):
     return keras.Model(inputs, wrapped(inputs), name=f"pruned_{model.name}")
 
 
-def _configured_copy(layer):
-    """`copy_layer`, with a word of help where it is a model that can't be copied."""
-    if not isinstance(layer, keras.Model):
-        return copy_layer(layer)
-    try:
-        return copy_layer(layer)
-    except (TypeError, NotImplementedError, ValueError) as error:
-        raise TypeError(
-            f"Model '{layer.name}' ({type(layer).__name__}) can't be copied by its "
-            "configuration. Let its __init__ take **kwargs and pass them to "
-            "super().__init__, and give it get_config() if it has arguments; or wrap "
-            f"its layers in its __init__. Keras says: {str(error).splitlines()[0]}"
-        ) from error
-
-
 def strip(
     model_or_layer: keras.Model | keras.layers.Layer,
 ) -> keras.Model | keras.layers.Layer:
@@ -273,6 +260,8 @@ def strip(
     Returns:
         A model of the same kind, or the layer; nothing is shared.
 
+    A model that has trained and of which nothing is pruned is warned of.
+
     Raises:
         TypeError: If the model is not one of Keras 3.
         ValueError: If the model is not built.
@@ -284,6 +273,31 @@ def strip(
     >>> type(plain.layers[0]).__name__
     'Dense'
     """
+    require_keras_3(model_or_layer)
+    if isinstance(model_or_layer, keras.Model):
+        _warn_if_dense(model_or_layer)
+    return plain_copy(model_or_layer)
+
+
+def _warn_if_dense(model):
+    """Says that a training has pruned nothing, which no `fit` can say by itself."""
+    optimizer = getattr(model, "optimizer", None)
+    steps = int(host_copy(optimizer.iterations)) if optimizer is not None else 0
+    masked = masked_weights(model)
+    if steps and masked and all(host_copy(x.mask).all() for x in masked.values()):
+        warnings.warn(
+            f"Model '{model.name}' is wrapped and has trained {steps} steps, and none "
+            f"of its {len(masked)} masks prunes a weight, so the copy is dense. Pass "
+            "tfticket.GradualPruning(schedule) or another callback that prunes to "
+            "fit, or call tfticket.sparsify(model, sparsity).",
+            stacklevel=3,
+        )
+
+
+def plain_copy(
+    model_or_layer: keras.Model | keras.layers.Layer,
+) -> keras.Model | keras.layers.Layer:
+    """As `strip`, of a model that may be dense on purpose."""
     require_keras_3(model_or_layer)
     if isinstance(model_or_layer, keras.Model) and is_graph(model_or_layer):
         model = model_or_layer

@@ -28,6 +28,7 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         claim_masks(self)
         self._masked = ModelMasks.of(self.model)
+        self._last_step = None  # that is trained; None if it is not known
         self._counted = 0  # executions, where no optimizer counts steps
         self._step = None  # the step up to which all that was due has been done
         self._wait = 0  # executions until the next look at the optimizer's count
@@ -129,20 +130,25 @@ def claim_masks(callback: keras.callbacks.Callback) -> None:
         callback: One whose attribute `alone` is True is refused beside any other.
 
     Raises:
-        ValueError: If another one does, and one of both must be alone.
+        ValueError: If another one does, and one of both must be alone; or if it is
+            there twice.
     """
     if callback.params is None:
         return  # a loop of one's own, whose callbacks don't know each other
     others = callback.params.setdefault(_WHO, [])
     for other in others:
         if other is callback:
-            return
+            raise ValueError(
+                f"The same {type(callback).__name__} began twice in one training, and "
+                "would do everything twice. Pass it once in callbacks; in a loop of "
+                "your own, call its on_train_end() before it begins again."
+            )
         if getattr(callback, "alone", False) or getattr(other, "alone", False):
             names = " and ".join(type(x).__name__ for x in (other, callback))
             raise ValueError(
-                f"{names} can't change the masks of one fit: one prunes for good, the "
-                "other keeps the number of weights and brings some back. Train with "
-                "one, then call fit again with the other."
+                f"{names} can't change the masks of one fit: each counts on how many "
+                "weights are left, and the other changes that. Train with one, then "
+                "call fit again with the other."
             )
     others.append(callback)
 

@@ -16,6 +16,7 @@ from tfticket.keras_models.names import (
     named_weights,
     student_of,
 )
+from tfticket.keras_models.twins import live_config
 from tfticket.pruning.masks import masked_weights
 
 # Identity for what is positive, or a shift and scale of the input.
@@ -150,7 +151,7 @@ def _linear(layer):
     layer = inner_layer(layer)
     if isinstance(layer, _PASSED_THROUGH):
         return _PassThrough(name=layer.name, dtype=_precision())
-    return layer.__class__.from_config(_linear_config(layer.get_config()))
+    return layer.__class__.from_config(_linear_config(live_config(layer)))
 
 
 def _pass_operations_through(copy):

@@ -3,14 +3,14 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfticket.keras_models.copies import copy_by_name, copy_state
-from tfticket.keras_models.internals import clear_losses, value_is_there
+from tfticket.keras_models.internals import clear_losses, entry_layer, value_is_there
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
@@ -21,6 +21,9 @@ from tfticket.keras_models.kernels import (
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.keras_models.twins import copy_layer, live_config
+from tfticket.pruning.follower import require_follower
+from tfticket.pruning.optimizer_care import care_for
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
@@ -54,12 +57,11 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     nor an exponential moving average sees the pruned part. A constraint, which
     every Keras optimizer applies after its update, masks once more, for the
     optimizers that mix the entries of a matrix (Muon). The forward pass is the
-    wrapped layer's own: nothing is multiplied there. One
-    gap is Keras's: with `use_ema`, the average that `fit` writes over the weights at
-    its very end passes no constraint. It is zero where it always saw zeros; it is
-    not with Muon, or where masks were set past `tfticket.set_masks` (by
-    `load_weights` on a model that has trained). `strip` and tfticket's callbacks
-    mask again.
+    wrapped layer's own: nothing is multiplied there. The
+    average that an optimizer keeps with `use_ema` passes no constraint, so a wrapper
+    has the optimizer of the model that trains mask it too; in a loop of your own with
+    an optimizer of its own, call `tfticket.pruning.optimizer_care.care_for(optimizer)`
+    before the first step.
 
     The wrapper takes the name of its layer, so `get_layer(name)` and losses
     that are keyed by the output's name go on working.
@@ -122,8 +124,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
         self.masked_names = None if weights is None else tuple(weights)
-        # True while a callback follows `schedule`.
-        self.is_followed = False
         self.masks: list[keras.Variable] = []
         self._masked: tuple[MaskedWeight, ...] = ()
 
@@ -191,11 +191,24 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         return list(self._masked)
 
     def plain(self) -> keras.layers.Layer:
-        """A copy of the wrapped layer, without LoRA and not built."""
-        config = self.layer.get_config()
+        """A copy of the wrapped layer, without LoRA."""
+        if not getattr(self.layer, "lora_enabled", False):
+            return without_masking(copy_layer(self.layer))
+        config = live_config(self.layer)
         for name in ("lora_rank", "lora_alpha"):
             config.pop(name, None)
         return self.layer.__class__.from_config(config)
+
+    def twin(self, copy: Callable[[Any], Any]) -> "Prune":
+        inner = without_masking(copy(self.layer))
+        made = Prune(
+            *(inner, self.schedule, self.structure, self.masked_names),
+            name=self.name,
+            trainable=self.trainable,
+        )
+        if inner.built:
+            made.build()
+        return made
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a plain layer the values, masks applied, LoRA weights merged."""
@@ -222,7 +235,9 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
 
     @_SignatureOfTheLayer
     def call(self, *args, **kwargs):
-        self._require_follower(kwargs.get("training"))
+        if kwargs.get("training"):
+            require_follower(self)
+            care_for(getattr(entry_layer(self), "optimizer", None))
         if not self._passes_training:
             kwargs.pop("training", None)
         # An inner scope hides the outer one (Keras's JAX trainer has one), so
@@ -275,18 +290,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             for state in keras.tree.flatten(getattr(part, "states", None)):
                 if isinstance(state, keras.Variable):
                     yield state
-
-    def _require_follower(self, training):
-        if self.schedule is None or self.is_followed:
-            return
-        if training:
-            raise ValueError(
-                f"Layer '{self.name}' has a pruning schedule that nothing follows, so "
-                "it would train dense. Pass the callback tfticket.GradualPruning() "
-                "to fit; in a loop of your own call its set_model(model) and "
-                "on_train_begin(), and on_train_batch_begin(step) every step. To train "
-                "under the masks as they are, set the layer's schedule to None."
-            )
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
@@ -351,32 +354,50 @@ class MaskConstraint(keras.constraints.Constraint):
             self._seen = ops.convert_to_tensor(mask)
 
     def __call__(self, weight):
-        if self._seen is not None:
-            return self._as_seen(weight)
-        return self._masked(weight, self.mask)
+        return self._applied(weight, self.constraint)
 
-    def _as_seen(self, weight):
+    def mask_value(self, value):
+        """What the mask leaves of a value in the weight's shape."""
+        return self._applied(value, None)
+
+    def _applied(self, weight, constraint):
+        if self._seen is not None:
+            return self._as_seen(weight, constraint)
+        return self._masked(weight, self.mask, constraint)
+
+    def _as_seen(self, weight, constraint):
         import jax
 
         here = value_is_there(self.mask)
         if here and not isinstance(self._seen, jax.core.Tracer):
-            return self._masked(weight, self.mask)
+            return self._masked(weight, self.mask, constraint)
         try:
-            return self._masked(weight, self._seen)
+            return self._masked(weight, self._seen, constraint)
         except jax.errors.UnexpectedTracerError:
             # Of a step traced before, or of an inner function (`jax.checkpoint`).
             self._seen = None
         if here:
-            return self._masked(weight, self.mask)
+            return self._masked(weight, self.mask, constraint)
         # Zero weights, slots and gradients are still zero.
         weight = ops.convert_to_tensor(weight)
-        return weight if self.constraint is None else self.constraint(weight)
+        return weight if constraint is None else constraint(weight)
 
-    def _masked(self, weight, mask):
+    @staticmethod
+    def _masked(weight, mask, constraint):
         weight = apply_mask(weight, mask)
-        if self.constraint is None:
+        if constraint is None:
             return weight
-        return apply_mask(self.constraint(weight), mask)
+        return apply_mask(constraint(weight), mask)
+
+
+def without_masking(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer, its variables with the constraints that they had without masks."""
+    for variable in layer.weights:
+        if isinstance(getattr(variable, "constraint", None), MaskConstraint):
+            variable.constraint = variable.constraint.constraint
+        if isinstance(getattr(variable, "regularizer", None), MaskedRegularizer):
+            variable.regularizer = variable.regularizer.regularizer
+    return layer
 
 
 class MaskedRegularizer(keras.regularizers.Regularizer):

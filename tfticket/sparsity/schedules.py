@@ -4,6 +4,7 @@ A schedule is any callable of a step that returns `(should_prune, sparsity)`: th
 here, TF-MOT's own, or a function of the user's.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -46,13 +47,24 @@ class _Stepped:
         """Whether pruning is due at a step, and the sparsity there.
 
         Args:
-            step: Steps trained before, 0 for the first.
+            step: Steps trained before, 0 for the first. A tensor without a value, as in
+                a `tf.function`, gives two tensors.
         """
-        step = int(step)
+        with contextlib.suppress(Exception):  # each backend raises its own
+            step = int(step)
+        if not isinstance(step, int):
+            return self._in_graph(step)
         begun = step >= self.begin_step
         over = self.end_step >= 0 and step > self.end_step
         due = begun and not over and (step - self.begin_step) % self.frequency == 0
         return due, self.sparsity(step)
+
+    def _in_graph(self, step):
+        due = keras.ops.equal((step - self.begin_step) % self.frequency, 0)
+        due = keras.ops.logical_and(due, step >= self.begin_step)
+        if self.end_step >= 0:
+            due = keras.ops.logical_and(due, step <= self.end_step)
+        return due, keras.ops.convert_to_tensor(self.sparsity(step), "float32")
 
     def sparsity(self, step: int) -> float:
         """The sparsity that is aimed at when the step is due."""
@@ -64,6 +76,18 @@ class _Stepped:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "_Stepped":
         return cls(**config)
+
+
+def _number(step):
+    """The step as a float: Python's, or a tensor of a graph."""
+    return float(step) if isinstance(step, int) else keras.ops.cast(step, "float32")
+
+
+def _within(value, most):
+    """The value, at least 0 and at most so much."""
+    if isinstance(value, float):
+        return min(most, max(0.0, value))
+    return keras.ops.clip(value, 0.0, most)
 
 
 class _Decay(_Stepped):
@@ -83,8 +107,8 @@ class _Decay(_Stepped):
     def sparsity(self, step: int) -> float:
         if self.end_step == self.begin_step:
             return self.final_sparsity
-        part = (step - self.begin_step) / (self.end_step - self.begin_step)
-        left = self._left(min(1.0, max(0.0, part)))  # type: ignore[attr-defined]
+        part = (_number(step) - self.begin_step) / (self.end_step - self.begin_step)
+        left = self._left(_within(part, 1.0))  # type: ignore[attr-defined]
         gap = self.initial_sparsity - self.final_sparsity
         return self.final_sparsity + gap * left
 
@@ -209,7 +233,8 @@ class CosineDecay(_Decay):
     frequency: int = 100
 
     def _left(self, part):
-        return (1 + math.cos(math.pi * part)) / 2
+        cos = math.cos if isinstance(part, float) else keras.ops.cos
+        return (1 + cos(math.pi * part)) / 2
 
 
 @keras.saving.register_keras_serializable(package="tfticket")
@@ -244,7 +269,7 @@ class Rounds(_Stepped):
         super().__post_init__()
 
     def sparsity(self, step: int) -> float:
-        number = min(self.rounds, max(0, int(step) // self.frequency))
+        number = _within(_number(step) // self.frequency, float(self.rounds))
         return 1 - (1 - self.rate) ** number
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tfticket.common.arguments import (
     check_bool,
     check_choice,
+    check_function,
     check_instance,
     check_integer,
     check_rate,
@@ -23,9 +24,12 @@ from tfticket.pruning.step_callback import claim_masks, release_masks
 from tfticket.sparsity import criteria
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
+from tfticket.tickets.evaluation import check_test_data, evaluate, try_test_data
 from tfticket.tickets.rounds import RoundRecord, flat, plan_rounds
 from tfticket.tickets.ticket import Ticket, plain_config, zero_masked
 
+# What is monitored by default, also where there is no validation.
+_MONITOR = "val_loss"
 # Prefix of the optimizer's variables in a state, where no layer's name can be.
 _OPTIMIZER = "optimizer:"
 
@@ -107,6 +111,9 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
     [8, 6, 4]
     """
 
+    # What it prunes and rewinds is its own count.
+    alone = True
+
     def __init__(
         self,
         rounds: int,
@@ -123,7 +130,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         batches: int | None = None,
         decay: float = 0.99,
         allow_empty: bool = False,
-        monitor: str = "val_loss",
+        monitor: str = _MONITOR,
         test_data: Any = None,
         seed: int | None = None,
         on_round_end: Callable[[RoundRecord, Ticket], None] | None = None,
@@ -159,8 +166,10 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             "batches": batches,
         }
         self.monitor = check_instance("monitor", monitor, str, "the name of a log")
-        self.test_data = tuple(test_data) if isinstance(test_data, list) else test_data
+        self.test_data = check_test_data(test_data)
         self.seed = None if seed is None else check_integer("seed", seed, 0)
+        if on_round_end is not None:
+            check_function("on_round_end", on_round_end, "record", "ticket")
         self.on_round_end = on_round_end
         self.records: list[RoundRecord] = []
         self.ticket: Ticket | None = None
@@ -188,6 +197,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self._pruner.check_rounds(self.rounds, self.rate, self._own_rates)
         self.records, self.ticket = [], None
         self._begun = False
+        try_test_data(self.model, self.test_data)
         self._config = plain_config(self.model)
         self._optimizer = built_optimizer(self.model)
         self._rewind_state = self._capture() if self._rewind_step == 0 else None
@@ -229,6 +239,8 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             if self.test_data is not None:
                 weights = State(named_weights(self.model))
             self._best = (loss, self._iteration(), metrics, weights)
+        if self._round == 0:
+            self._require_monitored(logs)
         if self._epoch < self._epochs_per_round:
             return
         record = self._finish_round(metrics)
@@ -269,11 +281,11 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
 
     def _finish_round(self, logs):
         _, best_iteration, best_logs, best_weights = self._best or (None,) * 4
-        test, best_test = self._evaluate(), {}
+        test, best_test = evaluate(self.model, self.test_data), {}
         if best_weights is not None:
             last = State(named_weights(self.model))
             best_weights.restore()
-            best_test = self._evaluate()
+            best_test = evaluate(self.model, self.test_data)
             last.restore()
         record = RoundRecord(
             round=self._round,
@@ -312,17 +324,26 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             },
         )
 
-    def _evaluate(self):
-        if self.test_data is None:
-            return {}
-        kwargs = {"verbose": 0, "return_dict": True}
-        if isinstance(self.test_data, tuple):
-            samples = len(keras.tree.flatten(self.test_data[0])[0])
-            kwargs["batch_size"] = min(samples, 1024)
-            results = self.model.evaluate(*self.test_data, **kwargs)
-        else:
-            results = self.model.evaluate(self.test_data, **kwargs)
-        return {name: float(value) for name, value in results.items()}
+    def _require_monitored(self, logs):
+        """Refuses a log that nothing writes, when the first epoch has shown them."""
+        if self.monitor in logs or self.monitor == _MONITOR:
+            return
+        # Validation that does not follow every epoch writes its logs later.
+        rare = self.monitor.startswith("val_") and self.monitor[len("val_") :] in logs
+        if rare and not any(name.startswith("val_") for name in logs):
+            if self._epoch == self._epochs_per_round and self._best is None:
+                warnings.warn(
+                    f"monitor='{self.monitor}' was in no log of the first round, so "
+                    "its record has no best iteration. Pass validation_data to fit, "
+                    "and validation_freq no longer than a round.",
+                    stacklevel=4,
+                )
+            return
+        raise ValueError(
+            f"monitor='{self.monitor}' is none of the logs: {sorted(logs)}. Name one "
+            "of these. What another callback adds to the logs is seen if that one "
+            "comes first in callbacks."
+        )
 
     def _capture(self):
         optimizer = {

@@ -12,7 +12,7 @@ import numpy as np
 from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import ModelMasks, get_masks, masked_layers, set_masks
-from tfticket.pruning.prune_strip import prune, prune_weights, strip
+from tfticket.pruning.prune_strip import plain_copy, prune, prune_weights
 from tfticket.sparsity.topk import density
 from tfticket.tickets.ticket_file import read_ticket, write_ticket
 
@@ -94,7 +94,7 @@ class Ticket:
                 f"Model '{model.name}' has no popup layers. Make it with "
                 "tfticket.popup(model), or of layers such as tfticket.PopupDense."
             )
-        plain = strip(model)
+        plain = plain_copy(model)
         masks = get_masks(model)
         wrapped = prune_weights(plain, list(masks))
         set_masks(wrapped, masks)
@@ -197,4 +197,13 @@ def zero_masked(
 
 def plain_config(model: keras.Model) -> dict[str, Any]:
     """The architecture of a model without wrappers, as JSON-ready data."""
-    return json.loads(strip(model).to_json())
+    plain = plain_copy(model)
+    try:
+        return json.loads(plain.to_json())
+    except Exception as error:
+        # Of a layer or a function that Keras can't write down. Nothing is made of this.
+        return {
+            "class_name": type(plain).__name__,
+            "layers": {x.name: type(x).__name__ for x in plain.layers},
+            "without_config": f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        }

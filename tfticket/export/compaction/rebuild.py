@@ -7,9 +7,10 @@ import keras
 
 from tfticket.export.compaction.liveness import Liveness
 from tfticket.keras_models.channels.rule import Barrier, Resized
-from tfticket.keras_models.copies import copy_layer, copy_state
+from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.graph import FlatGraph, assemble
 from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.keras_models.twins import copy_layer, live_config
 
 
 def rebuild(
@@ -100,9 +101,11 @@ def _unused(name, taken):
 
 
 def _copy(operation, name, changes):
-    if name == operation.name and not changes:
-        return copy_layer(operation)
-    config = {**operation.get_config(), **changes, "name": name}
+    if not changes:
+        copy = copy_layer(operation)
+        copy.name = name
+        return copy
+    config = {**live_config(operation), **changes, "name": name}
     return operation.__class__.from_config(config)
 
 

@@ -1,6 +1,7 @@
 """A SavedModel to the bytes of a `.tflite` file, in each quantization."""
 
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -52,21 +53,40 @@ def convert(
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
             return converter.convert()
     except Exception as error:  # the converter's own classes are not public
-        if quantization == "int8":
-            mend = (
-                "An operation may have no int8 form: use quantization='dynamic', "
-                "which keeps what it can't quantize in float."
-            )
-        else:
-            mend = (
-                "Models in half or double precision, recurrent layers and what Keras's "
-                "quantize makes are beyond it: build the model in float32 and let "
-                "quantization= make the integers, or export a SavedModel."
-            )
+        reason = str(error).strip()
         raise ExportError(
-            f"TensorFlow can't convert model '{name}' to LiteRT. {mend} The converter "
-            f"says: {str(error).strip()[:500]}"
+            f"TensorFlow can't convert model '{name}' to LiteRT. The converter says: "
+            f"{_in_short(reason)} {_mend(reason, quantization)}"
         ) from error
+
+
+def _in_short(reason):
+    """What the converter says of operations, without where each was called from."""
+    said = [text.strip() for text in re.findall(r"'tf\.\w+' op [^\n]*", reason)]
+    if not said:
+        said = [line.strip() for line in reason.splitlines() if line.strip()]
+    types = re.findall(r"^\s*(tf\.\w+\(.*->.*?)(?: :.*)?$", reason, re.MULTILINE)
+    return "; ".join(list(dict.fromkeys(said))[:3] + types[:2])[:500].rstrip(".") + "."
+
+
+def _mend(reason, quantization):
+    """What to do about it, where the reason tells."""
+    if "TensorList" in reason or "tensorlist" in reason:
+        return (
+            "A recurrent layer needs a batch that is fixed: pass batch_size=1, or "
+            "build it with unroll=True."
+        )
+    if quantization == "int8":
+        return (
+            "An operation may have no int8 form: use quantization='dynamic', which "
+            "keeps what it can't quantize in float."
+        )
+    if "f16" in reason or "bf16" in reason or "f64" in reason:
+        return (
+            "It takes no half or double precision: build the model in float32, and let "
+            "quantization= make the file smaller."
+        )
+    return "tfticket.export.saved_model takes models of any kind."
 
 
 def _one_by_one(samples):

@@ -24,6 +24,7 @@ from tfticket.export.tflite.sparse_nodes import is_mean
 from tfticket.keras_models.calls import computes_as_keras
 from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.graph import Call, FlatGraph, assemble
+from tfticket.keras_models.twins import copy_layer
 
 layers = keras.layers
 
@@ -381,8 +382,8 @@ class Rewriter:
         if id(operation) not in self._copies:
             copy = operation
             if isinstance(operation, layers.Layer):
-                config = {**operation.get_config(), "name": self._own_name(call)}
-                copy = operation.__class__.from_config(config)
+                copy = copy_layer(operation)
+                copy.name = self._own_name(call)
             self._copies[id(operation)] = copy
         copy = self._copies[id(operation)]
         args, kwargs = call.with_values(given)

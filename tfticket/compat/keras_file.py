@@ -1,0 +1,97 @@
+"""What a `.keras` file holds that tf_keras wrote of a model that TF-MOT pruned."""
+
+import collections
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+_WRAPPER = "PruneLowMagnitude"
+
+
+def read_keras_file(
+    path: str,
+) -> list[tuple[tuple[str, ...], list[np.ndarray], list[np.ndarray]]]:
+    """Weights and masks by layer; no code of the file is run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (path, weights, masks) of each layer or part of one that holds some itself: the
+        names of nested models and the layer, then the attributes that hold the part,
+        without "_" at their beginning.
+
+    Raises:
+        ValueError: If the file is damaged, or not of a Sequential or Functional model.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            config = json.loads(file.read("config.json"))
+            content = io.BytesIO(file.read("model.weights.h5"))
+        with h5py.File(content) as weights:
+            return list(_of_model(config["config"], weights, ()))
+    except (KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"'{path}' is no .keras file of a Sequential or Functional model of "
+            f"tf_keras: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _of_model(
+    config: dict[str, Any], group: h5py.Group, prefix: tuple[str, ...]
+) -> Iterator:
+    """The layers of a model, whose groups are counted by the class of the layer."""
+    counts: collections.Counter = collections.Counter()
+    for layer in config["layers"]:
+        kind, own = layer["class_name"], layer["config"]
+        key = _snake_case(kind)
+        number, counts[key] = counts[key], counts[key] + 1
+        held = group.get(f"layers/{key}_{number}" if number else f"layers/{key}")
+        if held is None:
+            continue
+        if kind == _WRAPPER:
+            inner = own["layer"]
+            name = (*prefix, inner["config"]["name"])
+            if masks := _masks(_variables(held)):
+                yield name, [], masks
+            yield from _of_layer(inner, held["layer"], name)
+        else:
+            yield from _of_layer(layer, held, (*prefix, own["name"]))
+
+
+def _of_layer(
+    layer: dict[str, Any], group: h5py.Group, path: tuple[str, ...]
+) -> Iterator:
+    if "layers" in layer["config"]:
+        yield from _of_model(layer["config"], group, path)
+        return
+    if own := _variables(group):
+        yield path, own, []
+    for name, part in group.items():
+        if name != "vars":
+            attribute = (*path, name.lstrip("_"))
+            yield from _of_layer({"config": {}}, part, attribute)
+
+
+def _variables(group):
+    held = group.get("vars", {})
+    return [np.array(held[key]) for key in sorted(held, key=int)]
+
+
+def _masks(variables):
+    """Of a wrapper's variables: the weights, a mask and a threshold of each, a step."""
+    count = (len(variables) - 1) // 3
+    return [mask != 0 for mask in variables[count : 3 * count : 2]]
+
+
+def _snake_case(name):
+    """As tf_keras writes the class of a layer: "PruneLowMagnitude" in three words."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,0 +1,103 @@
+"""`load_h5`: a whole model of Keras 2 that Keras 3 refuses for arguments it dropped."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import h5py
+import keras
+
+# Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
+# value that means what Keras 3 does.
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D")
+_DROPPED: dict[str, dict[str, Any]] = {
+    "DepthwiseConv1D": {"groups": 1},
+    "DepthwiseConv2D": {"groups": 1},
+    "SeparableConv1D": {"groups": 1},
+    "SeparableConv2D": {"groups": 1},
+    "Conv1DTranspose": {"groups": 1},
+    "Conv2DTranspose": {"groups": 1},
+    "Conv3DTranspose": {"groups": 1},
+    **{name: {"time_major": False} for name in (*_RECURRENT, "ConvLSTM3D")},
+}
+
+
+def load_h5(
+    path: str | os.PathLike, custom_objects: dict[str, Any] | None = None
+) -> keras.Model:
+    """Loads a whole-model .h5 file of Keras 2 or tf_keras into Keras 3.
+
+    Layers are made without the arguments that Keras 3 dropped: `groups=1` of depthwise,
+    separable and transposed convolutions, `time_major=False` of recurrent layers. The
+    file stays as it is. For a model that TF-MOT's wrappers are still in, see `convert`.
+
+    Args:
+        path: The .h5 file that `model.save` wrote.
+        custom_objects: Name to class or function of what is the user's own.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no .h5 file of a whole model, holds TF-MOT's
+            wrappers, or a layer has another value of such an argument.
+
+    Example:
+
+    >>> from tfticket.compat.old_h5 import load_h5
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> model.save(folder / "model.h5")
+    >>> load_h5(folder / "model.h5").count_params()
+    10
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: no file '{path}'")
+    if not h5py.is_hdf5(path):
+        raise ValueError(
+            f"'{path}' is not an .h5 file. keras.models.load_model reads others."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, "model.h5")
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            if "model_config" not in file.attrs:
+                raise ValueError(
+                    f"'{path}' holds weights alone. Build the model, and load them "
+                    "with model.load_weights(path)."
+                )
+            config = json.loads(file.attrs["model_config"])
+            _take_out(config, path)
+            file.attrs["model_config"] = json.dumps(config)
+        return keras.models.load_model(
+            copy, custom_objects=custom_objects, compile=False
+        )
+
+
+def _take_out(config, path):
+    """Takes dropped arguments out of the configurations of layers, at any depth."""
+    if isinstance(config, list):
+        for part in config:
+            _take_out(part, path)
+    if not isinstance(config, dict):
+        return
+    kind, own = config.get("class_name"), config.get("config")
+    if kind == "PruneLowMagnitude":
+        raise ValueError(
+            f"'{path}' is of a model that TF-MOT's wrappers are still in. Build the "
+            "model in Keras 3, and pass both to tfticket.compat.convert.convert."
+        )
+    if isinstance(own, dict):
+        for name, value in _DROPPED.get(str(kind), {}).items():
+            if own.get(name, value) != value:
+                raise ValueError(
+                    f"Layer '{own.get('name')}' ({kind}) of '{path}' has "
+                    f"{name}={own[name]!r}, which Keras 3 does not have."
+                )
+            own.pop(name, None)
+    for part in config.values():
+        _take_out(part, path)
