@@ -18,7 +18,8 @@ from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
 from tfticket.export.litert_export import litert
 from tfticket.export.saved_model_export import saved_model
-from tfticket.export.served.function import sample_inputs, serving
+from tfticket.export.served.function import serving
+from tfticket.export.served.samples import sample_inputs
 from tfticket.inspection.costs import summary_rows, total
 from tfticket.keras_models.copies import clone_with, copy_layer
 from tfticket.pruning.masks import get_masks
