@@ -27,7 +27,7 @@ from tfticket.export.tflite.representative import check_range, representative_sa
 
 # Relative to the largest output. Quantization errors add up with depth; these hold for
 # the networks of `tfticket.models` with room to spare.
-_TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15}
+_TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15}
 
 _FIELDS = dataclasses.fields(Exported)
 
@@ -129,12 +129,12 @@ def litert(
             of the representative data, or makes up random ones.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output. `None` is
-            0.001, 0.01 (float16), 0.1 (dynamic) or 0.15 (int8). A file that is
+            0.0001, 0.01 (float16), 0.1 (dynamic) or 0.15 (int8). A file that is
             quantized is not judged by its worst value: nine in ten samples have to be
             within the tolerance, and as many answers (argmax) the model's, or nearly
             the best by its own values; nearly is the tolerance as a fraction of the
             range from lowest to highest. What is quantized has to be the model to
-            0.001. A sparse file must be much closer than `tolerance` to the dense file
+            0.0001. A sparse file must be much closer than `tolerance` to the dense file
             of the same quantization.
         overwrite: Whether an existing file may be replaced.
         fallback: Whether to write the dense file, with a warning, where the sparse one

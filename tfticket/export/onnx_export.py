@@ -111,6 +111,7 @@ def _checked(written, target, prepared, samples, rule):
         starts = processes.starts("run_onnx", samples.arrays, written)
     except processes.RunError as failed:
         raise not_run(label, failed) from failed
+    notes = prepared.state_lost(samples.arrays, rule.deterministic)
     expected, rule = answers(prepared.predict, samples.arrays, rule)
     found = judge(label, expected, starts, rule)
     return Exported(
@@ -118,6 +119,6 @@ def _checked(written, target, prepared, samples, rule):
         size,
         found.error,
         found.agreement,
-        notes=(*prepared.notes, *found.notes),
+        notes=(*prepared.notes, *notes, *found.notes),
         compared=samples.text,
     )

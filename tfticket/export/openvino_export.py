@@ -119,6 +119,7 @@ def _checked(written, target, prepared, samples, rule):
         ]
         for start in starts
     ]
+    notes = prepared.state_lost(samples.arrays, rule.deterministic)
     expected, rule = answers(prepared.predict, samples.arrays, rule)
     found = judge(label, expected, own, rule)
     return Exported(
@@ -126,6 +127,6 @@ def _checked(written, target, prepared, samples, rule):
         size_of(written),
         found.error,
         found.agreement,
-        notes=(*prepared.notes, *found.notes),
+        notes=(*prepared.notes, *notes, *found.notes),
         compared=samples.text,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfticket.common.arguments import check_instance
+from tfticket.export.checking.exported import ExportError
 from tfticket.keras_models.copies import require_finite
 from tfticket.keras_models.graph import input_layers, output_names
 from tfticket.keras_models.masked_layer import masks_in_use
@@ -53,6 +54,31 @@ class Prepared:
         with kept(self.state):
             found = self.call_given(inputs)
             return {k: keras.ops.convert_to_numpy(value) for k, value in found.items()}
+
+    def state_lost(
+        self, inputs: dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[str, ...]:
+        """A note where the model keeps a state, for files that keep none.
+
+        Args:
+            inputs: Arrays by input name.
+            deterministic: Whether that is an error.
+
+        Raises:
+            ExportError: If it is, and a call changes a variable.
+        """
+        with kept(self.state) as changed:
+            self.call_given(inputs)
+        if not changed:
+            return ()
+        if not deterministic:
+            return ("the model keeps a state between calls, and the file does not",)
+        raise ExportError(
+            f"Model '{self.model.name}' keeps a state between calls in inference, "
+            "which the file does not. Take the layer out that does (stateful=True), or "
+            "pass deterministic=False if every call is to begin from the state of now. "
+            "Nothing was kept."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,20 +193,24 @@ def _state(model):
 
 
 @contextlib.contextmanager
-def kept(variables: Sequence) -> Iterator[None]:
+def kept(variables: Sequence) -> Iterator[list]:
     """A context after which variables have the values from before.
+
+    Its list has those that were changed, when it ends.
 
     Args:
         variables: Keras's or TensorFlow's.
     """
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    changed: list[Any] = []
     try:
-        yield
+        yield changed
     finally:
         for variable, value in zip(variables, before, strict=True):
             now = keras.ops.convert_to_numpy(variable)
             if not np.array_equal(now, value, equal_nan=value.dtype.kind == "f"):
                 variable.assign(value)
+                changed.append(variable)
 
 
 def _renamed(kind, own, served):

@@ -30,7 +30,7 @@ from tfticket.export.tflite.reader import EncodedWeight
 _TWIN = {None: 1e-4, "float16": 1e-3, "dynamic": 1e-2, "int8": 2e-2}
 
 # How far what is quantized may be from the model: float32's tolerance.
-_SOURCE = 1e-3
+_SOURCE = 1e-4
 
 _SPARSE = "Use sparse=False, or fallback=True to have that done."
 
