@@ -253,6 +253,24 @@ def test_output_layers_of_several_heads_and_nested_models(data):
     assert kept == {"body/in/kernel": 30 - 12, "a/kernel": 15 - 3, "head/h/kernel": 8}
 
 
+@pytest.mark.parametrize("rewind_to", [0, 3, None])
+def test_pruned_weights_are_zero_in_every_ticket(rewind_to, mlp, data):
+    """Where it rewinds to, nothing is pruned."""
+    tickets = []
+    wrapped = compiled(mlp)
+    imp = tfticket.IterativeMagnitudePruning(
+        rounds=2,
+        rate=0.5,
+        rewind_to=rewind_to,
+        on_round_end=lambda _, ticket: tickets.append(ticket),
+    )
+    wrapped.fit(*data, batch_size=8, epochs=6, verbose=0, callbacks=[imp])
+    assert [ticket.density < 1 for ticket in tickets] == [False, True, True]
+    for ticket in tickets:
+        for name, mask in ticket.masks.items():
+            assert np.all(ticket.weights[name][~mask] == 0)
+
+
 def test_an_excluded_output_layer_leaves_the_others_their_rate(mlp, data):
     wrapped = tfticket.prune(mlp, exclude=["out"])
     wrapped.compile("adam", "sparse_categorical_crossentropy")

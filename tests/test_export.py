@@ -16,7 +16,10 @@ from keras import layers
 
 import tfticket
 from tfticket import export
+from tfticket.export.checking.compare import Rule
 from tfticket.export.served import check as saved_model_check
+from tfticket.export.served.function import prepare, trace
+from tfticket.export.served.samples import samples_for
 from tfticket.export.tflite import check as litert_check
 
 
@@ -158,9 +161,9 @@ def _differs(real, written, target, serving, *arguments):
 
 
 def test_a_file_that_does_not_load_is_refused(tmp_path):
-    from tfticket.export.served.function import sample_inputs, serving
-
-    ready = serving(two_by_two())
+    prepared = prepare(two_by_two())
+    samples = samples_for(None, prepared)
+    ready = trace(prepared)
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"no model")
     with pytest.raises(export.ExportError, match="does not run"):
@@ -168,15 +171,13 @@ def test_a_file_that_does_not_load_is_refused(tmp_path):
             broken,
             broken,
             ready,
-            sample_inputs(ready.signature),
+            samples,
             None,
-            1e-3,
+            Rule(1e-3),
             ["builtin"],
         )
     with pytest.raises(export.ExportError, match=r"(?s)run: exit code 1.*says"):
-        saved_model_check.check(
-            tmp_path, tmp_path, ready, sample_inputs(ready.signature), 1e-3
-        )
+        saved_model_check.check(tmp_path, tmp_path, ready, samples, Rule(1e-3))
 
 
 def test_bad_models_and_inputs(tmp_path, mlp):

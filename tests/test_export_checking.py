@@ -108,7 +108,7 @@ class TestDifference:
         [
             ({"y": np.ones(2)}, {"z": np.ones(2)}, r"outputs \['z'\]"),
             ({"y": np.ones(2)}, {"y": np.ones(3)}, r"shape \(3,\), and not \(2,\)"),
-            ({"y": np.ones(2)}, {"y": np.full(2, np.nan)}, "'y' by nan"),
+            ({"y": np.ones(2)}, {"y": np.full(2, np.nan)}, "'y' is NaN or infinite"),
             ({"y": np.ones(2)}, {"y": np.full(2, 1.2)}, r"by 0\.2, where 0\.1"),
             ({"y": np.array([np.inf])}, {"y": np.ones(1)}, "the model is NaN or inf"),
         ],
@@ -178,4 +178,5 @@ def test_savedmodel_and_litert_files_run_in_the_one_way(quick, tmp_path, monkeyp
     monkeypatch.setattr(processes, "run", watched)
     export.litert(small_outputs(1.0), tmp_path / "m.tflite")
     export.saved_model(small_outputs(1.0), tmp_path / "m")
-    assert seen == ["run_litert", "run_litert", "run_saved_model"]
+    # Two interpreters, and two processes of each.
+    assert seen == ["run_litert"] * 4 + ["run_saved_model"] * 2

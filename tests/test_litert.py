@@ -332,9 +332,9 @@ def test_int8_is_checked_on_the_representative_data(tmp_path, monkeypatch):
     seen = {}
     real = check.check
 
-    def watched(written, target, serving, inputs, *arguments):
-        seen.update(inputs)
-        return real(written, target, serving, inputs, *arguments)
+    def watched(written, target, serving, samples, *arguments):
+        seen.update(samples.arrays)
+        return real(written, target, serving, samples, *arguments)
 
     monkeypatch.setattr(check, "check", watched)
     export.litert(mlp(0), tmp_path / "m", "int8", representative_data=X)

@@ -24,7 +24,7 @@ def test_python_blocks(tmp_path, monkeypatch):
     printed = pages.run_python("README.md")
     assert "100.0% kept" in printed
     assert "same answer for 100.0% of the samples" in printed
-    assert set(checked) == {"run_saved_model", "run_litert"}
+    assert set(checked) == {"run_saved_model", "run_c_api", "run_litert"}
     assert (tmp_path / "ticket.npz").is_file()
 
 

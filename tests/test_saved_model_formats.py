@@ -424,7 +424,7 @@ def test_what_a_layer_assigns_is_kept_when_encoded(tmp_path, quick):
     prune_at_random(model, 0.9)
     # Each run counts on, so no two agree.
     path = export.saved_model(
-        model, tmp_path / "m", format="encoded", tolerance=1e3
+        model, tmp_path / "m", format="encoded", deterministic=False
     ).path
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     first, second = (serve(x=tf.ones((1, 30)))["counting"].numpy() for _ in range(2))

@@ -95,6 +95,17 @@ def test_apply_to_a_wrapped_model_works_in_place_and_clears_older_masks(ticket):
     assert_holds(wrapped, ticket)
 
 
+def test_pruned_weights_are_zero_in_a_ticket_whatever_the_model_has(ticket):
+    """Those of a plain model, which went on without its masks, are not."""
+    plain = ticket.apply(small())
+    plain = tfticket.strip(plain)
+    for weight in plain.weights:
+        weight.assign(np.ones(weight.shape))
+    trained = ticket.with_weights(plain)
+    for name, mask in ticket.masks.items():
+        np.testing.assert_array_equal(trained.weights[name], mask)
+
+
 def test_a_ticket_that_masks_some_layers_wraps_just_these(tmp_path):
     wrapped = tfticket.prune(small(), exclude=["out"])
     ticket = tfticket.Ticket.from_model(wrapped)

@@ -18,6 +18,9 @@ from absl import flags
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
 
+# Test images that a written file is compared with the model on.
+_CHECKED = 512
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
@@ -63,7 +66,7 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.data(
         values,
         default=None,
-        about="'digits' or a TFDS image set, for accuracy and calibration.",
+        about="'digits' or a TFDS image set, for the check, accuracy and calibration.",
     )
 
 
@@ -78,6 +81,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     samples = None
     if values.dataset:
         samples = data.load(values.dataset, values.data_dir, values.download)
+    checked_on = None if samples is None else samples.test[0][:_CHECKED]
     calibration = None
     if samples is not None and quantization == "int8":
         calibration = samples.train[0][:500]
@@ -98,6 +102,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                 format=values.format,
                 value_dtype=values.value_dtype,
                 labels=values.labels,
+                inputs=checked_on,
             )
         else:
             exported = export.litert(
@@ -106,6 +111,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                 quantization=quantization,
                 sparse=values.sparse,
                 representative_data=calibration,
+                inputs=checked_on,
                 overwrite=values.overwrite,
             )
         output.begin()

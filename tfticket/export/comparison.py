@@ -18,7 +18,8 @@ from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
 from tfticket.export.litert_export import litert
 from tfticket.export.saved_model_export import saved_model
-from tfticket.export.served.function import sample_inputs, serving
+from tfticket.export.served.function import serving
+from tfticket.export.served.samples import sample_inputs
 from tfticket.inspection.costs import summary_rows, total
 from tfticket.keras_models.copies import clone_with
 from tfticket.keras_models.twins import copy_layer
@@ -26,6 +27,8 @@ from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import strip
 
 BATCHES = (1, 64)
+# Test images that a written file is checked on.
+_CHECKED = 64
 FORMS = ("dense", "stripped", "compact", "encoded", "litert", "int8")
 
 
@@ -118,6 +121,7 @@ def compare(
                     form,
                     dense if form == "dense" else plain,
                     pathlib.Path(folder, form),
+                    None if test is None else test[0][:_CHECKED],
                 )
             except ExportError as error:
                 rows[form] = FormRow(form, note=str(error).splitlines()[0])
@@ -175,7 +179,7 @@ def print_comparison(rows: Sequence[FormRow], console: Console | None = None) ->
     (console or Console()).print(table)
 
 
-def _export(form, model, path):
+def _export(form, model, path, inputs):
     """Where the written form is, and the operations of the model in it."""
     if form == "compact":
         model = compact(model).model
@@ -187,9 +191,9 @@ def _export(form, model, path):
     if form in ("litert", "int8"):
         quantization = "dynamic" if form == "int8" else None
         file = path.with_suffix(".tflite")
-        return litert(model, file, quantization=quantization).path, flops
+        return litert(model, file, quantization, inputs=inputs).path, flops
     chosen = "encoded" if form == "encoded" else "dense"
-    return saved_model(model, path, format=chosen).path, flops
+    return saved_model(model, path, inputs=inputs, format=chosen).path, flops
 
 
 def _gzip_size(path):

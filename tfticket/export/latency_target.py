@@ -14,7 +14,8 @@ from tfticket.common.arguments import check_choice, check_integer, check_number
 from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
 from tfticket.export.saved_model_export import write
-from tfticket.export.served.function import sample_inputs, serving
+from tfticket.export.served.function import serving
+from tfticket.export.served.samples import sample_inputs
 from tfticket.export.tflite.conversion import convert
 from tfticket.keras_models.names import Pattern, named_weights
 from tfticket.pruning.masks import get_masks

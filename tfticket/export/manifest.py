@@ -49,7 +49,9 @@ def write_manifest(
         },
         "read_by": list(READ_BY[made["format"]]),
         "parity": {
+            "compared": exported.compared,
             "max_error": exported.max_error,
+            "typical_error": exported.typical_error,
             "agreement": exported.agreement,
             "c_api": exported.c_api,
             "latency_ms": exported.latency_ms,

@@ -11,10 +11,11 @@ import keras
 from tfticket.common.arguments import check_bool, check_integer, check_number
 from tfticket.common.files import atomic_path
 from tfticket.export.checking import processes
-from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.compare import Rule, answers, judge, not_run
 from tfticket.export.checking.exported import Exported
 from tfticket.export.onnx_file import require_converter, write_onnx
-from tfticket.export.served.function import named_inputs, prepare
+from tfticket.export.served.function import prepare
+from tfticket.export.served.samples import samples_for
 
 
 def onnx(
@@ -24,6 +25,7 @@ def onnx(
     inputs: Any = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
+    deterministic: bool = True,
 ) -> Exported:
     """Exports a model as a dense `.onnx` file, run by ONNX Runtime and compared.
 
@@ -42,6 +44,10 @@ def onnx(
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.
         overwrite: Whether an existing file may be replaced.
+        deterministic: Whether two calls of the file, and of two processes that load it,
+            have to agree. A layer that adds noise or keeps a state is refused, unless
+            this is False: then `notes` say how far two calls are apart, and only the
+            first is compared with the model.
 
     Returns:
         `Exported`: where it is, its size, and how far it is from the model. Where
@@ -72,17 +78,19 @@ def onnx(
         check_integer("opset", opset, 13)
     check_number("tolerance", tolerance, 0)
     check_bool("overwrite", overwrite)
+    check_bool("deterministic", deterministic)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
     opset = require_converter(opset)
     prepared = prepare(model, any_backend=True)
-    inputs = named_inputs(inputs, prepared.signature)
+    samples = samples_for(inputs, prepared)
+    rule = Rule(tolerance, deterministic=deterministic)
     with atomic_path(path) as temporary:
         write_onnx(prepared, temporary, opset)
-        return _checked(temporary, path, prepared, inputs, tolerance)
+        return _checked(temporary, path, prepared, samples, rule)
 
 
-def _checked(written, target, prepared, inputs, tolerance):
+def _checked(written, target, prepared, samples, rule):
     size = written.stat().st_size
     if importlib.util.find_spec("onnxruntime") is None:
         warnings.warn(
@@ -90,14 +98,27 @@ def _checked(written, target, prepared, inputs, tolerance):
             "it with: pip install 'tfticket[onnx]'",
             stacklevel=4,
         )
-        return Exported(target, size, float("nan"), None, notes=prepared.notes)
+        return Exported(
+            target,
+            size,
+            float("nan"),
+            None,
+            notes=prepared.notes,
+            compared="nothing: onnxruntime is not installed",
+        )
     label = f"The .onnx file written for {target}"
     try:
-        stored = processes.run("run_onnx", inputs, written)
+        starts = processes.starts("run_onnx", samples.arrays, written)
     except processes.RunError as failed:
         raise not_run(label, failed) from failed
-    found = {key.split("/", 1)[1]: value for key, value in stored.items()}
-    expected = prepared.predict(inputs)
-    error = require_close(label, expected, found, tolerance)
-    same = agreement(expected, found)
-    return Exported(target, size, error, same, notes=prepared.notes)
+    notes = prepared.state_lost(samples.arrays, rule.deterministic)
+    expected, rule = answers(prepared.predict, samples.arrays, rule)
+    found = judge(label, expected, starts, rule)
+    return Exported(
+        target,
+        size,
+        found.error,
+        found.agreement,
+        notes=(*prepared.notes, *notes, *found.notes),
+        compared=samples.text,
+    )

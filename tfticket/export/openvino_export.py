@@ -8,11 +8,12 @@ import keras
 
 from tfticket.common.arguments import check_bool, check_number
 from tfticket.export.checking import processes
-from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.compare import Rule, answers, judge, not_run
 from tfticket.export.checking.exported import Exported, ExportError, size_of
 from tfticket.export.onnx_file import require_converter, write_onnx
 from tfticket.export.saved_model_export import disk_errors, folder_beside, put
-from tfticket.export.served.function import named_inputs, prepare
+from tfticket.export.served.function import prepare
+from tfticket.export.served.samples import samples_for
 
 
 def openvino(
@@ -21,6 +22,7 @@ def openvino(
     inputs: Any = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
+    deterministic: bool = True,
 ) -> Exported:
     """Exports a model as a folder with `model.xml` and `model.bin`, run by OpenVINO.
 
@@ -40,6 +42,10 @@ def openvino(
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.
         overwrite: Whether an existing folder may be replaced.
+        deterministic: Whether two calls of the file, and of two processes that load it,
+            have to agree. A layer that adds noise or keeps a state is refused, unless
+            this is False: then `notes` say how far two calls are apart, and only the
+            first is compared with the model.
 
     Returns:
         `Exported`: where it is, its size, and how far it is from the model.
@@ -68,6 +74,7 @@ def openvino(
     path = pathlib.Path(path)
     check_number("tolerance", tolerance, 0)
     check_bool("overwrite", overwrite)
+    check_bool("deterministic", deterministic)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
     try:
@@ -79,7 +86,8 @@ def openvino(
         ) from error
     opset = require_converter(None)
     prepared = prepare(model, any_backend=True)
-    inputs = named_inputs(inputs, prepared.signature)
+    samples = samples_for(inputs, prepared)
+    rule = Rule(tolerance, deterministic=deterministic)
     with disk_errors(path), folder_beside(path) as folder:
         between, written = folder / "model.onnx", folder / "new"
         write_onnx(prepared, between, opset)
@@ -92,21 +100,33 @@ def openvino(
                 f"OpenVINO can't convert model '{model.name}'. It says: "
                 f"{str(error).strip()[:500]}"
             ) from error
-        exported = _checked(written, path, prepared, inputs, tolerance)
+        exported = _checked(written, path, prepared, samples, rule)
         put(written, path, folder / "old")
     return exported
 
 
-def _checked(written, target, prepared, inputs, tolerance):
+def _checked(written, target, prepared, samples, rule):
     label = f"The OpenVINO model written for {target}"
     try:
-        stored = processes.run("run_openvino", inputs, written / "model.xml")
+        starts = processes.starts("run_openvino", samples.arrays, written / "model.xml")
     except processes.RunError as failed:
         raise not_run(label, failed) from failed
-    named = {key.split("/", 1)[1]: value for key, value in stored.items()}
     # An output of OpenVINO keeps the names that it had on the way, besides its own.
-    found = {name: named[name] for name in prepared.outputs if name in named}
-    expected = prepared.predict(inputs)
-    error = require_close(label, expected, found, tolerance)
-    same = agreement(expected, found)
-    return Exported(target, size_of(written), error, same, notes=prepared.notes)
+    own = [
+        [
+            {name: call[name] for name in prepared.outputs if name in call}
+            for call in start
+        ]
+        for start in starts
+    ]
+    notes = prepared.state_lost(samples.arrays, rule.deterministic)
+    expected, rule = answers(prepared.predict, samples.arrays, rule)
+    found = judge(label, expected, own, rule)
+    return Exported(
+        target,
+        size_of(written),
+        found.error,
+        found.agreement,
+        notes=(*prepared.notes, *notes, *found.notes),
+        compared=samples.text,
+    )

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfticket.common.arguments import (
@@ -19,10 +18,12 @@ from tfticket.common.arguments import (
     check_integer,
     check_number,
 )
+from tfticket.export.checking.compare import Rule
 from tfticket.export.checking.exported import Exported, ExportError, size_of
 from tfticket.export.manifest import write_manifest
 from tfticket.export.served import check
-from tfticket.export.served.function import SIGNATURE, Serving, named_inputs, prepare
+from tfticket.export.served.function import SIGNATURE, Serving, prepare
+from tfticket.export.served.samples import samples_for
 from tfticket.export.served.signatures import with_classes, with_image_input
 from tfticket.export.served.warmup import write_warmup
 from tfticket.export.storage import formats
@@ -35,6 +36,7 @@ def saved_model(
     inputs: Any = None,
     tolerance: float | None = None,
     overwrite: bool = False,
+    deterministic: bool = True,
     *,
     format: Literal["dense", "encoded", "foldable", "csr", "auto"] = "dense",
     value_dtype: Literal["float32", "float16"] = "float32",
@@ -60,11 +62,18 @@ def saved_model(
         path: Folder of the model, one level above the version.
         version: Number of the version, 1 or more. `None` is the next free one.
         inputs: Samples to check the export on: an array, a list of them, or a
-            dict by input name. `None` makes up random ones.
+            dict by input name. `None` makes up random ones: floats from a normal
+            distribution, integers from what an `Embedding` takes. The result says
+            what was compared.
         tolerance: Largest difference allowed between the outputs of the file
             and of the model, relative to the largest absolute value of the output.
-            `None` is 1e-4, with float16 values 1e-2.
+            `None` is 1e-4, with float16 values 1e-2, which nine in ten samples have to
+            keep, and as many answers have to be the model's or nearly its best.
         overwrite: Whether a folder of this version may be replaced.
+        deterministic: Whether two calls of the file, and of two processes that load it,
+            have to agree. A layer that adds noise or keeps a state is refused, unless
+            this is False: then `notes` say how far two calls are apart, and only the
+            first is compared with the model.
         format: "dense" stores zeros as they are. "encoded" stores weights sparse and
             expands them once, at load: fewer bytes, and the dense latency.
             "foldable" is as small and is what OpenVINO reads, which does not read
@@ -112,27 +121,26 @@ def saved_model(
     _check_arguments(format, value_dtype, labels, top_k, tolerance)
     check_bool("overwrite", overwrite)
     check_bool("warmup", warmup)
+    check_bool("deterministic", deterministic)
     path = pathlib.Path(path)
     target = _target(path, version, overwrite)
     prepared = prepare(model)
     if image is not None:
         prepared = with_image_input(prepared, image)
-        if inputs is None:
-            [spec] = prepared.signature.values()
-            inputs = _made_up_images(spec)
-    inputs = named_inputs(inputs, prepared.signature)
+    samples = samples_for(inputs, prepared)
     ready, chosen = formats.ready(prepared, format, value_dtype)
     if labels is not None:
         ready = with_classes(ready, labels, top_k)
     if tolerance is None:
         tolerance = 1e-2 if value_dtype == "float16" else 1e-4
+    rule = Rule(tolerance, value_dtype == "float16", deterministic)
     with disk_errors(target), folder_beside(path) as folder:
         written = folder / "new"
         write(ready, written)
         if warmup:
-            first = {name: value[:1] for name, value in inputs.items()}
+            first = {name: value[:1] for name, value in samples.arrays.items()}
             write_warmup(written, path.name, [SIGNATURE, *ready.others], first)
-        exported = check.check(written, target, ready, inputs, tolerance)
+        exported = check.check(written, target, ready, samples, rule)
         exported = dataclasses.replace(exported, format=chosen.format)
         made = {
             "format": chosen.format,
@@ -199,14 +207,6 @@ def _target(path, version, overwrite):
             "write the next version."
         )
     return target
-
-
-def _made_up_images(spec):
-    shape = [8 if size is None else size for size in spec.shape[:1]]
-    shape += list(spec.shape[1:])
-    if None in shape:
-        return None  # `named_inputs` says what is missing
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 @contextlib.contextmanager

@@ -71,6 +71,30 @@ def run(
         ) from error
 
 
+def starts(
+    program: str, inputs: Mapping[str, np.ndarray], *arguments: Any
+) -> list[list[dict[str, np.ndarray]]]:
+    """Two processes of a program that calls a file twice, each a list of calls.
+
+    Args:
+        program: As for `run`. It names outputs "outputs/name" and "again/name".
+        inputs: Arrays by name.
+        *arguments: What else the program takes.
+
+    Raises:
+        RunError: As `run`.
+        OSError: As `run`.
+    """
+    found = []
+    for _ in range(2):
+        calls: dict[str, dict[str, np.ndarray]] = {"outputs": {}, "again": {}}
+        for key, value in run(program, inputs, *arguments).items():
+            call, name = key.split("/", 1)
+            calls[call][name] = value
+        found.append(list(calls.values()))
+    return found
+
+
 def _call(command):
     try:
         done = subprocess.run(

@@ -1,74 +1,145 @@
-"""Runs a written SavedModel in another process and compares it with the model."""
+"""Runs a written SavedModel in other processes and compares it with the model."""
 
+import json
 import pathlib
+import tempfile
 
 import numpy as np
+import tensorflow as tf
 
 from tfticket.export.checking import processes
-from tfticket.export.checking.compare import agreement, not_run, require_close, scale
+from tfticket.export.checking.compare import (
+    Rule,
+    answers,
+    judge,
+    not_run,
+    scale,
+    worst,
+)
 from tfticket.export.checking.exported import Exported, ExportError, size_of
+from tfticket.export.checking.programs.run_c_api import DTYPES
 from tfticket.export.served.function import SIGNATURE, Serving
+from tfticket.export.served.samples import Samples
 
-_C_API = "c_api"
+_C_API, _AGAIN = "c_api", "again"
 
 
 def check(
     written: pathlib.Path,
     target: pathlib.Path,
     serving: Serving,
-    inputs: dict[str, np.ndarray],
-    tolerance: float,
+    samples: Samples,
+    rule: Rule,
 ) -> Exported:
     """Compares a SavedModel with the model it was made from.
 
     It is loaded by a Python process in which keras and tfticket can't be imported: what
-    it needs beyond TensorFlow would show. There it is loaded once more through
-    TensorFlow's C API.
+    it needs beyond TensorFlow would show. A second process loads it through
+    TensorFlow's C API, or as the first did where that is not to be had. Each calls it
+    twice.
 
     Args:
         written: Where the folder is now.
         target: Where it is going to be, for the result.
         serving: The model it was made from.
-        inputs: Arrays by input name.
-        tolerance: Largest difference allowed, relative to the largest absolute value
-            of the output.
+        samples: What to run it on.
+        rule: What is asked of it.
 
     Raises:
-        ExportError: If it does not load or run, or its outputs differ.
+        ExportError: If it does not load or run, two calls differ, or its outputs do
+            from the model's.
     """
-    expected = serving.predict(inputs)
+    inputs = samples.arrays
     label = f"The SavedModel written for {target}"
+    results, latency = _by_python(written, inputs, label)
+    library = c_api_library(written)
+    if library is None:
+        second = _by_python(written, inputs, label)[0]
+        others = [(label, [second[SIGNATURE], second[_AGAIN]])]
+    else:
+        how = f"{label}, loaded through TensorFlow's C API,"
+        second = _by_c_api(written, inputs, library, how)
+        others = [(how, [second[_C_API], second[_AGAIN]])]
+    expected, rule = answers(serving.predict, inputs, rule)
+    found = worst(
+        [
+            judge(how, expected, [calls], rule)
+            for how, calls in [(label, [results[SIGNATURE], results[_AGAIN]]), *others]
+        ]
+    )
+    for name, differ in serving.differences.items():
+        apart = differ(results[SIGNATURE], results[name])
+        if not apart <= rule.tolerance * scale(results[SIGNATURE]):
+            raise ExportError(
+                f"{label} differs from itself: signature '{name}' by {apart:.3g} from "
+                f"{SIGNATURE}. Nothing was kept."
+            )
+    return Exported(
+        target,
+        size_of(written),
+        found.error,
+        found.agreement,
+        latency,
+        c_api=library is not None,
+        notes=(*serving.notes, *found.notes),
+        compared=samples.text,
+        typical_error=found.typical if rule.rounded else None,
+    )
+
+
+def _by_python(written, inputs, label):
+    """Outputs by signature and name, and the milliseconds of a call."""
     try:
         flat = processes.run("run_saved_model", inputs, written)
     except processes.RunError as error:
         place = f"{label}, loaded where keras, tfticket and the model's own code are "
         raise not_run(f"{place}missing,", error) from error
     latency = flat.pop("latency_ms", None)
+    return _by_call(flat), None if latency is None else float(latency)
+
+
+def _by_c_api(written, inputs, library, label):
+    signature = _signature(written)
+    names = {
+        "inputs": {name: signature.inputs[name].name for name in inputs},
+        "outputs": {name: info.name for name, info in signature.outputs.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "names.json")
+        file.write_text(json.dumps(names))
+        try:
+            flat = processes.run("run_c_api", inputs, library, written, file)
+        except processes.RunError as error:
+            raise not_run(label, error) from error
+    return _by_call(flat)
+
+
+def _by_call(flat):
     results: dict[str, dict[str, np.ndarray]] = {}
     for key, value in flat.items():
-        signature, name = key.split("/", 1)
-        results.setdefault(signature, {})[name] = value
-    errors, agreements = [], []
-    for by in (SIGNATURE, _C_API):
-        if by == _C_API and by not in results:
-            continue
-        how = f"{label}, loaded through TensorFlow's C API," if by == _C_API else label
-        errors.append(require_close(how, expected, results[by], tolerance))
-        agreements.append(agreement(expected, results[by]))
-    for name, differ in serving.differences.items():
-        found = differ(results[SIGNATURE], results[name])
-        if not found <= tolerance * scale(results[SIGNATURE]):
-            raise ExportError(
-                f"{label} differs from itself: signature '{name}' by {found:.3g} from "
-                f"{SIGNATURE}. Nothing was kept."
-            )
-    known = [value for value in agreements if value is not None]
-    return Exported(
-        target,
-        size_of(written),
-        max(errors),
-        float(np.mean(known)) if known else None,
-        None if latency is None else float(latency),
-        c_api=_C_API in results,
-        notes=serving.notes,
-    )
+        call, name = key.split("/", 1)
+        results.setdefault(call, {})[name] = value
+    return results
+
+
+def c_api_library(written: pathlib.Path) -> pathlib.Path | None:
+    """TensorFlow's C++ library, where it can run this SavedModel.
+
+    TensorFlow's libraries are others on some systems, and the program knows some
+    dtypes only.
+    """
+    folder = pathlib.Path(tf.__file__).parent
+    library = next(iter(sorted(folder.glob("libtensorflow_cc*"))), None)
+    if library is None or not (written / "saved_model.pb").is_file():
+        return None
+    signature = _signature(written)
+    infos = [*signature.inputs.values(), *signature.outputs.values()]
+    return library if all(info.dtype in DTYPES for info in infos) else None
+
+
+def _signature(written):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((written / "saved_model.pb").read_bytes())
+    return content.meta_graphs[0].signature_def[SIGNATURE]

@@ -1,8 +1,10 @@
 """The function that an export serves: named inputs to named outputs."""
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import keyword
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfticket.common.arguments import check_instance
+from tfticket.export.checking.exported import ExportError
 from tfticket.keras_models.copies import require_finite
 from tfticket.keras_models.graph import input_layers, output_names
 from tfticket.keras_models.masked_layer import masks_in_use
@@ -31,6 +34,7 @@ class Prepared:
         signature: Input name to `tf.TensorSpec`.
         outputs: Names of the outputs, in the model's order.
         notes: What was done to the model that was given.
+        state: Variables of the model that was given that a call may change.
     """
 
     model: keras.Model
@@ -39,15 +43,42 @@ class Prepared:
     signature: dict[str, tf.TensorSpec]
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    state: tuple[Any, ...] = ()
 
     def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the model that was given, on any backend.
+        """Outputs of the model that was given, on any backend; its state stays.
 
         Args:
             inputs: Arrays by input name.
         """
-        found = self.call_given(inputs)
-        return {k: keras.ops.convert_to_numpy(value) for k, value in found.items()}
+        with kept(self.state):
+            found = self.call_given(inputs)
+            return {k: keras.ops.convert_to_numpy(value) for k, value in found.items()}
+
+    def state_lost(
+        self, inputs: dict[str, np.ndarray], deterministic: bool
+    ) -> tuple[str, ...]:
+        """A note where the model keeps a state, for files that keep none.
+
+        Args:
+            inputs: Arrays by input name.
+            deterministic: Whether that is an error.
+
+        Raises:
+            ExportError: If it is, and a call changes a variable.
+        """
+        with kept(self.state) as changed:
+            self.call_given(inputs)
+        if not changed:
+            return ()
+        if not deterministic:
+            return ("the model keeps a state between calls, and the file does not",)
+        raise ExportError(
+            f"Model '{self.model.name}' keeps a state between calls in inference, "
+            "which the file does not. Take the layer out that does (stateful=True), or "
+            "pass deterministic=False if every call is to begin from the state of now. "
+            "Nothing was kept."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +111,8 @@ def serving(model: keras.Model) -> Serving:
     """Makes a model ready to be written; a wrapped or popup one is stripped first.
 
     Inputs are named as the model's `keras.Input`s and outputs as the layers they
-    come from, with "_" for what TensorFlow takes in no name ("my-input").
+    come from, with "_" for what TensorFlow takes in no name ("my-input") and "arg_"
+    before what it takes alone for something else ("class", "2nd"). Notes say which.
 
     Raises:
         RuntimeError: If Keras does not run on TensorFlow.
@@ -120,15 +152,15 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
         if any(np.any(weights[name][~masks[name]]) for name in weights):
             given = model  # not masked since its weights were set: strip has done it
     _require_numbers(model)
+    own_inputs = [layer.name for layer in input_layers(model)]
+    own_outputs = output_names(model)
     signature = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in zip(
-            _served_names([layer.name for layer in input_layers(model)]),
-            model.inputs,
-            strict=True,
-        )
+        for name, tensor in zip(_served_names(own_inputs), model.inputs, strict=True)
     }
-    served_outputs = _served_names(output_names(model))
+    served_outputs = _served_names(own_outputs)
+    notes += _renamed("input", own_inputs, signature)
+    notes += _renamed("output", own_outputs, served_outputs)
 
     def function_of(model):
         # Over the same layers, with inputs and outputs as flat lists.
@@ -148,6 +180,45 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
         signature,
         tuple(served_outputs),
         notes,
+        tuple(_state(given)),
+    )
+
+
+def _state(model):
+    """Variables that a call in inference may change, in whatever way."""
+    yield from (variable for variable in model.variables if not variable.trainable)
+    for _, layer in every_layer(model):
+        if getattr(layer, "stateful", False) is True:
+            yield from keras.tree.flatten(getattr(layer, "states", None) or ())
+
+
+@contextlib.contextmanager
+def kept(variables: Sequence) -> Iterator[list]:
+    """A context after which variables have the values from before.
+
+    Its list has those that were changed, when it ends.
+
+    Args:
+        variables: Keras's or TensorFlow's.
+    """
+    before = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    changed: list[Any] = []
+    try:
+        yield changed
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            now = keras.ops.convert_to_numpy(variable)
+            if not np.array_equal(now, value, equal_nan=value.dtype.kind == "f"):
+                variable.assign(value)
+                changed.append(variable)
+
+
+def _renamed(kind, own, served):
+    """A note for each name that TensorFlow does not take."""
+    return tuple(
+        f"{kind} '{name}' is served as '{other}'"
+        for name, other in zip(own, served, strict=True)
+        if name != other
     )
 
 
@@ -180,12 +251,19 @@ def trace(
         trackables = [variable.value for variable in prepared.model.variables]
     # Not by the model's name, which need not be an identifier.
     module = tf.Module()
-    module.weights = list(trackables)
     function = concrete(call, prepared.signature)
+    held = {id(part) for part in trackables}
+    # State that Keras does not count to a model's variables: that of recurrent layers,
+    # and of random numbers without a generator of their own.
+    states = [
+        variable for variable in function.graph.variables if id(variable) not in held
+    ]
+    module.weights = [*trackables, *states]
 
     def predict(inputs):
         inputs = {name: tf.constant(inputs[name]) for name in prepared.signature}
-        return {name: value.numpy() for name, value in call_given(inputs).items()}
+        with kept([*prepared.state, *states]):
+            return {name: value.numpy() for name, value in call_given(inputs).items()}
 
     return Serving(module, function, prepared.signature, predict, notes=prepared.notes)
 
@@ -199,84 +277,14 @@ def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]) 
     return tf.function(serve, autograph=False).get_concrete_function(**signature)
 
 
-def sample_inputs(
-    signature: dict[str, tf.TensorSpec], batch: int = 8
-) -> dict[str, np.ndarray]:
-    """Random inputs that fit a signature: normal floats, integers 0 and 1.
-
-    Raises:
-        ValueError: If a dimension other than the batch is unknown.
-    """
-    random = np.random.default_rng(0)
-    inputs: dict[str, np.ndarray] = {}
-    for name, spec in signature.items():
-        value: np.ndarray
-        shape = [batch if size is None else size for size in spec.shape[:1]]
-        rest = list(spec.shape[1:])
-        if None in rest:
-            raise ValueError(
-                f"Input '{name}' has the open shape {tuple(spec.shape)}, so no sample "
-                "of it can be made up. Pass inputs= with arrays to check the export on."
-            )
-        if spec.dtype.is_floating:
-            value = random.standard_normal(shape + rest)
-        else:
-            value = random.integers(0, 2, shape + rest)
-        inputs[name] = value.astype(spec.dtype.as_numpy_dtype)
-    return inputs
-
-
-def named_inputs(
-    inputs: Any, signature: dict[str, tf.TensorSpec]
-) -> dict[str, np.ndarray]:
-    """A user's sample as arrays by input name, made up where it is `None`.
-
-    Raises:
-        ValueError: If names or shapes are not the signature's.
-    """
-    if inputs is None:
-        return sample_inputs(signature)
-    if not isinstance(inputs, dict):
-        one = len(signature) == 1 and not (
-            isinstance(inputs, (list, tuple)) and len(inputs) == 1
-        )
-        flat = [inputs] if one else list(inputs)
-        if len(flat) != len(signature):
-            raise ValueError(
-                f"inputs must have one array for each of {list(signature)}. "
-                f"Received: {len(flat)}"
-            )
-        inputs = dict(zip(signature, flat, strict=True))
-    if set(inputs) != set(signature):
-        raise ValueError(
-            f"inputs must have one array for each of {list(signature)}. "
-            f"Received: {list(inputs)}"
-        )
-    arrays = {}
-    for name, spec in signature.items():
-        given = np.asarray(inputs[name])
-        arrays[name] = given.astype(spec.dtype.as_numpy_dtype)
-        if spec.dtype.is_integer and np.any(arrays[name] != given):
-            raise ValueError(
-                f"Input '{name}' is of {spec.dtype.name}, which can't hold all the "
-                "values of the sample. Pass inputs= with whole numbers in its range."
-            )
-        if not spec.shape.is_compatible_with(arrays[name].shape):
-            raise ValueError(
-                f"Input '{name}' must have shape {tuple(spec.shape)}. "
-                f"Received: shape {arrays[name].shape}"
-            )
-        if not arrays[name].size:
-            raise ValueError(f"Input '{name}' has no samples to check the export on.")
-    return arrays
-
-
 def _served_names(layers):
     """Names of layers as TensorFlow spells them, each its own."""
     names: list[str] = []
     for layer in layers:
-        name = "".join(c if c.isalnum() else "_" for c in layer)
-        name = name if name[0].isalpha() else f"arg_{name}"
+        name = "".join(c if c.isascii() and c.isalnum() else "_" for c in layer)
+        # They are parameters of a Python function on the way, a method's even.
+        if not name[0].isalpha() or name == "self" or keyword.iskeyword(name):
+            name = f"arg_{name}"
         number = itertools.count(1)
         unique = name
         while unique in names:

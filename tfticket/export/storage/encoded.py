@@ -154,16 +154,29 @@ def assigned(
         call: Function that runs the model.
         variables: All the model's weights.
         signature: Input name to `tf.TensorSpec`.
+
+    Raises:
+        ValueError: If it changes what is not among the weights.
     """
-    found = set()
+    found, known = set(), {id(variable) for variable in variables}
+    beyond = False
 
     def watched(inputs):
+        nonlocal beyond
         with keras.StatelessScope() as scope:
             outputs = call(inputs)
+        beyond = bool(set(scope.state_mapping) - known)
         found.update(id(v) for v in variables if scope.get_current_value(v) is not None)
         return outputs
 
     concrete(watched, signature)
+    if beyond:
+        raise ValueError(
+            "A layer changes a state that Keras does not count to the model's "
+            "variables (stateful=True, or keras.random without a SeedGenerator of the "
+            "layer's own), which would stay as it is in this format. Pass "
+            "format='dense', or change the layer."
+        )
     return found
 
 

@@ -7,11 +7,20 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfticket.export.checking import processes
-from tfticket.export.checking.compare import agreement, not_run, require_close
+from tfticket.export.checking.compare import (
+    Rule,
+    answers,
+    judge,
+    not_run,
+    require_close,
+    worst,
+)
 from tfticket.export.checking.exported import Exported, ExportError
-from tfticket.export.served.function import Serving
+from tfticket.export.served.function import SIGNATURE, Serving
+from tfticket.export.served.samples import Samples
 from tfticket.export.tflite import known_faults
 from tfticket.export.tflite.reader import EncodedWeight
 
@@ -19,6 +28,9 @@ from tfticket.export.tflite.reader import EncodedWeight
 # the largest output. The weights are equal, so only the order of sums is not; where
 # activations are quantized, that may push one of them over to the next step.
 _TWIN = {None: 1e-4, "float16": 1e-3, "dynamic": 1e-2, "int8": 2e-2}
+
+# How far what is quantized may be from the model: float32's tolerance.
+_SOURCE = 1e-4
 
 _SPARSE = "Use sparse=False, or fallback=True to have that done."
 
@@ -63,52 +75,82 @@ def check(
     written: pathlib.Path,
     target: pathlib.Path,
     serving: Serving,
-    inputs: Mapping[str, np.ndarray],
+    samples: Samples,
     quantization: str | None,
-    tolerance: float,
+    rule: Rule,
     runtimes: Collection[str],
     dense: pathlib.Path | None = None,
+    source: pathlib.Path | None = None,
 ) -> Exported:
-    """Runs a file in every runtime; the result is of the worst of them.
+    """Runs a file in every runtime, in two processes; the result is of the worst.
+
+    Where the file rounds, what it was converted from has to be exact: quantization
+    hides smaller mistakes than those it makes.
 
     Args:
         written: Where the file is now.
         target: Where it is going to be, for errors.
         serving: The model it was made from.
-        inputs: Arrays by input name.
+        samples: What to run it on.
         quantization: That of the file.
-        tolerance: Largest difference to the model, relative to the largest absolute
-            value of the output.
+        rule: What is asked of it.
         runtimes: Which to run it in.
         dense: The dense file of the same quantization, where `written` is sparse.
+        source: The SavedModel that it was converted from.
 
     Raises:
         ExportError: If it does not run or differs in one of them.
     """
-    expected = serving.predict(dict(inputs))
+    inputs = samples.arrays
+    expected, rule = answers(serving.predict, inputs, rule)
+    if rule.rounded and source is not None:
+        _require_exact(source, target, expected, inputs, rule)
     files = [written] if dense is None else [written, dense]
-    errors, agreements = [], []
+    all_found = []
     for runtime in runtimes:
         label = f"The .tflite file written for {target}, run {_NAMES[runtime]},"
         try:
-            found, *twin = [outputs for outputs, _ in run(files, inputs, runtime)]
+            # A list of calls for each file, for each process.
+            starts = [_calls(files, inputs, runtime) for _ in range(2)]
         except processes.RunError as failed:
             raise not_run(label, failed, _instead(dense)) from failed
-        errors.append(
-            require_close(label, expected, found, tolerance, advice=_instead(dense))
-        )
-        if twin:
-            near = _TWIN[quantization]
-            require_close(label, twin[0], found, near, "the dense one", _SPARSE)
-        agreements.append(agreement(expected, found))
-    known = [value for value in agreements if value is not None]
+        mine = [calls[0] for calls in starts]
+        all_found.append(judge(label, expected, mine, rule, _instead(dense)))
+        if dense is not None:
+            near, twin = _TWIN[quantization], starts[0][1][0]
+            require_close(label, twin, mine[0][0], near, "the dense one", _SPARSE)
+    found = worst(all_found)
     return Exported(
         target,
         written.stat().st_size,
-        max(errors),
-        min(known, default=None),
-        notes=serving.notes,
+        found.error,
+        found.agreement,
+        notes=(*serving.notes, *found.notes),
+        compared=samples.text,
+        typical_error=found.typical if rule.rounded else None,
     )
+
+
+def _require_exact(source, target, expected, inputs, rule):
+    """Raises an ExportError where a SavedModel is not the model, quantization aside."""
+    serve = tf.saved_model.load(str(source)).signatures[SIGNATURE]
+    given = {name: tf.constant(value) for name, value in inputs.items()}
+    found = {name: value.numpy() for name, value in serve(**given).items()}
+    exact = max(_SOURCE, rule.tolerance) if not rule.deterministic else _SOURCE
+    label = f"What {target} was to be quantized from"
+    require_close(label, expected, found, exact)
+
+
+def _calls(models, inputs, runtime):
+    """For each of some files, the outputs by name of two calls in one process."""
+    stored = processes.run("run_litert", inputs, runtime, 0, *models)
+    found: list[list[dict[str, np.ndarray]]] = [[{}, {}] for _ in models]
+    for key, value in stored.items():
+        call = int(key.startswith("again/"))
+        number, name = key.removeprefix("again/").split("/", 1)
+        if name:  # else it is the seconds
+            found[int(number)][call][name] = value
+    return found
 
 
 def run(
@@ -132,7 +174,8 @@ def run(
     found: list[dict[str, np.ndarray]] = [{} for _ in models]
     for key, value in stored.items():
         number, name = key.split("/", 1)
-        found[int(number)][name] = value
+        if number != "again":
+            found[int(number)][name] = value
     return [(outputs, outputs.pop("")) for outputs in found]
 
 

@@ -2,11 +2,11 @@
 
 `TF_LoadSessionFromSavedModel` is the loader of TensorFlow Serving: a graph and a
 session, initialized by the SavedModel's own operations, with no Python in it.
-`run_saved_model` imports it; it is also a program by itself:
 
     python run_c_api.py INPUTS.npz OUTPUTS.npz LIBRARY MODEL NAMES.json
 
-where NAMES.json has {"inputs": {name: tensor}, "outputs": {name: tensor}}.
+where NAMES.json has {"inputs": {name: tensor}, "outputs": {name: tensor}}. Results are
+"c_api/name", and "again/name" of a second call.
 """
 
 import ctypes
@@ -149,9 +149,12 @@ def main(inputs, outputs, library, model, names):
         tensors = json.load(file)
     with np.load(inputs) as file:
         feeds = {tensors["inputs"][key.split("/", 1)[1]]: file[key] for key in file}
-    results = Session(library, model).run(feeds, list(tensors["outputs"].values()))
-    names = [f"c_api/{name}" for name in tensors["outputs"]]
-    np.savez(outputs, **dict(zip(names, results, strict=True)))
+    session, results = Session(library, model), {}
+    for call in ("c_api", "again"):
+        arrays = session.run(feeds, list(tensors["outputs"].values()))
+        names = [f"{call}/{name}" for name in tensors["outputs"]]
+        results |= dict(zip(names, arrays, strict=True))
+    np.savez(outputs, **results)
 
 
 if __name__ == "__main__":

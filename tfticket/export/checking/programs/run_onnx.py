@@ -2,7 +2,7 @@
 
     python run_onnx.py INPUTS.npz OUTPUTS.npz MODEL
 
-Names are "inputs/name" and "outputs/name".
+Names are "inputs/name" and "outputs/name"; "again/name" is of a second call.
 """
 
 import sys
@@ -17,8 +17,11 @@ def main(inputs, outputs, model):
     with np.load(inputs) as file:
         given = {key.split("/", 1)[1]: file[key] for key in file}
     names = [output.name for output in session.get_outputs()]
-    results = zip(names, session.run(names, given), strict=True)
-    np.savez(outputs, **{f"outputs/{name}": value for name, value in results})
+    results = {}
+    for call in ("outputs", "again"):
+        for name, value in zip(names, session.run(names, given), strict=True):
+            results[f"{call}/{name}"] = value
+    np.savez(outputs, **results)
 
 
 if __name__ == "__main__":
