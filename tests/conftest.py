@@ -23,8 +23,6 @@ from fixtures.scripts import Scripts
 from fixtures.without_xla import compile_options as without_xla_settings
 
 from tfticket import devices
-from tfticket.export.checking import processes
-from tfticket.export.served import check as saved_model_check
 
 # TensorFlow's graphs are many small objects that live on: looking through them again
 # and again, and through all that was imported, is a tenth of the tests' time.
@@ -100,8 +98,7 @@ def without_xla():
 @pytest.fixture
 def quick(monkeypatch):
     """For tests of what is around the check of a SavedModel, done in this process."""
-    monkeypatch.setattr(processes, "run", check_here.run)
-    monkeypatch.setattr(saved_model_check, "c_api_library", lambda written: None)
+    check_here.install(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ PRIVATE = (
         "_inner_optimizers",
         "_input_shape_arg",
         "_use_weight_decay",
-        "_tracker",
         "_auto_config",
         "_update_model_variables_moving_average",
         "_model_variables_moving_average",

@@ -76,7 +76,7 @@ def served(tmp_path_factory):
     for name in FORMATS:
         with pytest.MonkeyPatch.context() as patch:
             if name == "dense":
-                patch.setattr(processes, "run", check_here.run)
+                check_here.install(patch.setattr)
             exported[name] = export.saved_model(
                 model,
                 folder / name,

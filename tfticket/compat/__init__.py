@@ -1,10 +1,12 @@
 """TF-MOT's pruning on Keras 3: its names, its policies, and models that it pruned.
 
-For code that comes from TF-MOT. `tfmot` has the names and `convert` carries a pruned
-model over. Behind them are `low_magnitude` (wrapping and stripping), `policies` (which
-layers to wrap) and `translated` (schedules and structures as TF-MOT counts them).
+For code that comes from TF-MOT. `tfmot` has the names, `convert` carries a pruned
+model over, and `old_h5` loads what Keras 3 refuses of Keras 2's files. Behind them are
+`low_magnitude` (wrapping and stripping), `policies` (which layers to wrap),
+`translated` (schedules and structures as TF-MOT counts them) and
+`keras_file`, which `convert` reads.
 """
 
-from tfticket.compat import convert, tfmot
+from tfticket.compat import convert, old_h5, tfmot
 
-__all__ = ["convert", "tfmot"]
+__all__ = ["convert", "old_h5", "tfmot"]

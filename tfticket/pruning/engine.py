@@ -137,8 +137,8 @@ class Pruner:
             structure.check(shape, self.axes[name])
         except ValueError as error:
             self.unfit[name] = str(error)
-            del self.structures[name], self.axes[name], self.shapes[name]
-            del self.alike[name]
+            for held in (self.structures, self.axes, self.shapes, self.alike):
+                held.pop(name)
 
     def _add_channels(self, model, wanted):
         if self.scope == "erk":
@@ -207,14 +207,13 @@ class Pruner:
     def _tell_unfit(self, argument, values, chosen):
         """Says once which weights don't fit their structure and so stay dense."""
         given = {name: values[x] for x, names in chosen.items() for name in names}
-        for name, why in self.unfit.items():
-            named = any(name in chosen[x] for x in chosen if isinstance(x, str))
-            if named and given[name] != 0.0:
-                raise ValueError(
-                    f"{argument} gives '{name}' {given[name]}, and it can't be cut: "
-                    f"{why}. Give it 0.0, or leave it out."
-                )
+        by_name = {n for x in chosen if isinstance(x, str) for n in chosen[x]}
         left = {k: why for k, why in self.unfit.items() if given.get(k) != 0.0}
+        for name in by_name & set(left):
+            raise ValueError(
+                f"{argument} gives '{name}' {given[name]}, and it can't be cut: "
+                f"{left[name]}. Give it 0.0, or leave it out."
+            )
         if left and not self._told_unfit:
             listed = "; ".join(f"'{name}': {why}" for name, why in left.items())
             warnings.warn(
