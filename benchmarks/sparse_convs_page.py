@@ -28,8 +28,9 @@ these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was
 {trained}
 ## Again
 
+It takes Chromium, and LiteRT.js by `npm install @litertjs/core`.
+
 ```sh
-npm install @litertjs/core  # and Chromium, of your system
 python benchmarks/sparse_convs.py --litertjs=node_modules/@litertjs/core
 ```
 

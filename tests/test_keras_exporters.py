@@ -40,7 +40,7 @@ def test_files_of_each_backend_by_their_runtimes(backend, tmp_path):
     for error, agreement, notes in said.values():
         assert error < 1e-5
         assert agreement == 1
-        assert notes == ["stripped"]
+        assert "stripped" in notes  # and how the input with a hyphen is served
     arrays = dict(np.load(tmp_path / "it.npz"))
     want = [arrays.pop("out3"), arrays.pop("out5")]
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")

@@ -348,7 +348,7 @@ class _Work:
                     "Pass more samples"
                 )
         method = self._method + (" + least squares" if self._reconstruct else "")
-        return OneShotRow(name, 1 - masks.mean(), method, recorder.count, error)
+        return OneShotRow(name, float(1 - masks.mean()), method, recorder.count, error)
 
     def _rows(self, kernel, alive, norms, moments, sparsity):
         if self._method == "sparsegpt":
@@ -398,7 +398,7 @@ class _Work:
         mask = self._lowest(rows, living, sparsity, by_row=False).reshape(shape)
         mask = np.moveaxis(mask, range(-len(axes), 0), axes)
         self._masks.set_masks({name: mask})
-        return OneShotRow(name, 1 - mask.mean(), "magnitude", 0, None)
+        return OneShotRow(name, float(1 - mask.mean()), "magnitude", 0, None)
 
     def _note_unseen(self):
         by_reason: dict[str, list[str]] = {}

@@ -42,7 +42,7 @@ class Rows:
             axes = ((len(shape) - 2,), (len(shape) - 1,), tuple(range(len(shape) - 2)))
         else:
             axes = ((), (len(shape) - 1,), tuple(range(len(shape) - 1)))
-        self._axes = axes
+        self.axes = axes
         self.groups = math.prod(shape[i] for i in axes[0])
         if isinstance(layer, _CONVOLUTIONS):
             self.groups = layer.groups
@@ -50,12 +50,12 @@ class Rows:
 
     def of(self, kernel: np.ndarray) -> np.ndarray:
         """An array of the kernel's shape as (groups, outputs, features)."""
-        order = [i for axes in self._axes for i in axes]
+        order = [i for axes in self.axes for i in axes]
         return np.transpose(kernel, order).reshape(self.groups, -1, self.size)
 
     def back(self, rows: np.ndarray) -> np.ndarray:
         """What `of` has made, in the kernel's shape."""
-        order = [i for axes in self._axes for i in axes]
+        order = [i for axes in self.axes for i in axes]
         moved = rows.reshape([self._shape[i] for i in order])
         return np.transpose(moved, np.argsort(order))
 
@@ -118,7 +118,7 @@ class Recorded:
 def why_not(weight: MaskedWeight) -> str:
     """Why the inputs of a kernel can't be told; "" where they can."""
     layer = weight.layer
-    kernel = getattr(layer, "_kernel", getattr(layer, "kernel", None))
+    kernel = getattr(layer, "kernel", None)
     kinds = (layers.Dense, layers.EinsumDense, *_CONVOLUTIONS, *_DEPTHWISE)
     if kernel is not weight.variable or not isinstance(layer, kinds):
         return f"what a {type(layer).__name__} multiplies it with is not known"
@@ -236,7 +236,7 @@ def _letters(layer):
 
 def _einsum_features(layer, x, rows):
     given, kernel, _ = _letters(layer)
-    groups, _, features = rows._axes
+    groups, _, features = rows.axes
     wanted = [kernel[i] for i in groups], [kernel[i] for i in features]
     named = given.replace("...", "")
     first = len(x.shape) - len(named) if given.startswith("...") else 0

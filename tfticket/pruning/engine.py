@@ -158,9 +158,7 @@ class Pruner:
     def _require_data(self):
         name = criteria.name_of(self.criterion)
         data, loss = self._source["data"], self._source["loss"]
-        for kind in (*FROM_DATA, *FROM_INPUTS):
-            if kind not in self.needs:
-                continue
+        for kind in set(self.needs) & {*FROM_DATA, *FROM_INPUTS}:
             require_repeatable(data, f"criterion='{name}'")
             require_data(kind, self.model, data, loss, name)
 

@@ -240,25 +240,14 @@ def synflow(weight: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return np.abs(wide(weight) * wide(flow))
 
 
-def wide(array: Any) -> np.ndarray:
-    """At least float32: products of float16 weights would overflow or vanish."""
-    array = np.asarray(array)
-    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
-
-
 def wanda(weight: np.ndarray, input_norm: np.ndarray) -> np.ndarray:
     """|w| times the norm of what it multiplies (Sun et al. 2023, arXiv 2306.11695).
 
-    The paper ranks within each output, which `tfticket.one_shot` does; a scope ranks
-    a layer or more.
+    The paper ranks within each output, as `tfticket.one_shot` does.
 
     Args:
         weight: Float array of any shape.
-        input_norm: L2 norm of the weight's input feature over all samples and
-            positions, in its shape.
-
-    Returns:
-        Array of the same shape, float32 or wider.
+        input_norm: L2 norm over the data of the weight's input, in its shape.
 
     Example:
 
@@ -266,6 +255,12 @@ def wanda(weight: np.ndarray, input_norm: np.ndarray) -> np.ndarray:
     array([2., 3.])
     """
     return np.abs(wide(weight)) * wide(input_norm)
+
+
+def wide(array: Any) -> np.ndarray:
+    """At least float32: products of float16 weights would overflow or vanish."""
+    array = np.asarray(array)
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 Criterion = Callable[..., np.ndarray]
@@ -284,18 +279,8 @@ EVIDENCE = {
 _CRITERIA: dict[str, Criterion] = {
     criterion.__name__: criterion
     for criterion in (
-        magnitude,
-        lamp,
-        random,
-        movement,
-        magnitude_increase,
-        change,
-        recent_change,
-        taylor,
-        snip,
-        grasp,
-        wanda,
-        synflow,
+        *(magnitude, lamp, random, movement, magnitude_increase, change),
+        *(recent_change, taylor, snip, grasp, synflow, wanda),
     )
 }
 

@@ -63,10 +63,10 @@ def sparse_gpt(
 
     Example:
 
-    >>> rows, inputs = np.array([[1.0, 0.1]]), np.array([[1.0, 0.9], [0.9, 1.0]])
+    >>> rows, inputs = np.array([[0.1, 1.0]]), np.array([[1.0, 0.9], [0.9, 1.0]])
     >>> mask, found = sparse_gpt(rows, rows != 0, inputs, 0.5)
     >>> mask, found.round(2)
-    (array([[ True, False]]), array([[1.09, 0.  ]]))
+    (array([[False,  True]]), array([[0.  , 1.09]]))
     """
     weights = np.where(alive, rows, 0).astype(np.float64)
     mask = np.array(alive)

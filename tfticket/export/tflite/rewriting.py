@@ -94,7 +94,7 @@ class Rewriter:
         for number in graph.outputs:
             self._readers.setdefault(number, []).append(None)
         self._head = head(graph)
-        self._values: dict[int, Value] = {}
+        self._known: dict[int, Value] = {}
         for number, layer in zip(graph.inputs, graph.input_layers, strict=True):
             shape = layer.batch_shape
             tensor = keras.Input(
@@ -103,7 +103,7 @@ class Rewriter:
                 name=layer.name,
             )
             flipped = flipped_inputs and len(shape) == 4 and bool(axes)
-            self._values[number] = Value(tensor, flipped)
+            self._known[number] = Value(tensor, flipped)
 
     def model(self) -> keras.Model:
         """The new model."""
@@ -113,7 +113,7 @@ class Rewriter:
         tensors = {
             i: self._plain(i) for i in {*self._graph.inputs, *self._graph.outputs}
         }
-        tensors |= {i: self._values[i].tensor for i in self._graph.inputs}
+        tensors |= {i: self._known[i].tensor for i in self._graph.inputs}
         return assemble(self._graph, tensors)
 
     def _write(self, call):
@@ -125,9 +125,9 @@ class Rewriter:
         elif isinstance(operation, _POOLS) and self._is_usual(call):
             self._pooling(call)
         elif call.outputs[0] in self._pads:
-            value = self._values[call.inputs[0]]
+            value = self._known[call.inputs[0]]
             pads = self._pads[call.outputs[0]]
-            self._values[call.outputs[0]] = dataclasses.replace(value, pads=pads)
+            self._known[call.outputs[0]] = dataclasses.replace(value, pads=pads)
         elif is_mean(call):
             self._mean(call)
         elif not self._multiplied(call) and not self._flattened(call):
@@ -142,7 +142,7 @@ class Rewriter:
     # Windows.
 
     def _convolution(self, call):
-        layer, value = call.operation, self._values[call.inputs[0]]
+        layer, value = call.operation, self._known[call.inputs[0]]
         if self._is_head(call):
             self._dense(call)
             return
@@ -201,7 +201,7 @@ class Rewriter:
             relu = layers.ReLU(6.0, name=self._name(name, "_relu6"))
             value = dataclasses.replace(value, tensor=relu(value.tensor), scale=1 / 6)
         self._seen.update(id(x) for x in chain.calls)
-        self._values.update((x.outputs[0], value) for x in chain.calls)
+        self._known.update((x.outputs[0], value) for x in chain.calls)
 
     def _padded(self, call, tensor, seen, alone):
         """The input with its padding, and what padding is left to the layer."""
@@ -249,7 +249,7 @@ class Rewriter:
         )
 
     def _dense(self, call):
-        layer, value = call.operation, self._values[call.inputs[0]]
+        layer, value = call.operation, self._known[call.inputs[0]]
         chain = scales.chain(call, self._readers)
         (part,) = scales.parts(layer, chain, value.scale)
         tensor = value.tensor
@@ -276,14 +276,14 @@ class Rewriter:
         """Whether it was a Flatten or Reshape of one pixel without its axes."""
         if not isinstance(call.operation, layers.Flatten | layers.Reshape):
             return False
-        value = self._values[call.inputs[0]]
+        value = self._known[call.inputs[0]]
         if not value.is_flat or len(call.out_shapes[0]) != 2:
             return False
-        self._values[call.outputs[0]] = dataclasses.replace(value, is_flat=False)
+        self._known[call.outputs[0]] = dataclasses.replace(value, is_flat=False)
         return True
 
     def _mean(self, call):
-        operation, value = call.operation, self._values[call.inputs[0]]
+        operation, value = call.operation, self._known[call.inputs[0]]
         readers = self._readers.get(call.outputs[0], [])
         after = readers[0] if len(readers) == 1 else None
         pixel = (1, 1, call.in_shapes[0][-1])
@@ -313,14 +313,14 @@ class Rewriter:
             name = operation.name if is_layer else self._name("mean", "_pixel")
             tensor = layers.GlobalAveragePooling2D(name=name)(value.tensor)
             self._note(FLAT, operation.name)
-            self._values[call.outputs[0]] = Value(
+            self._known[call.outputs[0]] = Value(
                 tensor, scale=value.scale, is_flat=True
             )
             return
         else:
             tensor = self._called(call, {call.inputs[0]: value.tensor})[0]
             number = call.outputs[0]
-        self._values[number] = Value(tensor, scale=value.scale)
+        self._known[number] = Value(tensor, scale=value.scale)
 
     # Scales.
 
@@ -328,11 +328,11 @@ class Rewriter:
         """Whether it was a product whose scale could wait."""
         if type(call.operation).__name__ != "Multiply":
             return False
-        values = [self._values[i] for i in call.inputs]
+        values = [self._known[i] for i in call.inputs]
         if len(values) == 1 and scales.number_of(call) is not None:
             value = values[0]
             scale = value.scale * scales.number_of(call)
-            self._values[call.outputs[0]] = dataclasses.replace(value, scale=scale)
+            self._known[call.outputs[0]] = dataclasses.replace(value, scale=scale)
             return True
         if not call.takes_only_tensors() or len(set(call.inputs)) != len(call.inputs):
             return False
@@ -340,19 +340,19 @@ class Rewriter:
             return False
         scale = math.prod(x.scale for x in values)
         for i, value in zip(call.inputs, values, strict=True):
-            self._values[i] = dataclasses.replace(value, scale=1.0)
+            self._known[i] = dataclasses.replace(value, scale=1.0)
         self._copy(call)
         for i, value in zip(call.inputs, values, strict=True):
-            self._values[i] = value
+            self._known[i] = value
         number = call.outputs[0]
-        self._values[number] = dataclasses.replace(self._values[number], scale=scale)
+        self._known[number] = dataclasses.replace(self._known[number], scale=scale)
         return True
 
     # All else.
 
     def _copy(self, call, pixelwise=None):
         """The same call; on images in reverse where that makes no difference."""
-        values = [self._values[i] for i in call.inputs]
+        values = [self._known[i] for i in call.inputs]
         flat = all(x.is_flat for x in values) and isinstance(call.operation, _UNARY)
         if flat:
             given = {i: self._given(i, flat=True) for i in call.inputs}
@@ -375,7 +375,7 @@ class Rewriter:
         made = self._called(call, given)
         for number, tensor in zip(call.outputs, made, strict=True):
             image = flipped and is_image(self._graph.shapes[number])
-            self._values[number] = Value(tensor, image, is_flat=flat)
+            self._known[number] = Value(tensor, image, is_flat=flat)
 
     def _called(self, call, given):
         operation = call.operation
@@ -394,7 +394,7 @@ class Rewriter:
 
     def _given(self, number, flat=False, pads=True):
         """A value as the old model has it, but for the order of the pixels."""
-        value = self._values[number]
+        value = self._known[number]
         tensor = value.tensor
         name = f"value_{number}"
         if value.is_flat and not flat:
@@ -416,7 +416,7 @@ class Rewriter:
 
     def _plain(self, number):
         tensor = self._given(number)
-        if self._values[number].flipped:
+        if self._known[number].flipped:
             return self._flip(tensor)
         shape = self._graph.shapes[number]
         if not is_image(shape) or number in self._graph.inputs:
