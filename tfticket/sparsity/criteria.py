@@ -243,10 +243,8 @@ def synflow(weight: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def wanda(weight: np.ndarray, input_norm: np.ndarray) -> np.ndarray:
     """|w| times the norm of what it multiplies (Sun et al. 2023, arXiv 2306.11695).
 
-    The paper ranks within each output, as `tfticket.one_shot` does.
-
     Args:
-        weight: Float array of any shape.
+        weight: Float array of any shape. The paper ranks it within each output.
         input_norm: L2 norm over the data of the weight's input, in its shape.
 
     Example:
