@@ -8,7 +8,7 @@ PAGE = """# Sparse convolutions, in a browser
 LiteRT computes with zeros of 1x1 convolutions wherever they lie, if the network obeys
 the rules of XNNPACK, its engine. Keras's own networks do not, and gain nothing.
 `tfticket.export.litert(model, path, sparse=True, target="web")` writes them by the
-rules, with the same outputs, and then they run several times faster than the same
+rules, with the same outputs, and then they run up to three times as fast as the same
 weights in the network as it was:
 
 ![Speed-up against sparsity](sparse_convs/speedup.png)
@@ -25,8 +25,7 @@ zeros do. On x86 outside of a browser XNNPACK switches the sparse path off, and 
 these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was
 [emulated](arm.md): outputs and instructions are known, times are not.
 
-{trained}
-## Again
+{trained}## Again
 
 It takes Chromium, and LiteRT.js by `npm install @litertjs/core`.
 
