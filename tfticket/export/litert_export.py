@@ -240,7 +240,8 @@ def litert(
             f"LiteRT.js answers {path} wrong without an error, and LiteRT on ARM does "
             "or fails, by its release: "
             f"{', '.join(expected.wrong)} can't follow convolutions that run sparse. "
-            "Pass target='web', which writes the model so that it is right.",
+            "Pass target='web', which writes it right or says why it can't, or "
+            "sparse=False.",
             stacklevel=2,
         )
     elif expected is not None and not expected.gains:

@@ -141,8 +141,7 @@ RULES = {
     "output": Rule(
         "a map inside a cluster that the model gives out, which LiteRT answers "
         "wrong in browsers and on ARM",
-        "tfticket.export.sparse_ready(model), which copies it, and the cluster then "
-        "stays dense; a model without this output runs sparse",
+        "a model without this output; or a dense file, sparse=False",
     ),
     "broadcast": Rule(
         "a sum of maps of different sizes", "a product, or maps of the same size"
