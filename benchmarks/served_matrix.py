@@ -228,7 +228,7 @@ def write_files(model, folder, x):
     def saved(name, model=model, **arguments):
         return export.saved_model(model, folder / name, inputs=x, **arguments)
 
-    def lite(name, model=model, **arguments):
+    def lite(name, **arguments):
         return export.litert(model, folder / f"{name}.tflite", **arguments)
 
     makers = {
@@ -253,7 +253,6 @@ def write_files(model, folder, x):
         except (export.ExportError, ImportError) as error:
             not_made[form] = f"{type(error).__name__}: {error}"[:1000]
     # LiteRT.js takes no open batch.
-    one = single(model)
     singles = {
         "LiteRT float32": {},
         "LiteRT dynamic": {"quantization": "dynamic"},
@@ -261,20 +260,12 @@ def write_files(model, folder, x):
         "LiteRT sparse": {"sparse": True},
     }
     paths = {
-        form: str(lite(f"single {form}", one, **arguments).path)
+        form: str(lite(f"single {form}", batch_size=1, **arguments).path)
         for form, arguments in singles.items()
         if form in made and "LiteRT.js" in _RUNTIMES.value
     }
     (folder / "single.json").write_text(json.dumps(paths))
     return made, not_made
-
-
-def single(model):
-    """The model with a batch of one."""
-    import keras
-
-    image = keras.Input(model.input_shape[1:], batch_size=1, name=model.inputs[0].name)
-    return keras.Model(image, model(image), name=model.name)
 
 
 def missing(runtime):

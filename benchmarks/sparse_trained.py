@@ -125,13 +125,12 @@ def files() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
         for sparsity, model in models.items():
-            one = keras.Input((32, 32, 3), batch_size=1, name="image")
-            fixed = keras.Model(one, model(one), name=model.name)
             paths[sparsity] = tfticket.export.litert(
-                model if sparsity else fixed,
+                model,
                 pathlib.Path(folder, f"{sparsity}.tflite"),
                 sparse=bool(sparsity),
                 target="web" if sparsity else None,
+                batch_size=None if sparsity else 1,
                 inputs=images[:1],
             ).path
         found = tfticket.export.compare_in_browser(

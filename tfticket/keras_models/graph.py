@@ -95,6 +95,16 @@ class FlatGraph:
         self.inputs = [self._new_value(tensor) for tensor in graph.inputs]
         self.outputs = self._add(graph, graph.inputs, self.inputs, "")
 
+    def readers(self) -> dict[int, list[Call | None]]:
+        """The calls that read each value, each once, and `None` for every output."""
+        found: dict[int, list[Call | None]] = {}
+        for call in self.calls:
+            for number in set(call.inputs):
+                found.setdefault(number, []).append(call)
+        for number in self.outputs:
+            found.setdefault(number, []).append(None)
+        return found
+
     def _new_value(self, tensor):
         self.shapes.append(tuple(tensor.shape))
         return len(self.shapes) - 1

@@ -28,9 +28,12 @@ from tfticket.pruning.calibration import (
 )
 from tfticket.pruning.masks import ModelMasks
 from tfticket.sparsity import reconstruction
-from tfticket.sparsity.structures import NM, Unstructured
+from tfticket.sparsity.structures import NM, Axes, Unstructured
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
+
+# What a layer sums over, and its outputs, of the rows of a kernel.
+_ROWS = Axes((1,), (0,))
 
 # Scores over so many times the mean of their layer are OWL's outliers.
 _OUTLIER = 5.0
@@ -185,6 +188,7 @@ class _Work:
     def __init__(self, model, method, group, reconstruct):
         self.model, self._method, self._group = model, method, group
         self._reconstruct = reconstruct
+        self._second = method == "sparsegpt" or reconstruct
         self._masks = ModelMasks.of(model)
         self.weights = {
             name: weight
@@ -276,7 +280,7 @@ class _Work:
         for i, call in enumerate(graph.calls):
             names = set(blocks.get(id(call.operation), ())) - self._done
             if names:
-                self._recorded = self._recorders(names)
+                self._recorded = self._recorders(names, self._second)
                 with recording(self._recorded):
                     for known in values:
                         _called(call, known)
@@ -293,16 +297,14 @@ class _Work:
         """Of a model without a graph: the whole of it again for each layer."""
         self._done = set()
         for names in blocks.values():
-            self._recorded = self._recorders(names)
+            self._recorded = self._recorders(names, self._second)
             with recording(self._recorded):
                 for batch in samples:
                     self.model(batch, training=False)
             yield set(names)
             self._done |= set(names)
 
-    def _recorders(self, names, second=None):
-        if second is None:
-            second = self._method == "sparsegpt" or self._reconstruct
+    def _recorders(self, names, second):
         return {
             name: Recorded(Rows(self.weights[name]), second)
             for name in self.weights
@@ -321,8 +323,7 @@ class _Work:
             )
         kernel = rows.of(host_copy(weight.variable)).astype(np.float64)
         alive = rows.of(host_copy(weight.mask))
-        second = self._method == "sparsegpt" or self._reconstruct
-        moments = recorder.moments() if second else None
+        moments = recorder.moments() if self._second else None
         masks, found = np.empty_like(alive), np.empty_like(kernel)
         for g in range(rows.groups):
             each = None if moments is None else moments[g]
@@ -335,12 +336,7 @@ class _Work:
         self._masks.set_masks({name: rows.back(masks)})
         error = None
         if moments is not None:
-            errors = [
-                (reconstruction.output_error(*x), _power(x[0], x[2]))
-                for x in zip(kernel, found, moments, strict=True)
-            ]
-            total = sum(power for _, power in errors)
-            error = sum(e * power for e, power in errors) / total if total else 0.0
+            error = reconstruction.output_error(kernel, found, moments)
             if recorder.count < rows.size:
                 self.notes.append(
                     f"'{name}' was seen on {recorder.count} inputs of {rows.size} "
@@ -367,16 +363,7 @@ class _Work:
 
     def _lowest(self, scores, alive, sparsity, by_row):
         if self._group is not None:
-            kept, size = self._group
-            mask = np.array(alive)
-            for start in range(0, scores.shape[1], size):
-                part = slice(start, min(start + size, scores.shape[1]))
-                count = max(0, part.stop - part.start - kept)
-                gone = reconstruction.lowest_of_rows(
-                    scores[:, part], alive[:, part], count
-                )
-                mask[:, part] &= ~gone
-            return mask
+            return alive & ~NM(*self._group).candidates(scores, alive, _ROWS)
         if by_row:
             count = round(sparsity * scores.shape[1])
             return alive & ~reconstruction.lowest_of_rows(scores, alive, count)
@@ -411,10 +398,6 @@ class _Work:
             f"pruned by magnitude, since {reason}: {', '.join(names)}"
             for reason, names in by_reason.items()
         ]
-
-
-def _power(rows, moments):
-    return float(np.einsum("uf,fg,ug->", rows, moments, rows, optimize=True))
 
 
 def _called(call, values):

@@ -139,9 +139,10 @@ def output_error(rows: np.ndarray, found: np.ndarray, moments: np.ndarray) -> fl
     """How far the outputs are off: the mean square, relative to the outputs' own.
 
     Args:
-        rows: The dense weights, (rows, columns).
+        rows: The dense weights, (rows, columns), or groups of them: (groups, rows,
+            columns).
         found: The pruned ones.
-        moments: Mean of x x^T, (columns, columns).
+        moments: Mean of x x^T, (columns, columns); of each group.
 
     Example:
 
@@ -149,8 +150,10 @@ def output_error(rows: np.ndarray, found: np.ndarray, moments: np.ndarray) -> fl
     0.2
     """
     apart = np.asarray(rows, np.float64) - found
-    size = np.einsum("uf,fg,ug->", rows, moments, rows, optimize=True)
-    off = np.einsum("uf,fg,ug->", apart, moments, apart, optimize=True)
+    size, off = (
+        np.einsum("...uf,...fg,...ug->...", x, moments, x, optimize=True).sum()
+        for x in (rows, apart)
+    )
     return float(off / size) if size > 0 else 0.0
 
 

@@ -72,12 +72,7 @@ def zero_pads(graph: FlatGraph) -> dict[int, tuple]:
     Args:
         graph: A model.
     """
-    readers: dict[int, list[Call | None]] = {}
-    for call in graph.calls:
-        for number in call.inputs:
-            readers.setdefault(number, []).append(call)
-    for number in graph.outputs:
-        readers.setdefault(number, []).append(None)
+    readers = graph.readers()
     found = {}
     for call in graph.calls:
         layer, after = call.operation, readers.get(call.outputs[0], [])

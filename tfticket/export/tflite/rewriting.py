@@ -23,7 +23,7 @@ from tfticket.export.tflite.mirrored_graph import (
 from tfticket.export.tflite.sparse_nodes import is_mean
 from tfticket.keras_models.calls import computes_as_keras
 from tfticket.keras_models.copies import copy_state
-from tfticket.keras_models.graph import Call, FlatGraph, assemble
+from tfticket.keras_models.graph import FlatGraph, assemble
 from tfticket.keras_models.twins import copy_layer
 
 layers = keras.layers
@@ -85,14 +85,10 @@ class Rewriter:
         self._names = {call.operation.name for call in graph.calls}
         self._pads = zero_pads(graph)
         self._seen: set[int] = set()
-        self._readers: dict[int, list[Call | None]] = {}
+        self._readers = graph.readers()
         self._uses: dict[int, int] = {}
         for call in graph.calls:
             self._uses[id(call.operation)] = self._uses.get(id(call.operation), 0) + 1
-            for number in call.inputs:
-                self._readers.setdefault(number, []).append(call)
-        for number in graph.outputs:
-            self._readers.setdefault(number, []).append(None)
         self._head = head(graph)
         self._known: dict[int, Value] = {}
         for number, layer in zip(graph.inputs, graph.input_layers, strict=True):

@@ -82,10 +82,10 @@ def number_of(call: Call) -> float | None:
     """The number that a sum or product has besides one tensor; `None` for others."""
     others = [
         x
-        for x in keras.tree.flatten(call.arguments[0])
+        for x in keras.tree.flatten(call.arguments)
         if not isinstance(x, keras.KerasTensor)
     ]
-    if len(call.inputs) != 1 or len(others) != 1 or call.arguments[1]:
+    if len(call.inputs) != 1 or len(others) != 1:
         return None
     return float(others[0]) if isinstance(others[0], int | float) else None
 

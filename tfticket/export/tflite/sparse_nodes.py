@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tfticket.export.tflite import window_rules
+from tfticket.export.tflite.scales import number_of
 from tfticket.keras_models.calls import computes_as_keras, positions
 from tfticket.keras_models.graph import Call, FlatGraph
 
@@ -80,12 +81,7 @@ class Nodes:
     def __post_init__(self) -> None:
         graph = self.graph
         self._makers: dict[int, int | None] = dict.fromkeys(graph.inputs)
-        self._readers: dict[int, list[Call | None]] = {}
-        for call in graph.calls:
-            for number in set(call.inputs):
-                self._readers.setdefault(number, []).append(call)
-        for number in graph.outputs:
-            self._readers.setdefault(number, []).append(None)
+        self._readers = graph.readers()
         # Values that a convolution makes and can still be scaled in its kernel, and
         # those that are padded for the one convolution that reads them.
         self._scalable: set[int] = set()
@@ -132,7 +128,7 @@ class Nodes:
             self._scale(call, "constant")
         elif kind in ("Add", "Multiply"):
             if not call.takes_only_tensors():
-                self._scale(call, "constant", _is_number(call))
+                self._scale(call, "constant", number_of(call) is not None)
             elif kind == "Add" and len(set(call.in_shapes)) > 1:
                 self._outside(call, "broadcast")
             else:
@@ -289,16 +285,6 @@ def _sides(call, out=False):
     if len(shape) != 4 or None in shape[1:3]:
         return 0
     return shape[1] * shape[2]
-
-
-def _is_number(call):
-    """Whether what it takes besides a tensor is one number."""
-    others = [
-        x
-        for x in keras.tree.flatten(call.arguments[0])
-        if not isinstance(x, keras.KerasTensor)
-    ]
-    return len(call.inputs) == 1 and all(isinstance(x, (int, float)) for x in others)
 
 
 def is_mean(call: Call) -> bool:
