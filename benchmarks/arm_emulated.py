@@ -1,7 +1,7 @@
 """Sparse LiteRT files on ARM, in an emulator: are they right, and how much is to do?
 
-    python benchmarks/arm_emulated.py --what=files --files=/tmp/arm-files
-    python benchmarks/arm_emulated.py --root=/tmp/arm --files=/tmp/arm-files
+    python benchmarks/arm_emulated.py --what=files --files=arm-files
+    python benchmarks/arm_emulated.py --root=arm-root --files=arm-files
     python benchmarks/arm_emulated.py --what=page
 
 `files` writes networks dense and sparse with what Keras answers; `run` has LiteRT for
@@ -14,8 +14,8 @@ ARM, which need not be installed:
     apt-get download {python3.11-minimal,libpython3.11-minimal}:arm64
     apt-get download libpython3.11-stdlib:arm64
     apt-get download {libc6,libstdc++6,libgcc-s1,zlib1g,libexpat1,libffi8}:arm64
-    for deb in *_arm64.deb; do dpkg-deb -x $deb /tmp/arm; done
-    pip install --target=/tmp/arm/site --platform=manylinux_2_27_aarch64 \\
+    for deb in *_arm64.deb; do dpkg-deb -x $deb arm-root; done
+    pip install --target=arm-root/site --platform=manylinux_2_27_aarch64 \\
         --platform=manylinux_2_17_aarch64 --python-version=311 --no-deps \\
         --only-binary=:all: ai-edge-litert==2.3.0 'numpy<2'
 

@@ -16,7 +16,7 @@ PAGE = """# Sparse convolutions on ARM, emulated
 
 LiteRT for ARM (aarch64), in QEMU's emulation of a {cpu}, runs the files of
 `tfticket.export.litert(model, path, sparse=True, target="arm")` sparse, and answers
-them right. No ARM processor was at hand: outputs are what ARM computes, but there are
+them right. No ARM processor was used: outputs are what ARM computes, but there are
 **no times** here.
 
 ## What is right, and how much there is to do

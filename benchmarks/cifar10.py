@@ -68,11 +68,11 @@ def train(
         x: Images.
         y: Labels.
         epochs: How often each is seen.
-        seed: Of the order.
+        seed: Seed of the order of the images.
         batch: Images in a step.
         rate: Highest learning rate.
         decay: Decoupled weight decay, of kernels.
-        callbacks: Of Keras.
+        callbacks: Keras callbacks for `fit`.
     """
     images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
     images = images.batch(batch, drop_remainder=True).map(augmented).prefetch(2)
