@@ -20,12 +20,13 @@ No epoch and no seed is chosen: what counts are the weights after the last epoch
 Accuracies are means of the seeds, with the standard deviation of a seed and their
 number. "Trained on" is the same network after `export.compact`, trained by SGD on the
 labels alone for {tuned_epochs} epochs more (`benchmarks/resnet8_small.py`). "Dense"
-was trained in the same way and lost nothing.
+was trained in the same way and lost nothing.{stepped}
 
 ![Accuracy against the operations left](resnet8/accuracy.png)
 
 Single weights pruned to 80 % instead, which leaves all operations to runtimes without
-sparse kernels: {weights}; trained on for {weights_epochs} epochs: {weights_later}.
+sparse kernels: {weights}; trained on for {weights_epochs} epochs:
+{weights_later}.{alone}
 
 ## Served
 
@@ -47,6 +48,11 @@ python benchmarks/resnet8.py --all --epochs={epochs} --save=students \\
     --model=pretrainedResnet.h5 --images=cifar10.npz \\
     --out=docs/results/resnet8/trained.csv
 python benchmarks/resnet8_small.py --what=tune --student=channels-0.5-0 \\
+    --model=pretrainedResnet.h5 --images=cifar10.npz
+python benchmarks/resnet8_small.py --what=steps --seed=0 \\
+    {steps_flags} \\
+    --model=pretrainedResnet.h5 --images=cifar10.npz
+python benchmarks/resnet8_small.py --what=weights --seed=0 --epochs=20 \\
     --model=pretrainedResnet.h5 --images=cifar10.npz
 python benchmarks/resnet8_small.py --what=files \\
     --model=pretrainedResnet.h5 --images=cifar10.npz
@@ -101,6 +107,15 @@ def write(results: pathlib.Path) -> None:
         points[left] = (first, later)
         name = "dense" if structure == "none" else f"{target:g}"
         rows.append([name, f"{left:.3f}", f"{kept:.3f}", shown(first), shown(later)])
+    stepped = read(folder / "stepped.csv")
+    if stepped:
+        cuts = stepped[0]["steps"].split()
+        after_steps = [float(x["test_accuracy"]) for x in stepped]
+        left = statistics.mean(float(x["operations_left"]) for x in stepped)
+        kept = statistics.mean(float(x["weights_left"]) for x in stepped)
+        points[left] = ([], after_steps)
+        name = f"{cuts[-1]}, in steps"
+        rows.append([name, f"{left:.3f}", f"{kept:.3f}", "", shown(after_steps)])
     of_weights = groups["weights", 0.2]
     weights = [float(x["test_accuracy"]) for x in of_weights]
     names = [f"weights-0.2-{x['seed']}" for x in of_weights]
@@ -120,6 +135,9 @@ def write(results: pathlib.Path) -> None:
             table=table(
                 ("asked", "operations", "parameters", "accuracy", "trained on"), rows
             ),
+            stepped=of_steps(stepped),
+            alone=without_teacher(read(folder / "weights.csv")),
+            steps_flags="--flops=0.5,0.25 --between=3 --epochs=30",
             tuned_epochs=epochs_of(tuned, "channels"),
             weights_epochs=epochs_of(tuned, "weights"),
             weights=shown(weights),
@@ -131,6 +149,28 @@ def write(results: pathlib.Path) -> None:
         )
     )
     draw(points, float(one["start_accuracy"]), folder / "accuracy.png")
+
+
+def of_steps(stepped: list[dict[str, str]]) -> str:
+    if not stepped:
+        return ""
+    first = stepped[0]
+    return (
+        " The row that is cut in steps had no\nteacher and no GPU: `export.compact` "
+        f"takes out what each cut (to {first['steps'].replace(' ', ', then ')} of the\n"
+        "operations) has pruned before the smaller network is trained on by SGD, for\n"
+        f"{first['epochs']} epochs in all (`--what=steps`)."
+    )
+
+
+def without_teacher(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return ""
+    found = shown([float(row["test_accuracy"]) for row in rows])
+    return (
+        f"\nWithout a teacher, by SGD for {rows[0]['epochs']} epochs on a CPU "
+        f"(`--what=weights`): {found}."
+    )
 
 
 def epochs_of(tuned: list[dict[str, str]], kind: str) -> str:

@@ -4,20 +4,24 @@
         --model=pretrainedResnet.h5 --images=cifar10.npz --students=students
     python benchmarks/resnet8_small.py --what=steps --flops=0.6,0.4,0.25 --seed=0 \
         --model=pretrainedResnet.h5 --images=cifar10.npz --students=students
+    python benchmarks/resnet8_small.py --what=weights --epochs=20 --seed=0 \
+        --model=pretrainedResnet.h5 --images=cifar10.npz
     python benchmarks/resnet8_small.py --what=files --model=... --images=...
     python benchmarks/resnet8_small.py --what=page
 
 `tune` takes the channels that were pruned out of a student, by
 `tfticket.export.compact`, and trains the small network on by SGD on the labels alone:
 an epoch of half of the operations is half of the work. It needs no GPU. A row goes to
-`tuned.csv`, the network beside the student. `steps` needs no student: it cuts the dense
-network to each of `--flops` in turn, takes the channels out, and trains what is left
-for `--between` epochs, after the last cut for `--epochs`; its rows go to `stepped.csv`.
-`files` writes LiteRT files of the dense
-network and of each student of the first seed, float32 and int8, and measures their
-bytes, their accuracy on all test images, and the time of a call with one image on one
-thread, in turns. `page` makes
-`docs/results/resnet8.md` of the CSVs in `docs/results/resnet8/`.
+`tuned.csv`, the network beside the student.
+
+`steps` needs no student: it cuts the dense network to each of `--flops` in turn, takes
+the channels out, and trains what is left for `--between` epochs, after the last cut for
+`--epochs`; its rows go to `stepped.csv`. `weights` prunes single weights of the dense
+network to 80 % in the first half of the epochs, all layers ranked together, and trains
+on; its rows go to `weights.csv`. `files` writes LiteRT files of the dense network and
+of each student of the first seed that is in `--students`, float32 and int8, and
+measures their bytes, their accuracy on all test images, and the time of a call with one
+image on one thread, in turns. `page` makes `docs/results/resnet8.md` of the CSVs in `docs/results/resnet8/`.
 """
 
 import csv
@@ -34,9 +38,12 @@ import numpy as np
 import resnet8_page
 from absl import app, flags
 
-WHAT = ("tune", "steps", "files", "page")
-# Of `files`: the dense network, and students of seed 0.
-STUDENTS = ("dense", *(f"channels-{x}-0" for x in ("0.75", "0.6", "0.5", "0.4", "0.3")))
+WHAT = ("tune", "steps", "weights", "files", "page")
+# `files` measures the dense network and those of these students that are there.
+STUDENTS = (
+    *(f"channels-{x}-0" for x in ("0.75", "0.6", "0.5", "0.4", "0.3")),
+    "steps-0.25-0",
+)
 
 _WHAT = flags.DEFINE_enum("what", "page", WHAT, "What to do.")
 _MODEL = flags.DEFINE_string("model", None, "pretrainedResnet.h5.")
@@ -69,12 +76,12 @@ def small(name: str):
         return keras.models.load_model(tuned, compile=False)
     path = pathlib.Path(_STUDENTS.value, f"{name}.keras")
     student = keras.models.load_model(path, compile=False)
-    if name.startswith("weights"):
-        return student  # whose masks keep its zeros
+    if name.startswith(("weights", "steps")):
+        return student  # whose masks keep its zeros, or whose channels are gone
     return tfticket.export.compact(student).model
 
 
-def trained(model, x, y, epochs: int, seed: int) -> int:
+def trained(model, x, y, epochs: int, seed: int, callbacks=()) -> int:
     """Trains a model and says in how many seconds."""
     return cifar10.train(
         model,
@@ -85,6 +92,7 @@ def trained(model, x, y, epochs: int, seed: int) -> int:
         batch=_BATCH.value,
         rate=_RATE.value,
         decay=_DECAY.value,
+        callbacks=callbacks,
     )
 
 
@@ -154,6 +162,31 @@ def steps() -> None:
     )
 
 
+def weights() -> None:
+    import keras
+
+    import tfticket
+
+    cifar10.one_thread()
+    keras.utils.set_random_seed(_SEED.value)
+    x, y, x_test, y_test = cifar10.read_images(_IMAGES.value)
+    model = tfticket.prune(small("dense"))
+    half = _EPOCHS.value * (len(y) // _BATCH.value) // 2
+    schedule = tfticket.schedules.PolynomialDecay(0.0, 0.8, 0, half, frequency=100)
+    pruning = tfticket.GradualPruning(schedule, scope="global")
+    seconds = trained(model, x, y, _EPOCHS.value, _SEED.value, [pruning])
+    add_row(
+        "weights.csv",
+        student=f"weights-0.8-{_SEED.value}",
+        epochs=_EPOCHS.value,
+        batch=_BATCH.value,
+        rate=_RATE.value,
+        decay=_DECAY.value,
+        seconds=seconds,
+        test_accuracy=cifar10.accuracy(tfticket.strip(model), x_test, y_test),
+    )
+
+
 def add_row(name: str, **values) -> None:
     path = pathlib.Path(_RESULTS.value, "resnet8", name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,11 +203,14 @@ def files() -> None:
     from tfticket.export.checking.timing import runner, timed
 
     cifar10.one_thread()
+    folder_of_students = pathlib.Path(_STUDENTS.value)
+    there = [x for x in STUDENTS if (folder_of_students / f"{x}.keras").exists()]
+    names = ["dense", *there]
     x, _, x_test, y_test = cifar10.read_images(_IMAGES.value)
     samples = x_test.astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
-        for name in STUDENTS:
+        for name in names:
             model = small(name)
             for form, quantization in (("float32", None), ("int8", "int8")):
                 paths[name, form] = tfticket.export.litert(
@@ -189,7 +225,7 @@ def files() -> None:
                 ).path
         runs = {key: runner(path) for key, path in paths.items()}
         times = timed(runs, {"x": samples[:1]}, _REPEATS.value)
-        for name in STUDENTS:
+        for name in names:
             values = {"student": name}
             for form in ("float32", "int8"):
                 run, key = runs[name, form], (name, form)
@@ -207,14 +243,11 @@ def files() -> None:
 
 
 def main(_) -> None:
-    if _WHAT.value == "tune":
-        tune()
-    elif _WHAT.value == "steps":
-        steps()
-    elif _WHAT.value == "files":
-        files()
-    else:
+    if _WHAT.value == "page":
         resnet8_page.write(pathlib.Path(_RESULTS.value))
+    else:
+        work = {"tune": tune, "steps": steps, "weights": weights, "files": files}
+        work[_WHAT.value]()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 The network is MobileNet of keras.applications; it enlarges the images itself. It is
 trained densely, then pruned to 80 and on to 90 % of its 1x1 weights, step by step in
 the first half of the epochs after each, all of them ranked together. No epoch is
-chosen: what counts are the weights after the last one. `--control` trains the dense
+chosen: what counts are the weights after the last one. `control` trains the dense
 network on for as many epochs as the pruned ones have had. `files` runs LiteRT files of
-all of them in headless Chromium, in turns, and writes
+the dense and the pruned networks in headless Chromium, in turns, and writes
 `docs/results/sparse_convs/trained.csv`.
 """
 
@@ -33,7 +33,8 @@ SPARSITIES = (0.0, 0.8, 0.9)
 # What stays dense: all but the 1x1 convolutions.
 OTHERS = re.compile(r"^(?!.*conv_pw_\d+$).*")
 
-_WHAT = flags.DEFINE_enum("what", "train", ("train", "files"), "What to do.")
+WHAT = ("train", "control", "files")
+_WHAT = flags.DEFINE_enum("what", "train", WHAT, "What to do.")
 _IMAGES = flags.DEFINE_string("images", None, "As of resnet8_small.py.", required=True)
 _FOLDER = flags.DEFINE_string("folder", "trained", "Where the networks are kept.")
 _RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the page.")
@@ -42,7 +43,6 @@ _ALPHA = flags.DEFINE_float("alpha", 0.5, "Width of the network.", 0)
 _ENLARGE = flags.DEFINE_integer("enlarge", 2, "Times that images are enlarged.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 24, "Epochs of the dense network.", 1)
 _MORE = flags.DEFINE_integer("more", 16, "Epochs for each sparsity.", 1)
-_CONTROL = flags.DEFINE_bool("control", False, "Train the dense network on as well.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, order and crops.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Images in a step.", 1)
 _RATE = flags.DEFINE_float("rate", 0.1, "Highest learning rate.", 0)
@@ -80,12 +80,6 @@ def train() -> None:
     model = network()
     fit(model, x, y, _EPOCHS.value, _RATE.value)
     report(model, 0.0, x_test, y_test)
-    if _CONTROL.value:
-        dense = keras.models.clone_model(model)
-        dense.set_weights(model.get_weights())
-        for _ in SPARSITIES[1:]:
-            fit(dense, x, y, _MORE.value, _RATE.value / 2)
-        report(dense, "control", x_test, y_test)
     student = tfticket.prune(model, exclude=[OTHERS])
     before = 0.0
     for sparsity in SPARSITIES[1:]:
@@ -97,6 +91,16 @@ def train() -> None:
         fit(student, x, y, _MORE.value, _RATE.value / 2, [pruning])
         report(tfticket.strip(student), sparsity, x_test, y_test)
         before = sparsity
+
+
+def control() -> None:
+    cifar10.one_thread()
+    keras.utils.set_random_seed(_SEED.value)
+    x, y, x_test, y_test = cifar10.read_images(_IMAGES.value)
+    model = keras.models.load_model(path_of(0.0), compile=False)
+    for _ in SPARSITIES[1:]:
+        fit(model, x, y, _MORE.value, _RATE.value / 2)
+    report(model, "control", x_test, y_test)
 
 
 def fit(model, x, y, epochs, rate, callbacks=()):
@@ -170,10 +174,7 @@ def files() -> None:
 
 
 def main(_) -> None:
-    if _WHAT.value == "train":
-        train()
-    else:
-        files()
+    {"train": train, "control": control, "files": files}[_WHAT.value]()
 
 
 if __name__ == "__main__":
