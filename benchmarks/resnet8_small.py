@@ -21,7 +21,8 @@ network to 80 % in the first half of the epochs, all layers ranked together, and
 on; its rows go to `weights.csv`. `files` writes LiteRT files of the dense network and
 of each student of the first seed that is in `--students`, float32 and int8, and
 measures their bytes, their accuracy on all test images, and the time of a call with one
-image on one thread, in turns. `page` makes `docs/results/resnet8.md` of the CSVs in `docs/results/resnet8/`.
+image on one thread, in turns. `page` makes `docs/results/resnet8.md` of the
+CSVs in `docs/results/resnet8/`.
 """
 
 import csv
