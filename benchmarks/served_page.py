@@ -40,12 +40,19 @@ _NOT_IN_THE_CHECKPOINT = (
     '`format="foldable"` is as small, and OpenVINO reads it.'
 )
 _LOW_PRECISION = (
-    "OpenVINO reads the file and computes something else. Its CPU plugin turns int8 "
-    'operations into its own; compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
-    "keeps them in floats, a single int8 convolution differs from LiteRT's by 5e-8 of "
-    "the largest output and not by 0.18. That is what 8-bit products added in 16 bits "
-    "would do, which saturate: this CPU has no VNNI. Run int8 files with LiteRT, or "
-    "check them on the CPU that serves them."
+    "OpenVINO reads the file and computes something else. Its CPU plugin multiplies "
+    "int8 numbers and, on a CPU without VNNI such as this one, adds the products in "
+    "16 bits, which saturate: a single int8 convolution differs from LiteRT's by 0.18 "
+    'of the largest output, and compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
+    "keeps the operation in floats, by 5e-8. On a CPU with VNNI the int8 file of the "
+    "trained ResNet-8 gives Keras's answer for 99.4 % of 512 test images as it is. "
+    "Run int8 files with LiteRT, or check them on the CPU that serves them."
+)
+_BLOCKS = (
+    "OpenVINO reads a sparse kernel without blocks only. LiteRT's converter stores a "
+    "kernel in blocks of 1x4 where enough of them are zero (LeNet-300-100 at 98 %, "
+    'not at 95 %), and OpenVINO ends with "Supports only sparse tensor with sparse '
+    'dimension as a last dimension".'
 )
 # Why a cell is red. `page` refuses rows with a red cell that has no entry here.
 EXPLAINED = {
@@ -53,6 +60,7 @@ EXPLAINED = {
     ("encoded float16", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
     ("csr", "OpenVINO"): _NOT_IN_THE_CHECKPOINT,
     ("LiteRT int8", "OpenVINO"): _LOW_PRECISION,
+    ("LiteRT sparse", "OpenVINO"): _BLOCKS,
 }
 
 

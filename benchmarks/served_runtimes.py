@@ -36,7 +36,10 @@ def openvino(path):
 
     core = lib.Core()
     compiled = core.compile_model(
-        core.read_model(str(path)), "CPU", {"INFERENCE_NUM_THREADS": 1}
+        core.read_model(str(path)),
+        "CPU",
+        # By default it computes in bfloat16 where the CPU has it.
+        {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"},
     )
     return lambda x: next(iter(compiled(x).values()))
 
