@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_bool
+from tfticket.compat.hdf5 import open_h5
 from tfticket.compat.keras_file import read_keras_file
 from tfticket.keras_models.copies import (
     clone_with,
@@ -62,9 +63,9 @@ def convert(
         TypeError: If `source` is neither a model nor a path, `into` can't be copied,
             or `masks_from_zeros` is not a bool.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another format, a layer differs (the first one
-            is named), the source has no masks and `masks_from_zeros` is False, or a
-            layer is pruned there that can't be here.
+        ValueError: If the file is of another format or leads to another file, a layer
+            differs (the first one is named), the source has no masks and
+            `masks_from_zeros` is False, or a layer is pruned there that can't be here.
 
     Example:
 
@@ -191,7 +192,7 @@ def _read_file(path: str) -> list:
             f"'{path}' is neither an .h5 nor a .keras file; checkpoints of tf_keras "
             f"are not read. {_WAY_OUT}"
         )
-    with h5py.File(path) as file:
+    with open_h5(path, path) as file:
         group = file.get("model_weights", file)
         if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
             raise ValueError(

@@ -11,6 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tfticket.compat.hdf5 import open_h5
+
 _WRAPPER = "PruneLowMagnitude"
 
 
@@ -34,7 +36,7 @@ def read_keras_file(
         with zipfile.ZipFile(path) as file:
             config = json.loads(file.read("config.json"))
             content = io.BytesIO(file.read("model.weights.h5"))
-        with h5py.File(content) as weights:
+        with open_h5(content, path) as weights:
             return list(_of_model(config["config"], weights, ()))
     except (KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(

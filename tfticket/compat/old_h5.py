@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import keras
 
+from tfticket.compat.hdf5 import open_h5
+
 # Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
 # value that means what Keras 3 does.
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D")
@@ -44,7 +46,8 @@ def load_h5(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no .h5 file of a whole model, holds TF-MOT's
-            wrappers, or a layer has another value of such an argument.
+            wrappers, leads to another file, or a layer has another value of such an
+            argument.
 
     Example:
 
@@ -64,6 +67,8 @@ def load_h5(
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, "model.h5")
         shutil.copyfile(path, copy)
+        with open_h5(copy, path):
+            pass  # which refuses links to other files
         with h5py.File(copy, "r+") as file:
             if "model_config" not in file.attrs:
                 raise ValueError(

@@ -1,0 +1,122 @@
+"""What files of strangers can't do: name other files, run code."""
+
+import base64
+import io
+import json
+import marshal
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from tfticket.compat.convert import convert
+from tfticket.compat.old_h5 import load_h5
+
+SECRET = np.full(8, 7.0, np.float32)
+
+
+def dense():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="d")])
+
+
+def links(folder):
+    """Name to what reads another file when it stands in place of a kernel."""
+    other = folder / "secret.h5"
+    with h5py.File(other, "w") as file:
+        file["kernel"] = SECRET.reshape(4, 2)
+    raw = folder / "secret.bin"
+    raw.write_bytes(SECRET.tobytes())
+    layout = h5py.VirtualLayout((4, 2), np.float32)
+    layout[...] = h5py.VirtualSource(other, "kernel", (4, 2))
+    return {
+        "external link": lambda g, n: g.__setitem__(
+            n, h5py.ExternalLink(other, "kernel")
+        ),
+        "soft link": lambda g, n: g.__setitem__(n, h5py.SoftLink("/secret")),
+        "external storage": lambda g, n: g.create_dataset(
+            n, (4, 2), np.float32, external=[(str(raw), 0, h5py.h5f.UNLIMITED)]
+        ),
+        "virtual": lambda g, n: g.create_virtual_dataset(n, layout),
+    }
+
+
+def every_dataset(group):
+    found = []
+    group.visititems(
+        lambda name, item: (
+            found.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", ["external link", "soft link", "external storage", "virtual"]
+)
+@pytest.mark.parametrize("reader", [load_h5, lambda path: convert(path, dense())])
+def test_no_other_file_is_read_by_an_h5_file(kind, reader, tmp_path):
+    path = tmp_path / "model.h5"
+    dense().save(path)
+    with h5py.File(path, "r+") as file:
+        weights = file["model_weights"]
+        (kernel,) = (x for x in every_dataset(weights) if "kernel" in x)
+        del weights[kernel]
+        links(tmp_path)[kind](weights, kernel)
+    with pytest.raises(ValueError, match=r"kernel.*(link|stored in another)") as found:
+        reader(path)
+    assert str(path) in str(found.value)
+
+
+def test_no_other_file_is_read_by_a_keras_file(tmp_path):
+    content = io.BytesIO()
+    (tmp_path / "secret.h5").touch()
+    with h5py.File(content, "w") as file:
+        links(tmp_path)["external link"](file, "layers")
+    path = tmp_path / "model.keras"
+    config = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", json.dumps(config))
+        file.writestr("model.weights.h5", content.getvalue())
+    with pytest.raises(ValueError, match="/layers' is a link"):
+        convert(path, dense())
+
+
+def test_a_circle_of_groups_ends(tmp_path):
+    path = tmp_path / "model.h5"
+    dense().save(path)
+    with h5py.File(path, "r+") as file:
+        file["model_weights/again"] = file["model_weights"]
+    with pytest.raises(ValueError, match="deeper than 100"):
+        load_h5(path)
+
+
+@pytest.mark.parametrize("reader", [load_h5, lambda path: convert(path, dense())])
+def test_no_code_of_a_file_is_run(reader, tmp_path):
+    ran = tmp_path / "ran"
+    code = compile(
+        f"lambda x: open({str(ran)!r}, 'w').close() or x", "file", "eval"
+    ).co_consts[0]
+    path = tmp_path / "model.h5"
+    dense().save(path)
+    text = base64.b64encode(marshal.dumps(code)).decode()
+    layer = {
+        "class_name": "Lambda",
+        "config": {
+            "name": "evil",
+            "function": {
+                "class_name": "__lambda__",
+                "config": {"code": text, "defaults": None, "closure": None},
+            },
+        },
+    }
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"].append(layer)
+        file.attrs["model_config"] = json.dumps(config)
+    # `convert` reads weights alone, and finds no masks among them.
+    with pytest.raises(ValueError, match=r"[Ll]ambda|no pruned layer"):
+        reader(path)
+    assert not pathlib.Path(ran).exists()

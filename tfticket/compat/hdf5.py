@@ -1,0 +1,61 @@
+"""HDF5 files of strangers, opened only if all that they name is in them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import h5py
+
+
+@contextlib.contextmanager
+def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py.File]:
+    """Opens an HDF5 file to read, if nothing in it leads to another file.
+
+    A link of HDF5 may name any file of this machine, and so may the storage of an
+    array: reading "a kernel" would then read that file.
+
+    Args:
+        source: The file's path, or a file object.
+        name: What an error calls the file.
+
+    Raises:
+        ValueError: If a link in the file is no plain one, or the values of an array
+            are stored elsewhere. The message names the first.
+
+    Example:
+
+    >>> from tfticket.compat.hdf5 import open_h5
+    >>> import h5py
+    >>> with h5py.File(folder / "a.h5", "w") as file:
+    ...     file["kernel"] = [1.0, 2.0]
+    >>> with open_h5(folder / "a.h5", "a.h5") as file:
+    ...     file["kernel"][:].tolist()
+    [1.0, 2.0]
+    """
+    with h5py.File(source, "r") as file:
+        _require_own(file, "", name)
+        yield file
+
+
+def _require_own(group: h5py.Group, path: str, name: object) -> None:
+    # Hard links can form a circle, which ends at the greatest depth.
+    for key in group:
+        inner = f"{path}/{key}"
+        link = group.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(
+                f"'{name}': '{inner}' is a link to another place "
+                f"({type(link).__name__}), which is not followed. Write the arrays "
+                "themselves to the file."
+            )
+        value = group[key]
+        if isinstance(value, h5py.Group):
+            if path.count("/") > 100:
+                raise ValueError(f"'{name}': groups are nested deeper than 100.")
+            _require_own(value, inner, name)
+        elif isinstance(value, h5py.Dataset) and (value.external or value.is_virtual):
+            raise ValueError(
+                f"'{name}': the values of '{inner}' are stored in another file, which "
+                "is not read. Write the arrays themselves to the file."
+            )
