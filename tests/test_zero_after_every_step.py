@@ -188,6 +188,19 @@ def test_a_users_constraint_still_holds(constraint, holds, data):
     assert type(plain.kernel.constraint) is type(constraint)
 
 
+def test_a_users_constraint_does_not_see_what_is_pruned():
+    # A step leaves zeros there, which a norm would not notice; an assignment may not.
+    kernel = keras.layers.Dense(1, kernel_constraint=keras.constraints.UnitNorm())
+    wrapped = tfticket.prune(keras.Sequential([keras.Input((3,)), kernel]))
+    mask = np.array([[True], [True], [False]])
+    tfticket.set_masks(wrapped, dict.fromkeys(tfticket.get_masks(wrapped), mask))
+    (constraint,) = [
+        v.constraint for v in wrapped.trainable_variables if v.constraint is not None
+    ]
+    found = keras.ops.convert_to_numpy(constraint(np.array([[3.0], [4.0], [12.0]])))
+    np.testing.assert_allclose(found, [[0.6], [0.8], [0.0]], atol=1e-6)
+
+
 def test_mixed_precision(data):
     with_policy = keras.layers.Dense(8, dtype="mixed_bfloat16", name="hidden")
     model = keras.Sequential(
