@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
+from tfticket.keras_models.masked_layer import MaskedModel, carrier
 from tfticket.keras_models.names import (
     every_layer,
     is_graph,
@@ -148,7 +148,7 @@ def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
 def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers of a model by path, or a ValueError if one is wrapped already."""
     layers = dict(named_layers(model))
-    if any(isinstance(layer, MaskedLayer) for layer in layers.values()):
+    if any(carrier(layer) is not None for layer in layers.values()):
         raise ValueError(
             f"Model '{model.name}' is wrapped already. Call "
             "tfticket.strip(model) first, or train it as it is."
