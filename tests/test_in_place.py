@@ -220,7 +220,11 @@ def test_strip_leaves_no_trace():
     variables = {v.path for v in model.variables}
     assert not any("mask" in path for path in variables)
     for layer, names in zip(layers, before, strict=True):
-        left = set(vars(layer)) - names - {"history", "_eval_epoch_iterator"}
+        left = (
+            set(vars(layer))
+            - names
+            - {*("history", "_eval_epoch_iterator", "_jax_state")}
+        )
         assert not left & {"call", "mask_states", "masks_on_layer"}, layer.name
         assert left <= {"_losses", "_loss_ids"}, layer.name
     head = keras.ops.convert_to_numpy(model.head.kernel)
@@ -338,6 +342,8 @@ def test_a_schedule_that_nothing_follows_is_refused():
     model = compiled(tfticket.prune(net(), schedule=schedule, in_place=True))
     with pytest.raises(ValueError, match="nothing follows"):
         model.fit(X, Y, epochs=1, verbose=0)
+    # Another one: where a step failed, JAX has taken the values with it.
+    model = compiled(tfticket.prune(net(), schedule=schedule, in_place=True))
     model.fit(X, Y, epochs=1, verbose=0, callbacks=[tfticket.GradualPruning()])
     assert_sparse(model, 0.5)
 
