@@ -9,10 +9,11 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-# linux/fs.h; sys/stdio.h of macOS.
-_LINUX_EXCHANGE, _MACOS_SWAP = 2, 2
+# Flags of renameat2 (linux/fs.h) and of renamex_np (sys/stdio.h of macOS).
+_EXCHANGE = 2
+_ONLY_NEW = 4 if sys.platform == "darwin" else 1
 _CURRENT_FOLDER = -100  # AT_FDCWD of Linux
-# What systems, and file systems such as NFS, say that have no exchange.
+# What systems, and file systems such as NFS, say that don't know a flag.
 _MISSING = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 
@@ -37,10 +38,16 @@ def exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
     >>> (folder / "a").read_text() == ("2" if exchanged else "1")
     True
     """
+    return _renamed(first, second, _EXCHANGE)
+
+
+def _renamed(first, second, flag):
+    """Whether the system knows such a rename, and has done it."""
     function = _function()
     if function is None:
         return False
-    number = function(os.fsencode(first), os.fsencode(second))
+    status = function(os.fsencode(first), os.fsencode(second), flag)
+    number = ctypes.get_errno() if status else 0
     if number in _MISSING:
         return False
     if number:
@@ -49,21 +56,16 @@ def exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
 
 
 @functools.cache
-def _function() -> Callable[[bytes, bytes], int] | None:
-    """What exchanges two paths and returns the number of the error, 0 without one."""
+def _function() -> Callable[[bytes, bytes, int], int] | None:
+    """What renames by a flag; 0 if it could."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None, use_errno=True)
         if sys.platform == "darwin":
             renamex = library.renamex_np
-            return lambda a, b: _number(renamex(a, b, ctypes.c_uint(_MACOS_SWAP)))
+            return lambda a, b, flag: renamex(a, b, ctypes.c_uint(flag))
         renameat2, here = library.renameat2, ctypes.c_int(_CURRENT_FOLDER)
-        flag = ctypes.c_uint(_LINUX_EXCHANGE)
-        return lambda a, b: _number(renameat2(here, a, here, b, flag))
+        return lambda a, b, flag: renameat2(here, a, here, b, ctypes.c_uint(flag))
     return None
-
-
-def _number(status):
-    return ctypes.get_errno() if status else 0
 
 
 def rename_new(written: pathlib.Path, target: pathlib.Path) -> None:
@@ -79,28 +81,17 @@ def rename_new(written: pathlib.Path, target: pathlib.Path) -> None:
 
     Example:
 
-    >>> (folder / "a").write_text("1"), (folder / "b").write_text("2")
-    (1, 1)
-    >>> tfticket.common.renames.rename_new(folder / "a", folder / "b")
-    Traceback (most recent call last):
-    FileExistsError: ...
+    >>> (folder / "new").write_text("1")
+    1
+    >>> tfticket.common.renames.rename_new(folder / "new", folder / "place")
+    >>> (folder / "place").read_text()
+    '1'
     """
     try:
-        if written.is_dir():
-            # The system refuses to rename a folder onto one that holds something.
-            os.rename(written, target)
-            return
-        try:
-            os.link(written, target)
-        except (OSError, AttributeError, NotImplementedError) as error:
-            if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOENT):
-                raise
-            # A file system without a second name for a file.
+        if not _renamed(written, target, _ONLY_NEW):
             if target.exists():
-                raise FileExistsError(errno.EEXIST, "") from error
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(written, target)
-            return
-        os.unlink(written)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise FileExistsError(
