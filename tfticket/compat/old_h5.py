@@ -4,12 +4,12 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from typing import Any
 
 import h5py
 import keras
 
+from tfticket.common.files import temporary_folder
 from tfticket.compat.hdf5 import open_h5
 
 # Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
@@ -64,8 +64,8 @@ def load_h5(
         raise ValueError(
             f"'{path}' is not an .h5 file. keras.models.load_model reads others."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder, "model.h5")
+    with temporary_folder() as folder:
+        copy = folder / "model.h5"
         shutil.copyfile(path, copy)
         with open_h5(copy, path):
             pass  # which refuses links to other files

@@ -2,9 +2,7 @@
 
 import dataclasses
 import gzip
-import pathlib
 import statistics
-import tempfile
 from collections.abc import Sequence
 
 import keras
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfticket.common.arguments import check_choice, check_instance, check_integer
+from tfticket.common.files import temporary_folder
 from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
@@ -114,13 +113,13 @@ def compare(
     scored = dense is not None
     dense = _with_random_weights(plain) if dense is None else dense
     rows, runs = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for form in forms:
             try:
                 path, flops = _export(
                     form,
                     dense if form == "dense" else plain,
-                    pathlib.Path(folder, form),
+                    folder / form,
                     None if test is None else test[0][:_CHECKED],
                 )
             except ExportError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfticket.common.arguments import check_bool, check_integer, check_number
-from tfticket.common.files import atomic_path
+from tfticket.common.files import atomic_path, disk_errors
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import Rule, answers, judge, not_run
 from tfticket.export.checking.exported import Exported
@@ -85,7 +85,7 @@ def onnx(
     prepared = prepare(model, any_backend=True)
     samples = samples_for(inputs, prepared)
     rule = Rule(tolerance, deterministic=deterministic)
-    with atomic_path(path) as temporary:
+    with disk_errors(path), atomic_path(path, overwrite) as temporary:
         write_onnx(prepared, temporary, opset)
         return _checked(temporary, path, prepared, samples, rule)
 

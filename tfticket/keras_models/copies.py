@@ -1,13 +1,13 @@
 """Copies of models and layers that share nothing, and which models can be copied."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfticket.common.files import temporary_folder
 from tfticket.keras_models.masked_layer import MaskedModel, carrier
 from tfticket.keras_models.names import (
     every_layer,
@@ -114,9 +114,9 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         new.load_own_variables({k: np.array(value) for k, value in store.items()})
         if not hasattr(old, "save_assets"):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
+        with temporary_folder() as folder:
+            old.save_assets(str(folder))
+            new.load_assets(str(folder))
 
 
 @contextlib.contextmanager
