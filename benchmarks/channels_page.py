@@ -6,7 +6,7 @@ import statistics
 
 FORMATS = {"litert": "LiteRT float32", "saved_model": "SavedModel"}
 PARTS = ("lower quartile", "ratio", "upper quartile")
-PAGE = """# Whole channels, what is left
+PAGE = """# Pruning whole channels
 
 `benchmarks/channels.py` prunes whole channels of well-known networks and removes them
 with `tfticket.export.compact`. Weights, biases, betas and moving means are random, so

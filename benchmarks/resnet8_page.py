@@ -158,9 +158,10 @@ def of_steps(stepped: list[dict[str, str]]) -> str:
     first = stepped[0]
     return (
         " The row that is\npruned in steps used no teacher and no GPU. It prunes "
-        f"to {first['steps'].replace(' ', ', then to ')}\nof the operations; after "
-        "each step `export.compact` removes the pruned channels and\nthe smaller network "
-        f"is fine-tuned with SGD, for {first['epochs']} epochs in all (`--what=steps`)."
+        f"to {first['steps'].replace(' ', ', then to ')}\n"
+        "of the operations; after each step `export.compact` removes the pruned "
+        "channels and\nthe smaller network is fine-tuned with SGD, for "
+        f"{first['epochs']} epochs in all (`--what=steps`)."
     )
 
 
