@@ -72,6 +72,7 @@ def write_page(
     out = pathlib.Path(out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
+    config = read_config(folder)
     # Pictures are drawn before the page, whose temporary file says whose they are.
     cut_off = not out.exists() and leftovers(out.parent, out.name)
     pictures = out.with_suffix("").glob("*.png")
@@ -84,9 +85,7 @@ def write_page(
     with atomic_path(out, overwrite) as temporary:
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
-            text = page(
-                drawn.results, read_config(folder), run_title(folder), drawn, out.parent
-            )
+            text = page(drawn.results, config, run_title(folder), drawn, out.parent)
             temporary.write_text(text, encoding="utf-8")
         except BaseException:
             for name in () if overwrite else FIGURES:
