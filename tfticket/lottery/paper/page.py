@@ -103,7 +103,6 @@ def write_page(
     out = pathlib.Path(out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
-    config = read_config(folder)
     numbers, about = numbers_files(out)
     # All of these come before the page, whose temporary file says whose they are.
     cut_off = not out.exists() and leftovers(out.parent, out.name)
@@ -114,6 +113,7 @@ def write_page(
                 f"'{path}' exists, and writing this page would replace it. Pass "
                 "another out, or overwrite=True (--overwrite on the command line)."
             )
+    config = read_config(folder)
     with atomic_path(out, overwrite) as temporary:
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
