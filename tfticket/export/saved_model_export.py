@@ -207,8 +207,7 @@ def write(ready: Serving, folder: pathlib.Path) -> None:
 
 def _target(path, version, overwrite):
     if version is None:
-        taken = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
-        version = max(taken, default=0) + 1
+        return _next(path)
     target = path / str(check_integer("version", version, 1))
     if target.exists() and not overwrite:
         raise FileExistsError(
@@ -216,6 +215,11 @@ def _target(path, version, overwrite):
             "write the next version."
         )
     return target
+
+
+def _next(path):
+    taken = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
+    return path / str(max(taken, default=0) + 1)
 
 
 def _put(written, path, target, version, overwrite):
@@ -226,6 +230,6 @@ def _put(written, path, target, version, overwrite):
         except FileExistsError:
             if version is not None or not target.exists():
                 raise
-            target = _target(path, None, False)
+            target = _next(path)
         else:
             return target
