@@ -16,7 +16,11 @@ from tfticket.common.arguments import (
     check_bool,
     check_choice,
     check_integer,
+    check_list,
     check_number,
+    check_path,
+    optional,
+    shown,
 )
 from tfticket.export.checking.compare import Rule
 from tfticket.export.checking.exported import Exported, ExportError, size_of
@@ -122,7 +126,13 @@ def saved_model(
     check_bool("overwrite", overwrite)
     check_bool("warmup", warmup)
     check_bool("deterministic", deterministic)
-    path = pathlib.Path(path)
+    path = check_path("path", path)
+    version = optional(check_integer, "version", version, 1)
+    optional(check_list, "labels", labels, "a list of names")
+    if image is not None and not (isinstance(image, str) or callable(image)):
+        raise TypeError(
+            f"image must be a name or a function. Received: image={shown(image)}"
+        )
     target = _target(path, version, overwrite)
     prepared = prepare(model)
     if image is not None:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfticket.common.arguments import check_bool
+from tfticket.common.arguments import check_bool, check_path
 from tfticket.common.files import atomic_path
 from tfticket.lottery.engine.run_folder import read_config
 from tfticket.lottery.figures.run import Plots, plot_run, run_settings, run_title
@@ -63,7 +63,8 @@ def write_page(
             is drawn then.
     """
     check_bool("overwrite", overwrite)
-    out = pathlib.Path(out)
+    check_path("folder", folder)
+    out = check_path("out", out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
     for path in () if overwrite else (out, *out.with_suffix("").glob("*.png")):
