@@ -40,6 +40,7 @@ _CORE = (
         "gradual",
         "lottery",
         "gene_network",
+        "in_place",
         "lottery_measures",
         "models",
         "popup",

@@ -301,6 +301,33 @@ def test_the_entry_layer_is_the_outermost():
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("training", [True, False, None])
+def test_whether_a_layer_is_called_to_train(training):
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, x):
+            seen.append(internals.is_training(self))
+            return x
+
+    keras.Sequential([Asks()])(np.ones((1, 2)), training=training)
+    assert set(seen) == {bool(training)}
+
+
+def test_a_built_layer_takes_state_while_it_is_open():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    with internals.open_to_state(layer):
+        layer.seed = keras.random.SeedGenerator(1)
+    assert any(v is layer.seed.state for v in layer.variables)
+    with pytest.raises(ValueError, match="already built"):
+        layer.other = keras.random.SeedGenerator(1)
+    fresh = layers.Dense(2)
+    with internals.open_to_state(fresh):
+        pass
+    fresh.seed = keras.random.SeedGenerator(1)  # was open before
+
+
 def test_averages_are_masked_when_they_are_updated(wrapped):
     inner = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
     optimizer = keras.optimizers.LossScaleOptimizer(inner) if wrapped else inner

@@ -20,6 +20,7 @@ from keras import layers
 
 import tfticket
 from tfticket import export
+from tfticket.common import renames
 from tfticket.export import saved_model_export
 from tfticket.export.checking import processes
 from tfticket.export.served import warmup
@@ -644,7 +645,7 @@ def test_a_disk_that_fills_up_midway(tmp_path, quick):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OSError, match=r"m/1 can't be written.*File too large"):
+        with pytest.raises(OSError, match=r"File too large; nothing.*m/1'"):
             export.saved_model(model, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -653,7 +654,7 @@ def test_a_disk_that_fills_up_midway(tmp_path, quick):
 
 def test_a_folder_that_can_not_be_written(tmp_path, quick):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match=r"file/m/1 can't be written, nothing"):
+    with pytest.raises(OSError, match=r"nothing of it was kept.*file/m/1"):
         export.saved_model(lenet(sizes=(10,), inputs=30), tmp_path / "file" / "m")
     assert (tmp_path / "file").read_text() == "no folder"
 
@@ -664,16 +665,19 @@ def test_the_older_version_comes_back_where_the_new_can_not(
     model = lenet(sizes=(10,), inputs=30)
     path = export.saved_model(model, tmp_path / "m").path
     before = (path / "fingerprint.pb").read_bytes()
-    real = os.replace
+    real = os.rename
 
     def fails(source, target):
         if os.path.basename(source) == "new":
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", fails)
-    with pytest.raises(OSError, match=r"m/1 can't be written.*No space left"):
+    # As on a system that can't exchange two folders.
+    monkeypatch.setattr(renames, "exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match=r"No space left.*m/1'") as error:
         export.saved_model(model, tmp_path / "m", version=1, overwrite=True)
+    assert error.value.filename == str(path)
     with pytest.raises(OSError, match="No space left"):
         export.saved_model(model, tmp_path / "n")
     assert (path / "fingerprint.pb").read_bytes() == before

@@ -9,6 +9,7 @@ compared with the model in another process. --compare also prints one table of t
 dense, stripped, compact, encoded and int8 forms: bytes, accuracy, latency.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -20,6 +21,9 @@ from tfticket_cli.output import Output
 
 # Test images that a written file is compared with the model on.
 _CHECKED = 512
+
+# Flags that say nothing of what is written.
+_APART = ("compare", "json", "overwrite")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -75,6 +79,10 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     quantization = None if values.quantization == "none" else values.quantization
     path = pathlib.Path(values.model)
     _check(values, quantization, path)
+    out = pathlib.Path(values.out_dir, values.name or path.stem)
+    note = _Note(values, out)
+    if "litert" in values.to and not (values.overwrite or note.resumes):
+        _require_free(_lite(out))
     from tfticket import data, export
 
     model = load(path)
@@ -91,38 +99,102 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         output.say(compacted)
         model = compacted.model
         result["compact"] = _facts(compacted)
-    out = pathlib.Path(values.out_dir, values.name or path.stem)
-    for kind in ("saved_model", "litert"):
-        if kind not in values.to:
-            continue
-        if kind == "saved_model":
-            exported = export.saved_model(
-                model,
-                out,
-                format=values.format,
-                value_dtype=values.value_dtype,
-                labels=values.labels,
-                inputs=checked_on,
-            )
-        else:
-            exported = export.litert(
-                model,
-                out.with_name(f"{out.name}.tflite"),
-                quantization=quantization,
-                sparse=values.sparse,
-                representative_data=calibration,
-                inputs=checked_on,
-                overwrite=values.overwrite,
-            )
-        output.begin()
-        output.say(exported)
-        result["exports"][kind] = exported
-        result["files"][kind] = exported.path
+    with note.held() as version:
+        for kind in ("saved_model", "litert"):
+            if kind not in values.to:
+                continue
+            if kind == "saved_model":
+                exported = _saved_model(
+                    model,
+                    out,
+                    version,
+                    note.resumes,
+                    format=values.format,
+                    value_dtype=values.value_dtype,
+                    labels=values.labels,
+                    inputs=checked_on,
+                )
+            else:
+                exported = export.litert(
+                    model,
+                    _lite(out),
+                    quantization=quantization,
+                    sparse=values.sparse,
+                    representative_data=calibration,
+                    inputs=checked_on,
+                    overwrite=values.overwrite or note.resumes,
+                )
+            output.begin()
+            output.say(exported)
+            result["exports"][kind] = exported
+            result["files"][kind] = exported.path
     if values.compare:
         rows = export.compare(model, None if samples is None else samples.test)
         export.print_comparison(rows, output.console)
         result["comparison"] = rows
     return result
+
+
+def _saved_model(model, out, version, overwrite, **settings):
+    from tfticket import export
+
+    try:
+        return export.saved_model(model, out, version, overwrite=overwrite, **settings)
+    except FileExistsError:  # written by another process meanwhile
+        return export.saved_model(model, out, **settings)
+
+
+def _require_free(lite):
+    if lite.exists():
+        raise FileExistsError(
+            f"{lite} exists. Pass --overwrite to replace it, or choose another --name."
+        )
+
+
+def _lite(out):
+    return out.with_name(f"{out.name}.tflite")
+
+
+class _Note:
+    """A file beside the exports that says what is being written, until it is.
+
+    Args:
+        values: The command's flags.
+        out: The model's folder.
+
+    Attributes:
+        resumes: Whether this command was killed here, and goes on: what it has written
+            is its own to replace.
+    """
+
+    def __init__(self, values, out):
+        from tfticket.common.files import dead_note, recover_folders
+
+        recover_folders(out.parent)
+        self._out, self._path = out, out.with_name(f".{out.name}.exporting.json")
+        self._asked = {x: values[x].value for x in sorted(values) if x not in _APART}
+        self._left = dead_note(self._path)
+        # Another process may be at it, which then has the version that it noted.
+        self._is_held = self._left is None and self._path.exists()
+        self.resumes = (
+            isinstance(self._left, dict) and self._left.get("asked") == self._asked
+        )
+
+    @contextlib.contextmanager
+    def held(self):
+        """Keeps the note; yields the version to write, `None` for any that is free."""
+        from tfticket.common.files import held_note
+
+        if self._is_held:
+            yield None
+            return
+        if self.resumes:
+            version = self._left["version"]
+        else:
+            taken = [int(p.name) for p in self._out.glob("*") if p.name.isdecimal()]
+            version = max(taken, default=0) + 1
+        with held_note(self._path, {"asked": self._asked, "version": version}):
+            yield version
 
 
 def _facts(compacted):

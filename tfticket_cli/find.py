@@ -51,25 +51,39 @@ def experiment(values: flags.FlagValues) -> Any:
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs the experiment, writes its files and says what it came to."""
     from tfticket import lottery
+    from tfticket.common.files import dead_note, held_note
+    from tfticket.common.runs import RunFolder
 
     asked = experiment(values)
     name = f"{asked.dataset}-{asked.model}"
     out_dir = pathlib.Path(values.out_dir or pathlib.Path("runs", name))
     served = pathlib.Path(values.export_dir, name)
     lite = served.with_name(f"{name}.tflite")
+    note, places = out_dir / lottery.single.EXPORTING, [str(served), str(lite)]
+    # Those that this run was writing when it was killed are its own.
+    resumes = dead_note(note) == places
     for path in (served / "1", lite):
-        if path.exists() and not values.overwrite:
+        if path.exists() and not values.overwrite and not resumes:
             raise FileExistsError(
                 f"{path} exists. Pass --overwrite to replace it, or choose another "
                 "--export_dir."
             )
     found = _found(asked, out_dir, values, output)
+    overwrite = values.overwrite or resumes
+    with RunFolder(out_dir).locked(), held_note(note, places):
+        return _written(found, out_dir, served, lite, overwrite, output)
+
+
+def _written(found, out_dir, served, lite, overwrite, output):
+    from tfticket import lottery
+
+    asked = found.experiment
     output.console.print(lottery.rounds_table(found.records))
     plot = out_dir / "plot.png"
     lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
     output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
     output.say(f"Plot:        {plot}")
-    exports = _exports(found, served, lite, values.overwrite, output)
+    exports = _exports(found, served, lite, overwrite, output)
     trained = lite.with_suffix(".npz")
     found.ticket.with_weights(found.model).save(trained)
     output.say(f"Trained:     {trained}, for tfticket export")

@@ -349,8 +349,8 @@ def check_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
 
 
 def check_values(
-    name: str, value: Any, check: Callable[[str, Any], _T] = check_sparsity
-) -> dict[Any, _T]:
+    name: str, value: Any, check: Callable[[str, Any], Any] = check_sparsity
+) -> dict[Any, Any]:
     """The value, a dict whose values pass a check; `None` is an empty one.
 
     Args:

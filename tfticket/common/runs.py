@@ -24,9 +24,14 @@ from tfticket.common.checksums import (
     sha256,
     write_checked,
 )
-from tfticket.common.files import DAMAGE, is_leftover, write_json
+from tfticket.common.files import (
+    DAMAGE,
+    is_leftover,
+    remove_leftovers,
+    write_json,
+)
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, CHECKPOINT = "config.json", "result.json", "checkpoint.npz"
 _LOCK, _HOLDER = ".lock", ".holder.json"
 _T = TypeVar("_T")
 
@@ -91,7 +96,7 @@ class RunFolder:
         identity = json.loads(json.dumps(identity))
         self._check(identity, overwrite, named)
         self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with self.locked():
             # Again: another process may have been in since.
             known, other = self._check(identity, overwrite, named)
             # Its configuration last: a kill in between leaves it the other run's.
@@ -156,15 +161,22 @@ class RunFolder:
         return [path for pattern in self._results for path in self.path.glob(pattern)]
 
     def _remove_leftovers(self):
-        # Not those of pictures in a folder of their own: that is drawn without a lock.
-        parts = [path for path in self._own_files() if path.is_dir()]
-        inside = [path for part in parts for path in part.rglob("*")]
-        for path in [*self.path.iterdir(), *inside]:
-            if is_leftover(path):
-                path.unlink(missing_ok=True)
+        folders = {self.path / pathlib.PurePath(name).parent for name in self._results}
+        for path in self._own_files():
+            folders |= {path, *path.rglob("*")}
+        for folder in folders:
+            remove_leftovers(folder)
+            # A kill came after the part's last file and before this was taken away.
+            if (folder / RESULT).exists():
+                (folder / CHECKPOINT).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _locked(self):
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder, which is there.
+
+        Raises:
+            RunInUseError: If another process is in; names it.
+        """
         lock, holder = FileLock(self.path / _LOCK, timeout=0), self.path / _HOLDER
         try:
             lock.acquire()
@@ -184,8 +196,10 @@ class RunFolder:
             )
             yield
         finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+            try:
+                holder.unlink(missing_ok=True)
+            finally:
+                lock.release()
 
     def _holder(self):
         try:

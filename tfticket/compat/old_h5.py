@@ -2,16 +2,14 @@
 
 import json
 import os
-import pathlib
 import shutil
-import tempfile
 from typing import Any
 
 import h5py
 import keras
 
 from tfticket.common.arguments import check_mapping, check_path
-from tfticket.common.files import open_regular
+from tfticket.common.files import open_regular, temporary_folder
 from tfticket.compat.hdf5 import open_h5
 
 # Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
@@ -69,8 +67,8 @@ def load_h5(
         raise ValueError(
             f"path: '{path}' is not an .h5 file. keras.models.load_model reads others."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder, "model.h5")
+    with temporary_folder() as folder:
+        copy = folder / "model.h5"
         shutil.copyfile(path, copy)
         with open_h5(copy, path):
             pass  # which refuses links to other files

@@ -21,7 +21,7 @@ from tfticket.keras_models.copies import (
     require_keras_3,
 )
 from tfticket.keras_models.graph import FlatGraph
-from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
+from tfticket.keras_models.masked_layer import MaskedModel, carrier
 from tfticket.keras_models.names import every_layer, is_graph
 from tfticket.pruning.prune_strip import strip
 
@@ -222,7 +222,7 @@ def _note(model, smaller):
 
 def _has_masks(model):
     return isinstance(model, MaskedModel) or any(
-        isinstance(layer, MaskedLayer) for _, layer in every_layer(model)
+        carrier(layer) is not None for _, layer in every_layer(model)
     )
 
 

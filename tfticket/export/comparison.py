@@ -2,9 +2,7 @@
 
 import dataclasses
 import gzip
-import pathlib
 import statistics
-import tempfile
 from collections.abc import Sequence
 
 import keras
@@ -21,6 +19,7 @@ from tfticket.common.arguments import (
     optional,
     shown,
 )
+from tfticket.common.files import temporary_folder
 from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
@@ -127,13 +126,13 @@ def compare(
     scored = dense is not None
     dense = _with_random_weights(plain) if dense is None else dense
     rows, runs = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for form in forms:
             try:
                 path, flops = _export(
                     form,
                     dense if form == "dense" else plain,
-                    pathlib.Path(folder, form),
+                    folder / form,
                     None if test is None else test[0][:_CHECKED],
                 )
             except ExportError as error:

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import statistics
-import tempfile
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_choice, check_integer, check_number
+from tfticket.common.files import temporary_folder
 from tfticket.export.checking.timing import runner, timed
 from tfticket.export.compact import compact
 from tfticket.export.saved_model_export import write
@@ -164,8 +164,8 @@ def latency_plan(
             "latency_plan times models with one input whose size is known. The inputs "
             f"of '{model.name}' have shapes {shapes}."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        trials = _Trials(model, goal, format, batch_size, repeats, pathlib.Path(folder))
+    with temporary_folder() as folder:
+        trials = _Trials(model, goal, format, batch_size, repeats, folder)
         found = _search(trials, latency, tolerance)
     return LatencyPlan(
         **vars(goal.plan(found.sparsity)),

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
@@ -22,10 +21,10 @@ from tfticket.common.arguments import (
     optional,
     shown,
 )
-from tfticket.common.files import atomic_path
+from tfticket.common.files import atomic_path, disk_errors, temporary_folder
 from tfticket.export.checking.compare import Rule
 from tfticket.export.checking.exported import Exported, ExportError
-from tfticket.export.saved_model_export import disk_errors, write
+from tfticket.export.saved_model_export import write
 from tfticket.export.served.function import Serving, prepare, trace
 from tfticket.export.served.samples import Samples, samples_for
 from tfticket.export.sparse_ready import sparse_ready
@@ -173,7 +172,7 @@ def litert(
         ExportError: If the model can't be converted, the combination is known to go
             wrong in LiteRT, or the written file does not compute what the model does.
             Nothing is left behind.
-        OSError: If the disk can't be written.
+        OSError: If the disk can't be written; names the file. An older one stays.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not built or has NaN weights, or an argument does
             not fit.
@@ -215,10 +214,10 @@ def litert(
     ready = trace(prepared)
     with (
         disk_errors(path),
-        tempfile.TemporaryDirectory() as folder,
-        atomic_path(path) as temporary,
+        temporary_folder() as folder,
+        atomic_path(path, overwrite) as temporary,
     ):
-        source = pathlib.Path(folder, "model")
+        source = folder / "model"
         write(ready, source)
         job = _Job(
             model.name,
@@ -232,7 +231,7 @@ def litert(
             Rule(tolerance, quantization is not None, deterministic),
             chosen,
         )
-        found = _sparse(job, pathlib.Path(folder, "dense.tflite")) if sparse else None
+        found = _sparse(job, folder / "dense.tflite") if sparse else None
         if isinstance(found, ExportError) and not fallback:
             raise found
         if isinstance(found, ExportError):

@@ -13,7 +13,7 @@ from tfticket.common.arguments import (
     check_number,
     check_path,
 )
-from tfticket.common.files import atomic_path
+from tfticket.common.files import atomic_path, disk_errors
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import Rule, answers, judge, not_run
 from tfticket.export.checking.exported import Exported
@@ -89,7 +89,7 @@ def onnx(
     samples = samples_for(inputs, prepared)
     rule = Rule(tolerance, deterministic=deterministic)
     opset = require_converter(opset)
-    with atomic_path(path) as temporary:
+    with disk_errors(path), atomic_path(path, overwrite) as temporary:
         write_onnx(prepared, temporary, opset)
         return _checked(temporary, path, prepared, samples, rule)
 

@@ -6,11 +6,16 @@ from typing import Any
 import keras
 
 from tfticket.common.arguments import check_bool, check_number, check_path
+from tfticket.common.files import (
+    disk_errors,
+    put_folder,
+    recover_folders,
+    temporary_folder,
+)
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import Rule, answers, judge, not_run
 from tfticket.export.checking.exported import Exported, ExportError, size_of
 from tfticket.export.onnx_file import require_converter, write_onnx
-from tfticket.export.saved_model_export import disk_errors, folder_beside, put
 from tfticket.export.served.function import prepare
 from tfticket.export.served.samples import samples_for
 
@@ -74,6 +79,7 @@ def openvino(
     check_number("tolerance", tolerance, 0)
     check_bool("overwrite", overwrite)
     check_bool("deterministic", deterministic)
+    recover_folders(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
     prepared = prepare(model, any_backend=True)
@@ -87,7 +93,7 @@ def openvino(
             "pip install 'tfticket[onnx,openvino]'"
         ) from error
     opset = require_converter(None)
-    with disk_errors(path), folder_beside(path) as folder:
+    with disk_errors(path), temporary_folder(path.parent) as folder:
         between, written = folder / "model.onnx", folder / "new"
         write_onnx(prepared, between, opset)
         written.mkdir()
@@ -100,7 +106,7 @@ def openvino(
                 f"{str(error).strip()[:500]}"
             ) from error
         exported = _checked(written, path, prepared, samples, rule)
-        put(written, path, folder / "old")
+        put_folder(written, path, overwrite)
     return exported
 
 

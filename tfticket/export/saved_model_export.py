@@ -1,12 +1,9 @@
 """Writes a SavedModel in the folder layout of TensorFlow Serving."""
 
-import contextlib
 import dataclasses
-import errno
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -21,6 +18,12 @@ from tfticket.common.arguments import (
     check_path,
     optional,
     shown,
+)
+from tfticket.common.files import (
+    disk_errors,
+    put_folder,
+    recover_folders,
+    temporary_folder,
 )
 from tfticket.export.checking.compare import Rule
 from tfticket.export.checking.exported import Exported, ExportError, size_of
@@ -54,6 +57,7 @@ def saved_model(
     The SavedModel has the signature `serving_default`, with inputs named as
     the model's `keras.Input`s, and loads with TensorFlow alone. The version
     folder appears whole or not at all, so a server may poll `path` meanwhile.
+    What a killed export left beside `path` is put back or removed by the next one.
 
     Besides what TensorFlow reads, the folder holds `tfticket.json`: the size, density
     and operations of every weight, checksums, what the check found and how the export
@@ -64,7 +68,8 @@ def saved_model(
         model: A built Keras model. A wrapped one is stripped first, which the
             result's `notes` say.
         path: Folder of the model, one level above the version.
-        version: Number of the version, 1 or more. `None` is the next free one.
+        version: Number of the version, 1 or more. `None` is the next free one, also
+            where several processes export at once.
         inputs: Samples to check the export on: an array, a list of them, or a
             dict by input name. `None` makes up random ones: floats from a normal
             distribution, integers from what an `Embedding` takes. The result says
@@ -73,7 +78,9 @@ def saved_model(
             and of the model, relative to the largest absolute value of the output.
             `None` is 1e-4, with float16 values 1e-2, which nine in ten samples have to
             keep, and as many answers have to be the model's or nearly its best.
-        overwrite: Whether a folder of this version may be replaced.
+        overwrite: Whether a folder of this version may be replaced. On Linux and macOS
+            old and new are exchanged in one step; elsewhere, and on file systems that
+            can't, the version is missing for a moment.
         deterministic: Whether two calls of the file, and of two processes that load it,
             have to agree. A layer that adds noise or keeps a state is refused, unless
             this is False: then `notes` say how far two calls are apart, and only the
@@ -104,7 +111,8 @@ def saved_model(
 
     Raises:
         FileExistsError: If that version exists and `overwrite` is off.
-        OSError: If the disk can't be written. Nothing is left behind.
+        OSError: If the disk can't be written; names the folder. An older version
+            stays, and nothing else is left behind.
         ExportError: If the written file does not compute what the model does, or
             needs code that a server does not have. Nothing is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
@@ -133,6 +141,7 @@ def saved_model(
         raise TypeError(
             f"image must be a name or a function. Received: image={shown(image)}"
         )
+    recover_folders(path.parent)
     target = _target(path, version, overwrite)
     prepared = prepare(model)
     if image is not None:
@@ -144,7 +153,7 @@ def saved_model(
     if tolerance is None:
         tolerance = 1e-2 if value_dtype == "float16" else 1e-4
     rule = Rule(tolerance, value_dtype == "float16", deterministic)
-    with disk_errors(target), folder_beside(path) as folder:
+    with disk_errors(target), temporary_folder(path.parent) as folder:
         written = folder / "new"
         write(ready, written)
         if warmup:
@@ -162,8 +171,8 @@ def saved_model(
         }
         write_manifest(written, prepared.model, exported, made)
         exported = dataclasses.replace(exported, size=size_of(written))
-        put(written, target, folder / "old")
-    return exported
+        target = _put(written, path, target, version, overwrite)
+    return dataclasses.replace(exported, path=target)
 
 
 def _check_arguments(format, value_dtype, labels, top_k, tolerance):
@@ -219,48 +228,14 @@ def _target(path, version, overwrite):
     return target
 
 
-@contextlib.contextmanager
-def folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder from which a rename to `path` is one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfticket-") as folder:
-        yield pathlib.Path(folder)
-
-
-@contextlib.contextmanager
-def disk_errors(target: pathlib.Path) -> Iterator[None]:
-    """A context in which errors of the disk are OSErrors that name the target.
-
-    TensorFlow has classes of its own for a full disk.
-    """
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        # The number chooses the class: a PermissionError stays one.
-        number = getattr(error, "errno", None) or errno.EIO
-        raise OSError(
-            number, f"{target} can't be written, nothing of it was kept: {error}"
-        ) from error
-
-
-def put(written: pathlib.Path, target: pathlib.Path, aside: pathlib.Path) -> None:
-    """Renames the written folder to its place; an older one comes back on failure.
-
-    Args:
-        written: The folder, in the file system of the target.
-        target: Where it is to be.
-        aside: Where an older one goes meanwhile.
-    """
-    made = not target.parent.exists()
-    target.parent.mkdir(exist_ok=True)
-    try:
-        if target.exists():
-            # Two renames: a server sees the old version, none, or the new one.
-            os.replace(target, aside)
-        os.replace(written, target)
-    except OSError:
-        if aside.exists() and not target.exists():
-            os.replace(aside, target)
-        if made:
-            target.parent.rmdir()
-        raise
+def _put(written, path, target, version, overwrite):
+    """Moves it to its place, which another process may have taken by now."""
+    while True:
+        try:
+            put_folder(written, target, overwrite and version is not None)
+        except FileExistsError:
+            if version is not None or not target.exists():
+                raise
+            target = _target(path, None, False)
+        else:
+            return target

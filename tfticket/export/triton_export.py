@@ -4,12 +4,11 @@ import os
 import pathlib
 import py_compile
 import shutil
-import tempfile
 
 import tensorflow as tf
 
 from tfticket.common.arguments import check_integer, check_path
-from tfticket.common.files import atomic_path
+from tfticket.common.files import atomic_path, disk_errors, put_folder, temporary_folder
 from tfticket.export.served import triton_model
 from tfticket.export.served.function import SIGNATURE
 
@@ -104,10 +103,9 @@ def triton_repository(
     _require_same(folder / "config.pbtxt", config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the repository and not in it, where a polling server would look.
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent.resolve().parent, prefix=".tfticket-"
-    ) as work:
-        made = pathlib.Path(work, version)
+    beside = folder.parent.resolve().parent
+    with disk_errors(target), temporary_folder(beside) as work:
+        made = work / version
         shutil.copytree(source, made / triton_model.FOLDER)
         shutil.copyfile(triton_model.__file__, made / "model.py")
         # Else the server's Python would write this file, and a server that polls would
@@ -117,7 +115,7 @@ def triton_repository(
         if not (folder / "config.pbtxt").exists():
             with atomic_path(folder / "config.pbtxt") as temporary:
                 temporary.write_text(config)
-        os.replace(made, target)
+        put_folder(made, target, overwrite=False)
     return target
 
 

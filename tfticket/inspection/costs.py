@@ -15,7 +15,7 @@ from tfticket.keras_models.calls import (
     layer_calls,
 )
 from tfticket.keras_models.kernels import prunable_weights, why_dense
-from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
+from tfticket.keras_models.masked_layer import carrier, inner_layer
 from tfticket.keras_models.names import (
     every_layer,
     join,
@@ -327,8 +327,9 @@ def _lasting_weights(layer):
     """A layer's weights by name, without those that only its training needs."""
     inner = inner_layer(layer)
     weights = weights_by_path(inner) if inner.built else {}
-    if isinstance(layer, MaskedLayer) and inner.built:
-        lasting = {id(weight) for weight in layer.lasting_weights()}
+    masks = carrier(layer)
+    if masks is not None and inner.built:
+        lasting = {id(weight) for weight in masks.lasting_weights()}
         return {k: w for k, w in weights.items() if id(w) in lasting}
     return weights
 

@@ -1,7 +1,6 @@
 """Copies of models and layers that share nothing, and which models can be copied."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -9,7 +8,8 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import shown
-from tfticket.keras_models.masked_layer import MaskedLayer, MaskedModel
+from tfticket.common.files import temporary_folder
+from tfticket.keras_models.masked_layer import MaskedModel, carrier
 from tfticket.keras_models.names import (
     every_layer,
     is_graph,
@@ -115,9 +115,9 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         new.load_own_variables({k: np.array(value) for k, value in store.items()})
         if not hasattr(old, "save_assets"):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
+        with temporary_folder() as folder:
+            old.save_assets(str(folder))
+            new.load_assets(str(folder))
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
 def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers of a model by path, or a ValueError if one is wrapped already."""
     layers = dict(named_layers(model))
-    if any(isinstance(layer, MaskedLayer) for layer in layers.values()):
+    if any(carrier(layer) is not None for layer in layers.values()):
         raise ValueError(
             f"Model '{model.name}' is wrapped already. Call "
             "tfticket.strip(model) first, or train it as it is."

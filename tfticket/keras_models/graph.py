@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfticket.keras_models.kernels import prunable_weights
-from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.masked_layer import MaskedLayer, carrier
 from tfticket.keras_models.names import holds_masked, is_graph
 
 
@@ -353,15 +353,15 @@ def output_layers(model: keras.Model) -> list[MaskedLayer]:
     def counts(operation):
         # Excluded from pruning, a layer with a kernel is an output layer all the same.
         return isinstance(operation, keras.layers.Layer) and (
-            isinstance(operation, MaskedLayer)
+            carrier(operation) is not None
             or holds_masked(operation)
             or bool(prunable_weights(operation))
         )
 
     return [
         layer
-        for layer in last_operations(model, counts)
-        if isinstance(layer, MaskedLayer)
+        for layer in map(carrier, last_operations(model, counts))
+        if layer is not None
         and not layer.chooses_masks
         # Of a model that is wrapped whole, nobody knows which layer is the last.
         and not isinstance(layer.inner_layer(), keras.Model)

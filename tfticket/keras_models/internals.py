@@ -4,6 +4,7 @@ Whatever may break with a new Keras is here, and tests/test_internals.py tests e
 function by itself. Everything else uses what Keras documents.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -244,6 +245,37 @@ def entry_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         layer: A layer, while it is called.
     """
     return layer._get_call_context().entry_layer
+
+
+def is_training(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is being called to train, whatever its `call` takes.
+
+    Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
+    raises an AttributeError.
+
+    Args:
+        layer: A layer, while it is called.
+    """
+    return bool(layer._get_call_context().get_value("training"))
+
+
+@contextlib.contextmanager
+def open_to_state(layer: keras.layers.Layer) -> Iterator[None]:
+    """Lets a built layer take variables, as `enable_lora` does.
+
+    Reaches `Layer._tracker`, seen in Keras 3.7.0 and 3.15.1. If it goes, this raises
+    an AttributeError.
+
+    Args:
+        layer: A layer.
+    """
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            layer._tracker.lock()
 
 
 def mask_averages(

@@ -28,6 +28,8 @@ class MaskedLayer:
     schedule: Any = None
     structure: Any = None
     follower: Any = None
+    # Attributes of the layer that are there for its masks alone.
+    attributes: tuple[str, ...] = ()
 
     def inner_layer(self) -> keras.layers.Layer:
         """The Keras layer that holds the masked weights: this one, if it wraps none."""
@@ -77,6 +79,21 @@ class MaskedModel:
     def as_plain_model(self) -> keras.Model:
         """A Keras model of the same layers."""
         raise NotImplementedError
+
+
+# The attribute of a plain layer that holds the masks which were put on it in place.
+ON_LAYER = "masks_on_layer"
+
+
+def carrier(layer: Any) -> MaskedLayer | None:
+    """What carries the masks of a layer: itself, or what was put on it in place.
+
+    Args:
+        layer: A layer or operation; `None` is the answer where it has no masks.
+    """
+    if isinstance(layer, MaskedLayer):
+        return layer
+    return getattr(layer, ON_LAYER, None)
 
 
 def inner_layer(layer: Any) -> Any:

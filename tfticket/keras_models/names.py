@@ -8,7 +8,7 @@ import keras
 
 from tfticket.common.arguments import check_instance, shown
 from tfticket.keras_models.internals import attributes
-from tfticket.keras_models.masked_layer import MaskedLayer, inner_layer
+from tfticket.keras_models.masked_layer import carrier, inner_layer
 
 _AUTOMATIC = re.compile(r"variable(_\d+)?")
 
@@ -215,7 +215,7 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
             if id(layer) in seen:
                 continue
             seen.add(id(layer))
-            path = join(prefix, "" if _is_only(layer, parent) else name)
+            path = join(prefix, "" if is_only(layer, parent) else name)
             if is_graph(layer) or holds_masked(layer):
                 yield from walk(path, layer)
             else:
@@ -224,10 +224,14 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
     return walk("", student_of(model))
 
 
-def _is_only(layer, parent):
+def is_only(layer, parent):
     """Whether a graph is nothing but a subclassed model, as `prune` wraps it.
 
     Its weights are then named as that model's by itself.
+
+    Args:
+        layer: The layer that may be the only one.
+        parent: The model that holds it.
     """
     inner = inner_layer(layer)
     if is_graph(inner) or not isinstance(inner, keras.Model) or not is_graph(parent):
@@ -237,9 +241,9 @@ def _is_only(layer, parent):
 
 def holds_masked(layer: keras.layers.Layer) -> bool:
     """Whether a layer that carries no masks itself has layers inside that do."""
-    if isinstance(layer, MaskedLayer):
+    if carrier(layer) is not None:
         return False
-    return any(isinstance(part, MaskedLayer) for _, part in every_layer(layer))
+    return any(carrier(part) is not None for _, part in every_layer(layer))
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfticket.keras_models.internals import bare_twin, carry_over, tracked
-from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.masked_layer import MaskedLayer, carrier
 from tfticket.keras_models.names import is_graph
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
@@ -112,8 +112,10 @@ class _Copying:
                 [self.variable(x) for x in variables],
                 [self.layer(x) for x in layers],
             )
+            masks = carrier(layer)
+            left_out = () if masks is None else masks.attributes
             for name, value in vars(layer).items():
-                if name not in known:
+                if name not in known and name not in left_out:
                     setattr(copy, name, self.value(value, name))
             carry_over(copy, like=layer)
         self._made[id(layer)] = copy

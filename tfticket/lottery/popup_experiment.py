@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Sequence
 
 import keras
@@ -23,8 +22,8 @@ from tfticket.common.arguments import (
     optional,
     shown,
 )
-from tfticket.common.files import write_json
-from tfticket.common.runs import RunFolder
+from tfticket.common.files import temporary_folder, write_json
+from tfticket.common.runs import CHECKPOINT, RunFolder
 from tfticket.edge_popup.twin import popup
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.engine.network import Network
@@ -198,26 +197,31 @@ class PopupExperiment:
         check_bool("overwrite", overwrite)
         check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
         dataset = data.load(self.dataset, data_dir, download)
-        parts, results = self.parts(), []
+        parts = self.parts()
         with contextlib.ExitStack() as stack:
             if out_dir is None:
-                out_dir = stack.enter_context(tempfile.TemporaryDirectory())
+                out_dir = stack.enter_context(temporary_folder())
             stack.enter_context(devices.strategy(strategy).scope())
             folder = RunFolder(out_dir, ("seed_*", "results.json", "plot.png"))
             networks = _Networks(self, dataset, folder, checkpoint_seconds)
             networks.of(DENSE)  # an error here is one before anything is written
             identity = dataclasses.asdict(self)
             stack.enter_context(folder.opened(identity, overwrite=overwrite))
-            for part in parts:
-                result = folder.read(part.path, lambda values: PopupResult(**values))
+            known = {
+                part: folder.read(part.path, lambda values: PopupResult(**values))
+                for part in parts
+            }
+            for number, part in enumerate(parts, 1):
+                result = known[part]
                 fresh = result is None
                 if result is None:
-                    result = networks.train(part, on_evaluation)
-                results.append(result)
+                    known[part] = result = networks.train(part, on_evaluation)
+                # All that is known, so that a run that goes on takes nothing away.
+                results = [result for result in known.values() if result is not None]
                 written = [dataclasses.asdict(result) for result in results]
                 write_json(folder.path / "results.json", written)
                 if on_part is not None:
-                    on_part(result, len(results), len(parts), fresh)
+                    on_part(result, number, len(parts), fresh)
         return results
 
 
@@ -257,7 +261,7 @@ class _Networks:
     ) -> PopupResult:
         """Trains a part, from its checkpoint if there is one, and keeps its result."""
         network, steps = self.of(part.kind), self._steps * self._experiment.epochs
-        file = self._folder.path / part.path / "checkpoint.npz"
+        file = self._folder.path / part.path / CHECKPOINT
         name = self._folder.name_of(part.path)
         checkpoint = Checkpoint(file, f"{name['run']}/{name['part']}", self._seconds)
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,8 @@ from tfticket.common.arguments import (
     check_path,
     optional,
 )
-from tfticket.common.files import write_json
+from tfticket.common.files import temporary_folder, write_json
+from tfticket.common.runs import RESULT
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.run_folder import (
     TICKET,
@@ -199,7 +199,7 @@ def find_ticket(
     chain = Chain(experiment.seed, MAIN, 0, tuple(range(experiment.rounds + 1)))
     with contextlib.ExitStack() as stack:
         if out_dir is None:
-            out_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            out_dir = stack.enter_context(temporary_folder())
         folder = LotteryFolder(out_dir, _RESULTS)
         setting = Setting(
             recipe=experiment,
@@ -237,7 +237,13 @@ def find_ticket(
     )
 
 
-_RESULTS = ("rounds.json", "ticket.npz", "plot.png", "tickets/round_*.npz")
+EXPORTING = ".exporting.json"
+"""What `tfticket find` was exporting when it was killed."""
+
+_RESULTS = (
+    *("rounds.json", "ticket.npz", "plot.png", "tickets/round_*.npz"),
+    EXPORTING,
+)
 
 
 class _Tickets:
@@ -255,6 +261,9 @@ class _Tickets:
         self.records.append(record)
         self.last = self._ticket(part, record)
         self.last.save(path / "tickets" / f"round_{part.round:02d}.npz")
+        after = dataclasses.replace(part, round=part.round + 1)
+        if (self._folder.folder(after) / RESULT).exists():
+            return  # they hold a later round, of before this run was stopped
         self.last.save(path / "ticket.npz")
         write_json(path / "rounds.json", [dataclasses.asdict(r) for r in self.records])
 

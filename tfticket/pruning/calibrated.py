@@ -178,8 +178,7 @@ def one_shot(
 
 def _require_fit(model, batch, data):
     try:
-        one = keras.tree.map_structure(lambda x: x[:1], batch)
-        model(one, training=False)
+        model(batch, training=False)
     except Exception as error:  # Keras's and each backend's own
         raise ValueError(
             "data must be samples as the model takes them. "

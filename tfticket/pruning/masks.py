@@ -10,7 +10,7 @@ import numpy as np
 
 from tfticket.common.arguments import check_instance, check_mapping
 from tfticket.keras_models.kernels import MaskedWeight, apply_mask
-from tfticket.keras_models.masked_layer import MaskedLayer, masks_in_use
+from tfticket.keras_models.masked_layer import MaskedLayer, carrier, masks_in_use
 from tfticket.keras_models.names import join, named_layers
 from tfticket.keras_models.variables import mask_slots
 from tfticket.pruning.optimizer_care import care_for
@@ -77,8 +77,9 @@ def masked_layers(
         settable: Whether to leave out layers that choose their masks themselves.
     """
     for path, layer in named_layers(model):
-        if isinstance(layer, MaskedLayer) and not (settable and layer.chooses_masks):
-            yield path, layer
+        masks = carrier(layer)
+        if masks is not None and not (settable and masks.chooses_masks):
+            yield path, masks
 
 
 def masked_weights(model: keras.Model) -> dict[str, MaskedWeight]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_bool
 from tfticket.keras_models.copies import (
     build_like,
     clone_with,
@@ -27,6 +28,7 @@ from tfticket.keras_models.kernels import (
 from tfticket.keras_models.masked_layer import (
     MaskedLayer,
     MaskedModel,
+    carrier,
     inner_layer,
     masks_in_use,
 )
@@ -44,6 +46,7 @@ from tfticket.keras_models.quantized import require_not_quantized
 from tfticket.keras_models.twins import copy_layer
 from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.channel_units import weights_of_groups
+from tfticket.pruning.in_place import put_masks_on, take_masks_off
 from tfticket.pruning.masks import masked_weights
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity.schedules import Schedule
@@ -56,6 +59,7 @@ def prune(
     include: Collection[Pattern] = (),
     schedule: Schedule | None = None,
     structure: Unstructured | None = None,
+    in_place: bool = False,
 ) -> keras.Model | Prune:
     """Copies a model with every prunable layer wrapped in `Prune`.
 
@@ -81,10 +85,14 @@ def prune(
         include: In the same way, Embedding layers to prune.
         schedule: Kept in each wrapper, for `GradualPruning` to follow.
         structure: Kept in each wrapper: what is pruned together there.
+        in_place: Whether to put the masks on the layers of the model as it is, with no
+            copy and no wrapper: its class, methods, variables and optimizer stay, and
+            so do its files, which hold no masks. For KerasHub's models, subclassed
+            ones and what can't be copied. `strip(model, in_place=True)` takes them off.
 
     Returns:
         A model of the same kind, layer names unchanged; or, for a layer, a
-        `Prune` around a copy of it.
+        `Prune` around a copy of it. With `in_place` the model or layer itself.
 
     Raises:
         TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
@@ -99,6 +107,10 @@ def prune(
     >>> sorted(tfticket.get_masks(wrapped))
     ['dense/kernel']
     """
+    if check_bool("in_place", in_place):
+        _require_bare(model_or_layer, structure)
+        put_masks_on(model_or_layer, exclude, include, schedule, structure)
+        return model_or_layer
     own = {"schedule": schedule, "structure": structure}
     whole = isinstance(structure, Channel) and structure.grouped
     require_keras_3(model_or_layer)
@@ -123,6 +135,30 @@ def prune(
         return Prune(copy, **own, weights=weights.get(id(layer)))
 
     return clone_with(model, clone, _copy_weights)
+
+
+def _require_bare(layer, structure):
+    """Raises an error if masks can't be put on the layers of a model as they are."""
+    require_keras_3(layer)
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            f"model_or_layer must be a Keras layer or model. Received: {layer!r} "
+            f"(of type {type(layer).__name__})"
+        )
+    if carrier(layer) is not None or holds_masked(layer):
+        raise ValueError(
+            f"'{layer.name}' is wrapped already. Call tfticket.strip on it first, or "
+            "train it as it is."
+        )
+    if not layer.built:
+        require_built(layer)
+    require_not_quantized(layer, "masked")
+    if isinstance(structure, Channel) and structure.grouped:
+        raise ValueError(
+            "structure=Channel() masks biases and normalizations too, for which the "
+            "layers have to be wrapped: leave in_place out. In place, "
+            "Channel(grouped=False) prunes the output channels of kernels."
+        )
 
 
 def _layers_to_wrap(model, layers, exclude, include, whole):
@@ -242,6 +278,7 @@ def _wrap_subclassed(model, own):
 
 def strip(
     model_or_layer: keras.Model | keras.layers.Layer,
+    in_place: bool = False,
 ) -> keras.Model | keras.layers.Layer:
     """Copies a wrapped model without the wrappers, pruned weights exactly 0.0.
 
@@ -256,15 +293,19 @@ def strip(
             layer. A model without any is copied as it is. A subclassed model that
             wraps its layers itself is rebuilt from its configuration, then its
             wrappers are taken out.
+        in_place: Whether to take the masks of `prune(model, in_place=True)` off the
+            model itself, whose pruned weights then are exactly 0.0 and free.
 
     Returns:
-        A model of the same kind, or the layer; nothing is shared.
+        A model of the same kind, or the layer; nothing is shared. With `in_place` the
+        model or layer itself.
 
     A model that has trained and of which nothing is pruned is warned of.
 
     Raises:
         TypeError: If the model is not one of Keras 3.
-        ValueError: If the model is not built.
+        ValueError: If the model is not built; with `in_place`, if its masks were put
+            on by wrappers, or it has none.
 
     Example:
 
@@ -276,7 +317,15 @@ def strip(
     require_keras_3(model_or_layer)
     if isinstance(model_or_layer, keras.Model):
         _warn_if_dense(model_or_layer)
-    return plain_copy(model_or_layer)
+    if not check_bool("in_place", in_place):
+        return plain_copy(model_or_layer)
+    if not take_masks_off(model_or_layer):
+        raise ValueError(
+            f"'{model_or_layer.name}' has no masks that prune(in_place=True) put on. "
+            "Wrapped layers are other layers: tfticket.strip(model) returns a copy "
+            "without them."
+        )
+    return model_or_layer
 
 
 def _warn_if_dense(model):
@@ -318,8 +367,8 @@ def plain_copy(
 
 def _plain_layer(layer):
     """A copy, not built, of a layer without masks on it or in it."""
-    if isinstance(layer, MaskedLayer):
-        return layer.plain()
+    if (masks := carrier(layer)) is not None:
+        return masks.plain()
     copy = copy_layer(layer)
     if holds_masked(copy):
         _take_masks_out(copy)
@@ -363,8 +412,8 @@ def _copy_weights(source, target):
     """Copies values between a layer and its twin, either of them masked."""
     if isinstance(target, MaskedLayer):
         target.copy_from(source)
-    elif isinstance(source, MaskedLayer):
-        source.copy_to(target)
+    elif (masks := carrier(source)) is not None:
+        masks.copy_to(target)
     elif holds_masked(source):
         masked = masked_weights(source)
         values = {name: apply_mask(x.value(), x.mask) for name, x in masked.items()}

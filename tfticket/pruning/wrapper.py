@@ -1,21 +1,18 @@
 """`Prune`: the layer wrapper that owns the masks and makes them act."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
-from keras import ops
 
 from tfticket.common.arguments import check_instance, check_list, optional
 from tfticket.keras_models.copies import copy_by_name, copy_state
-from tfticket.keras_models.internals import clear_losses, entry_layer, value_is_there
+from tfticket.keras_models.internals import clear_losses, entry_layer
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
-    effective_value,
     has_adapter,
     prunable_weights,
     weights_named,
@@ -24,6 +21,7 @@ from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer, weights_by_path
 from tfticket.keras_models.twins import copy_layer, live_config
 from tfticket.pruning.follower import require_follower
+from tfticket.pruning.masking import constrain, masked_call, without_masking
 from tfticket.pruning.optimizer_care import care_for
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
@@ -166,13 +164,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             MaskedWeight(**vars(weight), mask=mask)
             for weight, mask in zip(prunable, self.masks, strict=True)
         )
-        for masked in self._masked:
-            weight, mask = masked.variable, masked.mask
-            if not weight.trainable and masked.is_statistic:
-                continue  # no optimizer sees it
-            weight.constraint = MaskConstraint(mask, weight.constraint)
-            if weight.regularizer is not None:
-                weight.regularizer = MaskedRegularizer(mask, weight.regularizer)
+        constrain(self._masked)
 
     def get_build_config(self):
         return {"layer": self.layer.get_build_config()}
@@ -245,56 +237,12 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             care_for(getattr(entry_layer(self), "optimizer", None))
         if not self._passes_training:
             kwargs.pop("training", None)
-        # An inner scope hides the outer one (Keras's JAX trainer has one), so
-        # every variable of the layer goes in with its present value.
-        variables = {id(v): v for v in (*self.layer.variables, *self._states())}
-        values = {k: ops.convert_to_tensor(v.value) for k, v in variables.items()}
-        if any(id(weight) not in variables for weight in self.pruned_weights):
-            raise ValueError(
-                f"Layer '{self.name}' has other weights than when it was wrapped: was "
-                "it quantized since? Call tfticket.strip(model), then quantize that."
-            )
-        adapted = []
-        for weight in self._masked:
-            mask = weight.mask
-            if isinstance(weight.variable.constraint, MaskConstraint):
-                weight.variable.constraint.see(mask)
-            value = values[id(weight.variable)]
-            if has_adapter(weight):
-                # What the layer would add to its kernel is added here, where the
-                # sum can be masked.
-                value = apply_mask(effective_value(weight), mask)
-                adapted.append(weight.layer)
-            if not weight.is_statistic:
-                value = mask_gradient(value, mask)
-            values[id(weight.variable)] = value
-        scope = keras.StatelessScope(
-            [(variables[k], value) for k, value in values.items()],
-            collect_losses=True,
-        )
-        before = {k: scope.get_current_value(v) for k, v in variables.items()}
-        with scope, _adapters_off(adapted):
-            outputs = self.layer(*args, **kwargs)
-        # What the layer updated (BatchNorm statistics, a seed's state) and added
-        # as a loss would end with the scope: carry it out.
-        masks = {id(x.variable): x.mask for x in self._masked}
-        for key, variable in variables.items():
-            after = scope.get_current_value(variable)
-            if after is not before[key]:
-                mask = masks.get(key)
-                variable.assign(after if mask is None else apply_mask(after, mask))
+        outputs, losses = masked_call(self, self.layer, args, kwargs)
         # From now on they are ours; in an outer scope (JAX) they would count twice.
         clear_losses(self.layer)
-        for loss in scope.losses:
+        for loss in losses:
             self.add_loss(loss)
         return outputs
-
-    def _states(self):
-        """What stateful recurrent layers keep beside their weights."""
-        for _, part in every_layer(self.layer):
-            for state in keras.tree.flatten(getattr(part, "states", None)):
-                if isinstance(state, keras.Variable):
-                    yield state
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
@@ -330,126 +278,6 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         """Sets every masked weight to 0.0."""
         for weight in self._masked:
             weight.variable.assign(apply_mask(weight.variable, weight.mask))
-
-
-class MaskConstraint(keras.constraints.Constraint):
-    """Zeroes what a mask prunes, around the constraint a user had set.
-
-    The mask goes first, so that the user's constraint (a unit norm, say) sees
-    the weights that are there, and last, so that zeros are exact whatever it
-    does to them.
-
-    Args:
-        mask: Boolean variable in the shape of the weight.
-        constraint: The weight's own constraint, or `None`.
-    """
-
-    def __init__(self, mask: keras.Variable, constraint: Any = None):
-        self.mask = mask
-        self.constraint = constraint
-        self._seen = None
-
-    def see(self, mask: keras.Variable) -> None:
-        """Takes note of the mask that the forward pass of a step has.
-
-        Keras's JAX trainer hands masks to the model and not to the optimizer, whose
-        constraints find the variable empty.
-        """
-        if keras.backend.backend() == "jax":
-            self._seen = ops.convert_to_tensor(mask)
-
-    def __call__(self, weight):
-        return self._applied(weight, self.constraint)
-
-    def mask_value(self, value):
-        """What the mask leaves of a value in the weight's shape."""
-        return self._applied(value, None)
-
-    def _applied(self, weight, constraint):
-        if self._seen is not None:
-            return self._as_seen(weight, constraint)
-        return self._masked(weight, self.mask, constraint)
-
-    def _as_seen(self, weight, constraint):
-        import jax
-
-        here = value_is_there(self.mask)
-        if here and not isinstance(self._seen, jax.core.Tracer):
-            return self._masked(weight, self.mask, constraint)
-        try:
-            return self._masked(weight, self._seen, constraint)
-        except jax.errors.UnexpectedTracerError:
-            # Of a step traced before, or of an inner function (`jax.checkpoint`).
-            self._seen = None
-        if here:
-            return self._masked(weight, self.mask, constraint)
-        # Zero weights, slots and gradients are still zero.
-        weight = ops.convert_to_tensor(weight)
-        return weight if constraint is None else constraint(weight)
-
-    @staticmethod
-    def _masked(weight, mask, constraint):
-        weight = apply_mask(weight, mask)
-        if constraint is None:
-            return weight
-        return apply_mask(constraint(weight), mask)
-
-
-def without_masking(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer, its variables with the constraints that they had without masks."""
-    for variable in layer.weights:
-        if isinstance(getattr(variable, "constraint", None), MaskConstraint):
-            variable.constraint = variable.constraint.constraint
-        if isinstance(getattr(variable, "regularizer", None), MaskedRegularizer):
-            variable.regularizer = variable.regularizer.regularizer
-    return layer
-
-
-class MaskedRegularizer(keras.regularizers.Regularizer):
-    """A weight's own regularizer, whose gradient is masked as the layer's is.
-
-    Args:
-        mask: Boolean variable in the shape of the weight.
-        regularizer: The weight's own, a function of it.
-    """
-
-    def __init__(self, mask: keras.Variable, regularizer: Any):
-        self.mask = mask
-        self.regularizer = regularizer
-
-    def __call__(self, weight):
-        return self.regularizer(mask_gradient(ops.convert_to_tensor(weight), self.mask))
-
-
-def mask_gradient(value, mask):
-    """The value unchanged; on the way back its gradient is masked."""
-    # The value that holds now: on TensorFlow a variable would be read on the way back,
-    # when a `StatelessScope` that holds another mask is over.
-    mask = mask.value if isinstance(mask, keras.Variable) else mask
-    mask = ops.convert_to_tensor(mask)
-
-    @ops.custom_gradient
-    def identity(value):
-        def gradient(*args, upstream=None):
-            if upstream is None:
-                (upstream,) = args
-            return apply_mask(upstream, mask)
-
-        return value, gradient
-
-    return identity(value)
-
-
-@contextlib.contextmanager
-def _adapters_off(layers):
-    """Makes layers compute with their kernel alone, LoRA left out."""
-    for layer in layers:
-        layer.lora_enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.lora_enabled = True
 
 
 def _symbolic(arguments):

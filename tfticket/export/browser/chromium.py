@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
+
+from tfticket.common.files import temporary_folder
 
 INSTALL = "apt-get install chromium"
 
@@ -59,12 +59,12 @@ def opened(program: str, url: str) -> Iterator[subprocess.Popen]:
         The process, whose `poll` says whether it has died.
     """
     # Chromium may still write to its profile while it ends.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        profile = pathlib.Path(folder, "profile")
+    with temporary_folder() as folder:
+        profile = folder / "profile"
         flags = [*_FLAGS, f"--user-data-dir={profile}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             flags.append("--no-sandbox")  # which it does not have for root
-        with open(pathlib.Path(folder, "said"), "w+b") as said:
+        with open(folder / "said", "w+b") as said:
             process = subprocess.Popen(
                 [program, *flags, url],
                 stdin=subprocess.DEVNULL,

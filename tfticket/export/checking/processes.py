@@ -4,11 +4,12 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from tfticket.common.files import temporary_folder
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs")
 
@@ -55,8 +56,8 @@ def run(
         OSError: If the folder for temporary files can't hold the arrays.
     """
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            given, got = pathlib.Path(folder, "in.npz"), pathlib.Path(folder, "out.npz")
+        with temporary_folder() as folder:
+            given, got = folder / "in.npz", folder / "out.npz"
             # With a folder before each name: NumPy has parameters of its own ("file").
             arrays: dict[str, Any] = {f"inputs/{key}": x for key, x in inputs.items()}
             np.savez(given, **arrays)

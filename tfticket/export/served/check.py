@@ -2,11 +2,11 @@
 
 import json
 import pathlib
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.files import temporary_folder
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import (
     Rule,
@@ -104,8 +104,8 @@ def _by_c_api(written, inputs, library, label):
         "inputs": {name: signature.inputs[name].name for name in inputs},
         "outputs": {name: info.name for name, info in signature.outputs.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder, "names.json")
+    with temporary_folder() as folder:
+        file = folder / "names.json"
         file.write_text(json.dumps(names))
         try:
             flat = processes.run("run_c_api", inputs, library, written, file)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfticket import data, devices, models
 from tfticket.common.checksums import derived_seed
-from tfticket.common.runs import versions
+from tfticket.common.runs import CHECKPOINT, versions
 from tfticket.lottery.engine.branches import Branch, Origin, Start, start_of
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.checkpoint import Checkpoint
@@ -183,7 +183,7 @@ class Worker:
     def _checkpoint(self, part, job):
         name = self._folder.name_of(part.path)
         return Checkpoint(
-            self._folder.folder(part) / "checkpoint.npz",
+            self._folder.folder(part) / CHECKPOINT,
             f"{name['run']}/{name['part']}/{_fingerprint(job.start.ticket)}",
             None
             if self._is_followed(job.trainer)

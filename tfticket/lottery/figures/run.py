@@ -77,7 +77,7 @@ def plot_run(
     run = _Run(folder, rounds)
     out = pathlib.Path(folder, "plots") if out_dir is None else pathlib.Path(out_dir)
     found = Plots({}, {}, run.results)
-    for name, prepare in _FIGURES.items():
+    for name, prepare in FIGURES.items():
         try:
             numbers_of, draw = prepare(run)
         except _NoDataError as reason:
@@ -262,7 +262,7 @@ def _layers(run: _Run) -> _Prepared:
     return shown, lambda path: plots.layer_densities(shown, path, run.title)
 
 
-_FIGURES: dict[str, Callable[[_Run], _Prepared]] = {
+FIGURES: dict[str, Callable[[_Run], _Prepared]] = {
     "accuracy": _accuracy,
     "transfer": _transfer,
     "curves": _curves,

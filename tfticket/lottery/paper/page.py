@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfticket.common.arguments import check_bool, check_path
-from tfticket.common.files import atomic_path
+from tfticket.common.files import atomic_path, leftovers
 from tfticket.lottery.engine.run_folder import read_config
-from tfticket.lottery.figures.run import Plots, plot_run, run_settings, run_title
+from tfticket.lottery.figures.run import (
+    FIGURES,
+    Plots,
+    plot_run,
+    run_settings,
+    run_title,
+)
 from tfticket.lottery.figures.tables import (
     Row,
     accuracy_cell,
@@ -59,26 +65,34 @@ def write_page(
     Raises:
         ValueError: If `out` is not a `.md` file, the folder is not a run's, or nothing
             in it is finished.
-        FileExistsError: If there is a page or a picture, unless `overwrite`; nothing
-            is drawn then.
+        FileExistsError: If there is a page or a picture, unless `overwrite`, or a call
+            that was killed left the pictures; nothing is drawn then.
     """
     check_bool("overwrite", overwrite)
     check_path("folder", folder)
     out = check_path("out", out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
-    for path in () if overwrite else (out, *out.with_suffix("").glob("*.png")):
+    # Pictures are drawn before the page, whose temporary file says whose they are.
+    cut_off = not out.exists() and leftovers(out.parent, out.name)
+    pictures = out.with_suffix("").glob("*.png")
+    for path in () if overwrite or cut_off else (out, *pictures):
         if path.exists():
             raise FileExistsError(
                 f"'{path}' exists, and writing this page would replace it. Pass "
                 "another out, or overwrite=True (--overwrite on the command line)."
             )
-    drawn = plot_run(folder, out.with_suffix(""), numbers=False)
-    text = page(
-        drawn.results, read_config(folder), run_title(folder), drawn, out.parent
-    )
-    with atomic_path(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(out, overwrite) as temporary:
+        try:
+            drawn = plot_run(folder, out.with_suffix(""), numbers=False)
+            text = page(
+                drawn.results, read_config(folder), run_title(folder), drawn, out.parent
+            )
+            temporary.write_text(text, encoding="utf-8")
+        except BaseException:
+            for name in () if overwrite else FIGURES:
+                out.with_suffix("").joinpath(f"{name}.png").unlink(missing_ok=True)
+            raise
     return drawn
 
 
