@@ -1,8 +1,8 @@
 """`Part` and `PartResult`: one training of an experiment, and what it came to."""
 
 import dataclasses
-import os
 import pathlib
+import re
 from typing import Any
 
 from tfticket.common.arguments import (
@@ -41,7 +41,9 @@ class Part:
             object.__setattr__(self, name, number)
         check_instance("branch", self.branch, str, "the name of a branch")
         kind = self.branch.partition(":")[0]
-        if not kind.isidentifier() or os.sep in self.branch or "\0" in self.branch:
+        # Data sets of a family have names such as imagenet_resized/8x8.
+        up = ".." in re.split(r"[/\\]", self.branch)
+        if not kind.isidentifier() or up or "\0" in self.branch:
             raise ValueError(
                 "branch must be 'ticket' or a control, as LotteryExperiment takes it. "
                 f"Received: branch={self.branch!r}"

@@ -180,7 +180,9 @@ def batches_of(data: Any, size: int = 32, most: int | None = None) -> Iterator[A
     if data is None:
         raise ValueError("data must be samples to calibrate on. Received: data=None")
     single = isinstance(data, (str, bytes, type)) or getattr(data, "shape", 1) == ()
-    if single or not hasattr(data, "__iter__"):
+    # Some of Keras's data sets are read by number alone.
+    readable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if single or not readable:
         raise TypeError(f"data must be samples. Received: data={shown(data)}")
     if isinstance(data, (list, dict, tuple)) and not len(data):
         raise ValueError(f"data holds no samples. Received: data={data}")

@@ -199,7 +199,8 @@ def _checked_data(model, images, labels):
 
 
 def _per_channel(name, value, channels):
-    if not isinstance(value, np.ndarray) or not value.ndim:
+    per_channel = isinstance(value, (list, tuple)) or np.ndim(value) > 0
+    if not per_channel:
         value = check_number(name, value)
     array = check_array(name, value).astype(np.float32)
     if array.shape not in ((), (1,), (channels,)):
