@@ -39,30 +39,30 @@ SIZE, SPARSITY, SAMPLES = 96, 0.9, 4
 
 PAGE = """# LiteRT.js, after a sparse cluster
 
-XNNPACK, in LiteRT.js, runs clusters of convolutions sparse, and answers some of those
-networks wrong, without an error. The same files are right on x86, where it switches
-sparse convolutions off, so that a check there does not find them; they go wrong
-[on ARM, emulated](arm.md), too.
-`benchmarks/after_cluster.py` makes networks that obey its rules up to one place (96x96
-images, {sparsity:.0%} of the 1x1 weights zero, weights random), and compares what
-headless Chromium answers with Keras.
+In LiteRT.js, XNNPACK runs clusters of convolutions sparse, and computes some of those
+networks wrongly without an error. The same files are right on x86, where XNNPACK
+disables sparse convolutions, so a check there does not detect the error. They are also
+wrong [on ARM, emulated](arm.md). `benchmarks/after_cluster.py` builds networks that
+follow XNNPACK's rules except in one place (96x96 images, random weights, {sparsity:.0%}
+of the 1x1 weights zero), and compares the outputs of headless Chromium with Keras's.
 
-**{wrong} of {count} networks are not answered right**, all of them without an error but
-where "fails" stands. Two things go wrong. One is a 1x1 convolution or an element-wise
-operation on the pixel that the last mean leaves with `keepdims`. Flatten right after
-the mean, or no `keepdims`, mends it. The other is a feature map from inside the cluster
-that the model gives out as it is, or through 1x1 and depthwise convolutions and
-activations alone, as object detectors do. Flatten it in the model, and reshape the
-output outside: the converter leaves a Flatten out that a Reshape follows.
+**{wrong} of {count} networks do not give the right answer**. All of these run without
+an error, except the rows marked "fails". There are two patterns. The first is a 1x1
+convolution or an element-wise operation on the single pixel that the last mean produces
+with `keepdims`. To avoid it, add a Flatten right after the mean or leave out
+`keepdims`. The second is a feature map from inside the cluster that is an output of the
+model, either directly or through 1x1 and depthwise convolutions and activations only,
+as in object detectors. To avoid it, flatten the feature map in the model and reshape
+the output outside, because the converter removes a Flatten that a Reshape follows.
 
 {table}
 
-"Difference" is that of the sparse file to Keras, relative to the largest value of the
-output; of several outputs the worst counts, and up to {same:g} is right. "Faster" is
-the median of {repeats} rounds in turns, batch 1. The machine was busy: take it as
-"about 1" or "about 2". "Plan" is how many 1x1 kernels
-`tfticket.export.sparse_plan(model, "web")` says will run sparse. It promises speed:
-where it says 0, answers can be wrong.
+"Difference" is the difference between the sparse file and Keras, relative to the
+largest value of the output. With several outputs it is the worst one; up to {same:g}
+counts as right. "Faster" is the median of {repeats} alternating rounds at batch 1. The
+machine was busy, so read it as "about 1" or "about 2". "Plan" is the number of 1x1
+kernels that will run sparse according to `tfticket.export.sparse_plan(model, "web")`.
+The plan is about speed: if it says 0, the answers can still be wrong.
 
 {device}
 """
@@ -504,7 +504,8 @@ def _difference(model, x, outputs):
 
 def _page(rows, repeats):
     lines = [
-        "| what follows | answer | difference | dense, ms | sparse | faster | plan |",
+        "| layers after the cluster | answer | difference | dense, ms | sparse "
+        "| faster | plan |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

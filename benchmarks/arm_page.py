@@ -14,49 +14,51 @@ KEYS = (
 
 PAGE = """# Sparse convolutions on ARM, emulated
 
-LiteRT for ARM (aarch64), in QEMU's emulation of a {cpu}, runs the files of
-`tfticket.export.litert(model, path, sparse=True, target="arm")` sparse, and answers
-them right. No ARM processor was used: outputs are what ARM computes, but there are
-**no times** here.
+In QEMU's emulation of a {cpu}, LiteRT for ARM (aarch64) runs the files of
+`tfticket.export.litert(model, path, sparse=True, target="arm")` sparse and computes the
+right outputs. We used no ARM processor: the outputs are those that ARM computes, but
+there are **no times** on this page.
 
-## What is right, and how much there is to do
+## Correctness and number of instructions
 
 {networks}
 
-Networks of `keras.applications` at 96x96, one image, random weights, zeros in the 1x1
-kernels; {runtime}. "Dense" holds the same zeros; "as it was" is the sparse file of the
-network without `target="arm"`, which ARM runs dense, to the instruction; "by the rules"
-is with it. "Difference" is that to Keras's outputs, relative to the largest one.
+The networks of `keras.applications` were run with {runtime} on one image of 96x96
+pixels, with random weights and zeros in the 1x1 kernels. "Dense" holds the same zeros.
+"As it was" is the sparse file written without `target="arm"`, for which ARM runs
+exactly the dense instructions; "by the rules" is the file written with it. "Difference"
+is the difference from Keras's outputs, relative to the largest one.
 
-Instructions are those that one call runs in LiteRT's own code, after a call to warm up;
-one more call has the same number. "Fewer" is dense over sparse. The whole network
-counts: the first convolution, the depthwise ones and the Dense head are dense in every
-file. "Multiplying" are instructions that multiply floats, most of them four at once.
-What the C library does, such as copies, is not counted. All of this is a **proxy for
-work, not for time**: sparse kernels jump about in memory and dense ones do not, and
-instructions do not cost alike.
+Instructions are those that one call executes in LiteRT's own code, after a warm-up
+call; another call has the same number. "Fewer" is the ratio of dense to sparse. The
+figures include the whole network: the first convolution, the depthwise convolutions and
+the Dense head are dense in every file. "Multiplying" counts instructions that multiply
+floats, most of them four at once. Work in the C library, such as copies, is not
+counted. All of this is a **proxy for work, not for time**: sparse kernels access memory
+irregularly and dense ones do not, and instructions differ in cost.
 
-{endings}## Again
+{endings}## Reproduce
 
-The head of `benchmarks/arm_emulated.py` has the commands: `qemu-user-static` 10 (Debian
-13, or the backports of 12), a Python for arm64 unpacked into a folder, and LiteRT's
-wheel for it. In QEMU 7.2, which Debian 12 has, LiteRT 2.1 runs, and 2.2 and 2.3 crash
-when an interpreter is made.
+The commands are at the top of `benchmarks/arm_emulated.py`. You need `qemu-user-static`
+10 (Debian 13, or the backports of 12), a Python for arm64 unpacked into a folder, and
+LiteRT's wheel for it. In QEMU 7.2, which Debian 12 has, LiteRT 2.1 runs, but 2.2 and
+2.3 crash when they create an interpreter.
 """
 
-ENDINGS = """## Networks that LiteRT.js answers wrong
+ENDINGS = """## Networks that LiteRT.js computes wrongly
 
-Small networks of [LiteRT.js, after a cluster](after_cluster.md): all {bad} that
-LiteRT.js does not answer right, and {good} that it does; converted without the
-rewriting and the checks of `tfticket.export.litert`. All dense files are right. The
-sparse ones:
+This table has small networks of [LiteRT.js, after a cluster](after_cluster.md): all
+{bad} that LiteRT.js does not compute correctly, and {good} that it does. They were
+converted without the rewriting and the checks of `tfticket.export.litert`. All dense
+files are right; the table shows the sparse ones:
 
 {listed}
 
-"fails" is an error when the file is loaded or called, "wrong" is none. `target="arm"`
-never writes such a file: `sparse_ready` rewrites what goes wrong, and
-`sparse_plan(model, "arm").wrong` names the layers. A sparse file written without a
-target is checked where it is written, on x86, where none of this shows; `litert` warns.
+"fails" means an error when the file is loaded or called; "wrong" means wrong outputs
+without an error. `target="arm"` never writes such a file: `sparse_ready` rewrites the
+affected layers, and `sparse_plan(model, "arm").wrong` names them. A sparse file written
+without a target is checked on the machine that writes it; on x86 these errors do not
+occur, so `litert` warns.
 
 """
 

@@ -6,29 +6,30 @@ import statistics
 
 FORMATS = {"litert": "LiteRT float32", "saved_model": "SavedModel"}
 PARTS = ("lower quartile", "ratio", "upper quartile")
-PAGE = """# Whole channels, what is left
+PAGE = """# Pruning whole channels
 
-`benchmarks/channels.py` prunes known networks by whole channels and removes those
-with `tfticket.export.compact`. Weights are random, and so are biases, betas and
-moving means, as after training, so that nothing is constant by luck. All figures are
-in `docs/results/channels/figures.csv`.
+`benchmarks/channels.py` prunes whole channels of well-known networks and removes them
+with `tfticket.export.compact`. Weights, biases, betas and moving means are random, so
+that, as after training, nothing is constant by chance. All figures are in
+`docs/results/channels/figures.csv`.
 
 ## Half of the channels
 
-`tfticket.prune(model, structure=Channel())`, `sparsify(model, 0.5)`,
-`compact(model)`. Inputs have 224 x 224 pixels; ViT, BERT and GPT are small ones of
-Keras layers (4 blocks of width 192). Operations count two for each weight and place,
-and the products inside attention. Half of the channels of two layers in a row leave a
-quarter of the operations; first layers, whose inputs are the model's, and last ones
-leave a half.
+The calls are `tfticket.prune(model, structure=Channel())`, `sparsify(model, 0.5)` and
+`compact(model)`. Inputs have 224 x 224 pixels; ViT, BERT and GPT are small versions
+made of Keras layers (4 blocks of width 192). Operations are two for each weight and
+position, and include the products inside attention. If two successive layers lose half
+of their channels, a quarter of the operations is left; in first layers, whose inputs
+are the model's, and in last layers half is left.
 
-Beside it is Torch-Pruning 1.6.1 at `pruning_ratio=0.5` on torchvision's model of the
-same name, run on the same machine; of EfficientNetV2B0, which torchvision does not
-have, V2-S. The text models are made of torchvision's `EncoderBlock`. Where a cell is
-empty, torchvision has no such model. "Difference" is the largest one between outputs
-before and after `compact`, over the largest output. "Seconds" are those of all three
-calls, which make the wrapped and the smaller model, and of Torch-Pruning's count, graph
-and step, on a machine of two cores that others used meanwhile: they say little.
+For comparison, the table has Torch-Pruning 1.6.1 at `pruning_ratio=0.5` on
+torchvision's model of the same name, run on the same machine. Torchvision does not have
+EfficientNetV2B0, so V2-S takes its place. The text models are made of torchvision's
+`EncoderBlock`. A cell is empty if torchvision has no such model. "Difference" is the
+largest difference between outputs before and after `compact`, relative to the largest
+output. "Seconds" is the time of all three calls, which create the wrapped and the
+smaller model, and of Torch-Pruning's count, graph and step. The machine had two cores
+that were also used for other work, so these times are only a rough indication.
 
 {rows}
 
@@ -36,48 +37,50 @@ and step, on a machine of two cores that others used meanwhile: they say little.
 
 ## Half of the operations
 
-`tfticket.channel_plan(model, flops=0.5)` finds the sparsity that leaves at most half
-of the operations, before anything is cut. "Left" is what `sparsify(model, flops=0.5)`
-and `compact` leave.
+`tfticket.channel_plan(model, flops=0.5)` finds the sparsity that leaves at most half of
+the operations, before anything is pruned. "Predicted" is its prediction; "left" is what
+`sparsify(model, flops=0.5)` and `compact` actually leave.
 
-| model | sparsity | foretold | left | seconds |
+| model | sparsity | predicted | left | seconds |
 | --- | --- | --- | --- | --- |
 {targets}
 
 ## Latency
 
-A sample at a time on one thread, dense and with half of the channels, files called in
-turns. Ratios are taken turn by turn; the last column has their quartiles.
+The table shows the latency of one sample on one thread, dense and with half of the
+channels. The files are called alternately, and ratios are taken between neighbouring
+calls; the last column has their quartiles.
 
 | model | format | dense ms | compact ms | ratio | quartiles |
 | --- | --- | --- | --- | --- | --- |
 {timed}
 
 `tfticket.export.latency_plan(model, 0.5, format="litert")` measures in the same way,
-and finds the sparsity that leaves half of the time on this machine.
+and finds the sparsity that halves the latency on your machine.
 
 ## Regularizers that prepare channels
 
-Do channels go with less loss if the training before pushes some of them to zero? Not
-on the small residual network of `benchmarks/channel_regularizers.py`, whose channels
-are cut at once to 0.2 of the operations (scikit-learn's digits, five seeds, means with
-the standard deviation of a seed). What the regularizers change is within the noise of
-the seeds, so tfticket has none of its own. Keras's `gamma_regularizer` with
-`Channel(score="scale")` is the way of arXiv 1708.06519 for whoever wants to try.
+Does pruning channels cost less accuracy if a regularizer pushes some of them to zero
+during training? It does not on the small residual network of
+`benchmarks/channel_regularizers.py`, which is pruned in one step to 0.2 of its
+operations (scikit-learn's digits, five seeds, means with the standard deviation over
+seeds). The effect of the regularizers is within the noise of the seeds, so tfticket has
+no regularizer for channels. If you want to try the method of arXiv 1708.06519, combine
+Keras's `gamma_regularizer` with `Channel(score="scale")`.
 
-| regularizer, score | trained | right after the cut | trained on |
+| regularizer, score | trained | right after pruning | fine-tuned |
 | --- | --- | --- | --- |
 {regularizers}
 
-## Again
+## Reproduce
 
 ```sh
 python benchmarks/channels.py
 ```
 
-Torch-Pruning needs an environment of its own, with `torch`, `torchvision`,
-`torch-pruning==1.6.1` and `absl-py`. The page is made again where tfticket is
-installed:
+Torch-Pruning needs a separate environment with `torch`, `torchvision`,
+`torch-pruning==1.6.1` and `absl-py`. Regenerate the page in the environment where
+tfticket is installed:
 
 ```sh
 python benchmarks/channels.py --what=torch

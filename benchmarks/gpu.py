@@ -167,7 +167,7 @@ def selection_contenders(size):
             found[name] = run, 1
         except Exception as error:  # Whatever it is, the others go on.
             failures[name] = f"{type(error).__name__}: {str(error).strip()[:100]}"
-    found["the way to the host alone"] = (
+    found["the copy to the host alone"] = (
         lambda: ops.convert_to_numpy(another(there)),
         1,
     )
@@ -320,11 +320,11 @@ def popup() -> str:
 
 def experiment() -> str:
     rows, what = short_experiment.run(_ITERATIONS.value, _DATA_DIR.value, _QUICK.value)
-    header = ["round", "density", "test accuracy", "initialised anew"]
+    header = ["round", "density", "test accuracy", "re-initialised"]
     header += ["lowest validation loss at", "s, training", "s, between"]
     return (
         f"## A shortened Conv-6 experiment\n\n{what} Round 0 is dense, and its time "
-        "has the compilation in it; time between rounds is test, pruning and "
+        "includes compilation. The time between rounds includes the test, pruning and "
         f"rewinding.\n\n{table(header, rows)}\n"
     )
 
@@ -348,9 +348,10 @@ def head(chip: str) -> str:
     made_by += f"tfticket {own['tfticket']}, Python {platform.python_version()}"
     return (
         "# On a GPU\n\n"
-        f"{chip}; {made_by}. Medians of {repeats()} interleaved repeats, ratios taken "
-        "within a repeat; products of matrices at the backend's default precision. "
-        "What is measured is told at the head of the script:\n\n"
+        f"These figures were measured on {chip} with {made_by}. They are medians of "
+        f"{repeats()} interleaved repeats, and ratios are taken within a repeat. "
+        "Matrices are multiplied at the backend's default precision. The top of the "
+        "script describes what each part measures:\n\n"
         "```sh\npython benchmarks/gpu.py --out=docs/results/gpu.md\n```\n"
     )
 

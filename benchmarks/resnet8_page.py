@@ -5,42 +5,43 @@ import csv
 import pathlib
 import statistics
 
-PAGE = """# A trained network, smaller
+PAGE = """# A smaller trained network
 
-The ResNet-8 of [MLPerf Tiny](https://github.com/mlcommons/tiny) with its trained
-weights, on the test images of CIFAR-10: {dense} right. The benchmark asks for 85 %.
-`benchmarks/resnet8.py` cuts whole channels step by step until so much of the
-operations is left, in the first 40 % of {epochs} epochs, while the dense network
-teaches it
+The ResNet-8 of [MLPerf Tiny](https://github.com/mlcommons/tiny), with its trained
+weights, classifies {dense} of CIFAR-10's test images correctly. The benchmark requires
+85 %. `benchmarks/resnet8.py` prunes whole channels step by step until the requested
+fraction of the operations is left.
+It does so in the first 40 % of {epochs} epochs, with the dense network as the teacher
 ({recipe}).
-No epoch and no seed is chosen: what counts are the weights after the last epoch.
+We did not select epochs or seeds: all figures are those of the weights after the last
+epoch.
 
 {table}
 
-Accuracies are means of the seeds, with the standard deviation of a seed and their
-number. "Trained on" is the same network after `export.compact`, trained by SGD on the
-labels alone for {tuned_epochs} epochs more (`benchmarks/resnet8_small.py`). "Dense"
-was trained in the same way and lost nothing.{stepped}
+Accuracies are means over seeds, with the standard deviation and, in brackets, the
+number of seeds. "Fine-tuned" is the same network after `export.compact`, trained with
+SGD on the labels alone for {tuned_epochs} more epochs (`benchmarks/resnet8_small.py`).
+"Dense" was trained in the same way without pruning.{stepped}
 
 ![Accuracy against the operations left](resnet8/accuracy.png)
 
-Single weights pruned to 80 % instead, which leaves all operations to runtimes without
-sparse kernels: {weights}; trained on for {weights_epochs} epochs:
-{weights_later}.{alone}
+With 80 % of the single weights pruned instead, the accuracy is {weights}, and
+{weights_later} after fine-tuning for {weights_epochs} epochs. Runtimes without sparse
+kernels still execute all operations of such a network.{alone}
 
 ## Served
 
-LiteRT files of the networks of seed 0, beside the dense one's: bytes, the time of a
-call with one image on one thread as a fraction of the dense file's of the same type,
-and the accuracy of the file itself on all 10,000 test images.
+The table describes the LiteRT files of the networks of seed 0: their size, the time of
+a call with one image on one thread, relative to the dense file of the same type, and
+the accuracy of the file itself on all 10,000 test images.
 
 {files}
 
-## Again
+## Reproduce
 
-The training needs Keras with JAX. It was done on a GPU, where all {runs} runs took
-{minutes:.0f} minutes; what comes after was done on a CPU. `cifar10.npz` holds
-`x_train`, `y_train`, `x_test` and `y_test`.
+The training needs Keras with JAX. We trained on a GPU, where all {runs} runs took
+{minutes:.0f} minutes, and did everything else on a CPU. `cifar10.npz` holds `x_train`,
+`y_train`, `x_test` and `y_test`.
 
 ```sh
 python benchmarks/resnet8.py --all --epochs={epochs} --save=students \\
@@ -130,10 +131,10 @@ def write(results: pathlib.Path) -> None:
             decay=one["decay"],
             labels=one["label_weight"],
             recipe=f"{one['optimizer']}, rate {one['rate']}, decay {one['decay']}, "
-            f"batch {one['batch']}, temperature {one['temperature']}, labels weigh "
-            f"{one['label_weight']}",
+            f"batch {one['batch']}, temperature {one['temperature']}, "
+            f"label weight {one['label_weight']}",
             table=table(
-                ("asked", "operations", "parameters", "accuracy", "trained on"), rows
+                ("target", "operations", "parameters", "accuracy", "fine-tuned"), rows
             ),
             stepped=of_steps(stepped),
             alone=without_teacher(read(folder / "weights.csv")),
@@ -156,9 +157,10 @@ def of_steps(stepped: list[dict[str, str]]) -> str:
         return ""
     first = stepped[0]
     return (
-        " The row that is cut in steps had no\nteacher and no GPU: `export.compact` "
-        f"takes out what each cut (to {first['steps'].replace(' ', ', then ')} of the\n"
-        "operations) has pruned before the smaller network is trained on by SGD, for\n"
+        " The row that is\npruned in steps used no teacher and no GPU. It prunes "
+        f"to {first['steps'].replace(' ', ', then to ')}\n"
+        "of the operations; after each step `export.compact` removes the pruned "
+        "channels and\nthe smaller network is fine-tuned with SGD, for "
         f"{first['epochs']} epochs in all (`--what=steps`)."
     )
 
@@ -168,7 +170,7 @@ def without_teacher(rows: list[dict[str, str]]) -> str:
         return ""
     found = shown([float(row["test_accuracy"]) for row in rows])
     return (
-        f"\nWithout a teacher, by SGD for {rows[0]['epochs']} epochs on a CPU "
+        f"\nWithout a teacher, with SGD for {rows[0]['epochs']} epochs on a CPU "
         f"(`--what=weights`): {found}."
     )
 

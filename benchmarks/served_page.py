@@ -34,25 +34,26 @@ COLUMNS = (
     *("agreement", "load_s", "ms", "ratio", "version", "detail"),
 )
 _NOT_IN_THE_CHECKPOINT = (
-    "The weights are expanded at load into a variable that no checkpoint holds. "
-    "OpenVINO looks up each variable of the graph in the checkpoint and runs no "
-    'initializers, so it ends with "Cannot find requested variable" (`VarHandleOp`). '
-    '`format="foldable"` is as small, and OpenVINO reads it.'
+    "When the model loads, the weights are expanded into a variable that is in no "
+    "checkpoint. OpenVINO looks up each variable of the graph in the checkpoint and "
+    'runs no initializers, so it fails with "Cannot find requested variable" '
+    '(`VarHandleOp`). `format="foldable"` is as small, and OpenVINO can read it.'
 )
 _LOW_PRECISION = (
-    "OpenVINO reads the file and computes something else. Its CPU plugin multiplies "
+    "OpenVINO reads the file but computes different outputs. Its CPU plugin multiplies "
     "int8 numbers and, on a CPU without VNNI such as this one, adds the products in "
-    "16 bits, which saturate: a single int8 convolution differs from LiteRT's by 0.18 "
-    'of the largest output, and compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
-    "keeps the operation in floats, by 5e-8. On a CPU with VNNI the int8 file of the "
-    "trained ResNet-8 gives Keras's answer for 99.4 % of 512 test images as it is. "
-    "Run int8 files with LiteRT, or check them on the CPU that serves them."
+    "16 bits, which saturate. A single int8 convolution then differs from LiteRT's by "
+    '0.18 of the largest output. Compiled with `{"LP_TRANSFORMS_MODE": "NO"}`, which '
+    "keeps the operation in floats, it differs by 5e-8. On a CPU with VNNI the "
+    "unchanged int8 file of the trained ResNet-8 gives Keras's answer for 99.4 % of "
+    "512 test images. Run int8 files with LiteRT, or check them on the CPU that "
+    "serves them."
 )
 _BLOCKS = (
-    "OpenVINO reads a sparse kernel without blocks only. LiteRT's converter stores a "
-    "kernel in blocks of 1x4 where enough of them are zero (LeNet-300-100 at 98 %, "
-    'not at 95 %), and OpenVINO ends with "Supports only sparse tensor with sparse '
-    'dimension as a last dimension".'
+    "OpenVINO can read a sparse kernel only if it has no blocks. LiteRT's converter "
+    "stores a kernel in blocks of 1x4 if enough of them are zero (LeNet-300-100 at "
+    '98 %, not at 95 %), and OpenVINO fails with "Supports only sparse tensor '
+    'with sparse dimension as a last dimension".'
 )
 # Why a cell is red. `page` refuses rows with a red cell that has no entry here.
 EXPLAINED = {
@@ -145,23 +146,24 @@ def table(rows: list[dict], notes: list[str]) -> list[str]:
 
 _HEAD = """# The served matrix
 
-Every form that tfticket exports, in every runtime that could be installed from a
-package index. `benchmarks/served_matrix.py` wrote this page and
-[the rows it is made of](served.csv), which also have load times and versions.
+This page shows every form that tfticket exports in every runtime that can be installed
+from a package index. `benchmarks/served_matrix.py` wrote the page and [the underlying
+rows](served.csv), which also contain load times and versions.
 
-A cell is the largest difference to Keras's output, relative to the largest output, and
-the latency of one sample as a ratio to the dense form in the same runtime (below 1 is
-faster; medians of interleaved calls, one thread). "-" is a file of another kind. The
-machine had two cores, no VNNI, and other work beside: ratios within 0.1 of 1 say
-nothing, and times of different columns were not taken in turns.
+Each cell gives the largest difference from Keras's output, relative to the largest
+output, and the latency of one sample as a ratio to the dense form in the same runtime
+(below 1 is faster; medians of interleaved calls, one thread). "-" means that the
+runtime reads another kind of file. The machine had two cores without VNNI and was also
+used for other work. Ratios within 0.1 of 1 are therefore not significant, and the times
+of different columns were not interleaved.
 
-"C API" is `TF_LoadSessionFromSavedModel`, the loader of TensorFlow Serving, by ctypes.
-Triton is the server of the wheel `nvidia-pytriton` with its Python backend and what
-`tfticket.export.triton_repository` writes; the way through HTTP or gRPC is in its
-times. "csr" computes on sparse only in Dense layers of 200,000 weights or more, of
-which ResNet-8 has none. "LiteRT sparse" is `sparse=True` without blocks, which x86
-unpacks and runs dense; neither network has the 1x1 convolutions that LiteRT.js runs
-sparse ([Sparse convolutions](sparse_convs.md)).
+"C API" is `TF_LoadSessionFromSavedModel`, the loader of TensorFlow Serving, called
+through ctypes. Triton is the server of the wheel `nvidia-pytriton` with its Python
+backend and a repository that `tfticket.export.triton_repository` wrote; its times
+include the transport by HTTP or gRPC. "csr" computes on sparse weights only in Dense
+layers of 200,000 weights or more, of which ResNet-8 has none. "LiteRT sparse" is
+`sparse=True` without blocks, which x86 unpacks and runs dense; neither network has the
+1x1 convolutions that LiteRT.js runs sparse ([Sparse convolutions](sparse_convs.md)).
 """
 
 
@@ -180,9 +182,9 @@ def page(rows: list[dict]) -> str:
         )
         lines += ["", *table(own, notes), ""]
     if notes:
-        lines += ["## Red cells", ""]
+        lines += ["## Cells that fail", ""]
         lines += [f"{number}. {text}" for number, text in enumerate(notes, 1)] + [""]
-    lines += ["## What was run", ""]
+    lines += ["## Versions", ""]
     versions = {r["runtime"]: r["version"] for r in rows if r["version"]}
     for runtime in RUNTIMES:
         if runtime in versions:

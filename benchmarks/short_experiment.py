@@ -76,8 +76,9 @@ def run(
             ]
         )
     return rows, (
-        f"{epochs * steps:,} steps a round at batch {BATCH_SIZE} where the paper has "
-        f"30,000, two of its rounds at a time, one seed. Data: {what}."
+        f"Each round has {epochs * steps:,} steps at batch {BATCH_SIZE}, while the "
+        "paper has 30,000, and prunes as much as two of its rounds. There is one seed. "
+        f"The data are {what}."
     )
 
 

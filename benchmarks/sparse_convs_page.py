@@ -5,35 +5,38 @@ import pathlib
 
 PAGE = """# Sparse convolutions, in a browser
 
-LiteRT computes with zeros of 1x1 convolutions wherever they lie, if the network obeys
-the rules of XNNPACK, its engine. Keras's own networks do not, and gain nothing.
-`tfticket.export.litert(model, path, sparse=True, target="web")` writes them by the
-rules, with the same outputs, and then they run up to three times as fast as the same
-weights in the network as it was:
+LiteRT can skip zeros of 1x1 convolutions wherever they lie, if the network follows the
+rules of XNNPACK, its engine. Keras's own networks do not follow them and gain nothing.
+`tfticket.export.litert(model, path, sparse=True, target="web")` rewrites them by the
+rules, with the same outputs. They then run up to three times as fast as the original
+network with the same weights:
 
 ![Speed-up against sparsity](sparse_convs/speedup.png)
 
 {table}
 
-Random weights, {size}x{size}, one image, {engine}, {threads} hardware threads,
-{browser}. "Dense" is the file of `tfticket.export.litert` of the network as Keras has
-it, with the same zeros in it; the two are called in turns, and "faster" is the median
-ratio of a turn. "1x1 kernels" are those that the plan says run sparse, of all.
-"Difference" is that of the sparse file's answers in the browser to those of the Keras
-model, relative to the largest one. Weights do not matter to the time, only their
-zeros do. On x86 outside of a browser XNNPACK switches the sparse path off, and all of
-these are 1.0x: see [LiteRT, what runs right](litert_matrix.md). ARM was
-[emulated](arm.md): outputs and instructions are known, times are not.
+The networks have random weights and were run on one image of {size}x{size} pixels with
+{engine}, {threads} hardware threads, {browser}. "Dense" is the file that
+`tfticket.export.litert` writes for Keras's own network with the same zeros. The two
+files are called alternately, and "faster" is the median ratio of neighbouring calls.
+"1x1 kernels" gives the number of kernels that run sparse according to the plan.
+"Difference" is the difference between the outputs of the sparse file in the browser and
+those of the Keras model, relative to the largest output. The time depends only on the
+zeros, not on the values of the weights. On x86 outside a browser XNNPACK disables the
+sparse path, and all of these ratios are 1.0x: see [LiteRT, what runs
+right](litert_matrix.md). ARM was [emulated](arm.md), so outputs and instructions are
+known there, but times are not.
 
-{trained}## Again
+{trained}## Reproduce
 
-It takes Chromium, and LiteRT.js by `npm install @litertjs/core`.
+You need Chromium, and LiteRT.js from `npm install @litertjs/core`.
 
 ```sh
 python benchmarks/sparse_convs.py --litertjs=node_modules/@litertjs/core
 ```
 
-On a phone or in a browser of your own: `tfticket try dense.tflite sparse.tflite`.
+To compare files on your phone or in your own browser, run `tfticket try dense.tflite
+sparse.tflite`.
 """
 
 
@@ -125,8 +128,8 @@ def trained(rows: list[dict[str, str]]) -> str:
 
 TRAINED = """## A trained network
 
-{network} on CIFAR-10, images enlarged to {size}x{size}, trained for {epochs} epochs
-and pruned step by step while it trains on, by `benchmarks/sparse_trained.py`:
+`benchmarks/sparse_trained.py` trained {network} for {epochs} epochs on CIFAR-10, with
+images enlarged to {size}x{size}, and pruned it step by step while training continued:
 
 {table}
 

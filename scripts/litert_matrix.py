@@ -309,44 +309,43 @@ def page(results, parted):
     lines = [
         "# What LiteRT does with sparse and quantized files",
         "",
-        f"Written by `python scripts/litert_matrix.py` with {installed}.",
+        f"`python scripts/litert_matrix.py` wrote this page with {installed}.",
         "",
-        "**Which path this is:** it was measured on an x86 processor with AVX, where "
-        "XNNPACK leaves its sparse convolutions off and runs them dense. On ARM and in "
-        "browsers (WebAssembly) they are on, and unstructured 1x1 convolutions run "
-        "sparse if the network obeys the rules of `tfticket.export.sparse_plan`: so "
-        'about "1x1, unstructured" the tables below say nothing for phones and '
-        "browsers. Sparse Dense layers and all quantized rows are run as they are "
-        "here.",
+        "**Processor:** we measured on an x86 processor with AVX, where "
+        "XNNPACK disables its sparse convolutions and runs them dense. On ARM and in "
+        "browsers (WebAssembly) they are enabled, and unstructured 1x1 convolutions "
+        "run sparse if the network follows the rules of "
+        "`tfticket.export.sparse_plan`. The rows for unstructured 1x1 convolutions "
+        "therefore say nothing about phones and browsers. Sparse Dense layers and all "
+        "quantized rows run there as they do here.",
         "",
-        "Networks with random weights and masks; of the blocks named under *masks*, "
-        f"{_SPARSITY.value:.0%} are pruned in every kernel. *Stored* is what the "
-        "converter made of it with `sparse=True`, by the zeros that it finds. Bytes "
-        "and times at batch 1 (one thread, medians of "
+        "The networks have random weights and masks. In every kernel, "
+        f"{_SPARSITY.value:.0%} of the blocks named under *masks* are pruned. *Stored* "
+        "is the form that the converter chose with `sparse=True` from the zeros that "
+        "it found. Bytes and times at batch 1 (one thread, medians of "
         f"{_ROUNDS.value} interleaved runs, smaller is better) are ratios to the dense "
-        "float32 file in the same runtime. A sparse file is **wrong** where its "
+        "float32 file in the same runtime. A sparse file is **wrong** if its "
         "outputs differ, without any error, from those of the dense file with the same "
-        "weights and quantization; it **fails** where the interpreter does not load "
-        "it. Those dense files were run too, and have a row only where they are not "
-        "right.",
+        "weights and quantization; it **fails** if the interpreter does not load "
+        "it. The dense files were run too, and have a row only if they are wrong.",
         "",
     ]
     if parted:
         lines += [
-            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) part:",
+            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) differ:",
             "",
         ]
         lines += [f"- {line}" for line in parted]
     else:
         lines.append(
-            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) say the "
-            f"same for all {cells} cells."
+            "The exporter's rules (`tfticket/export/tflite/known_faults.py`) agree "
+            f"with all {cells} cells."
         )
     for name, rows in results.items():
         lines += ["", f"## {name}", "", *table(rows)]
     said = sorted({line for rows in results.values() for line in reasons(rows)})
     if said:
-        lines += ["", "## What the interpreter says where it fails", ""]
+        lines += ["", "## Error messages of the interpreter", ""]
         lines += [f"- {line}" for line in said]
     return "\n".join([*lines, ""])
 

@@ -544,3 +544,28 @@ def test_short_numbers():
     numbers = [0, 7, 999, 1000, 12345, 999_400, 999_600, 2.5e9, 7e13]
     want = ["0", "7", "999", "1k", "12.3k", "999k", "1M", "2.5G", "70T"]
     assert list(map(_short, numbers)) == want
+
+
+class WithToken(keras.layers.Layer):
+    """A layer made of others that has a weight of its own."""
+
+    def build(self, shape):
+        self.token = self.add_weight(name="token", shape=(1, shape[-1]))
+        self.dense = keras.layers.Dense(3)
+        self.dense.build(shape)
+        super().build(shape)
+
+    def call(self, x):
+        return self.dense(x + self.token)
+
+
+def test_a_weight_beside_masked_parts_has_a_row_of_its_own():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, WithToken(name="with")(inputs))
+    whole = tfticket.summary_rows(model)
+    tfticket.prune(model, in_place=True)
+    rows = {row.name: row for row in tfticket.summary_rows(model)}
+    assert set(rows) == {"with/dense/kernel", "with/token"}
+    assert rows["with/token"].why_dense
+    assert rows["with/token"].parameters == 4
+    assert total(list(rows.values())).parameters == total(whole).parameters == 19

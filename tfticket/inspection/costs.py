@@ -20,6 +20,7 @@ from tfticket.keras_models.names import (
     every_layer,
     join,
     named_layers,
+    named_weights,
     weights_by_path,
 )
 from tfticket.keras_models.quantized import QuantizedWeight, quantized_weights
@@ -127,6 +128,10 @@ def summary_rows(model: keras.Model) -> list[SummaryRow]:
     # For the whole model at once: the bytes of a weight depend on those before it.
     values = [value for layer in layers for value in layer.stored()]
     variables = [variable for layer in layers for variable in layer.variables()]
+    covered = {id(variable) for variable in variables}
+    # What a layer with masked parts, or a subclassed model, holds itself.
+    beside = {k: v for k, v in named_weights(model).items() if id(v) not in covered}
+    values += [keras.ops.convert_to_numpy(variable) for variable in beside.values()]
     resting = {
         place: quantized[id(variable)].resting()
         for place, variable in enumerate(variables)
@@ -134,6 +139,7 @@ def summary_rows(model: keras.Model) -> list[SummaryRow]:
     }
     nbytes = iter(encoded_bytes(values, resting))
     rows = [row for layer in layers for row in layer.rows(nbytes)]
+    rows += [_beside_row(name, beside[name], next(nbytes)) for name in beside]
     inside = {id(part) for layer in layers for _, part in every_layer(layer.layer)}
     for path, part in every_layer(model):
         # A layer some of whose parts are wrapped has no rows but those of its parts.
@@ -338,6 +344,25 @@ def _prunable(layer):
     """The `id` of the variables that `prune` can mask."""
     found = prunable_weights(layer) if layer.built else []
     return {id(weight.variable) for weight in found}
+
+
+def _beside_row(name, variable, nbytes):
+    """A weight of a layer that has no row but those of its parts."""
+    value = keras.ops.convert_to_numpy(variable)
+    matrix = value.ndim > 1
+    return SummaryRow(
+        name=name,
+        kind="weight of a composite layer",
+        shape=value.shape,
+        parameters=value.size,
+        kept=int(np.count_nonzero(value)),
+        why_dense=_NEVER,
+        flops_dense=None if matrix else 0,
+        flops_sparse=None if matrix else 0,
+        why_no_flops=UNKNOWN if matrix else "",
+        bytes_dense=value.nbytes,
+        bytes_sparse=nbytes,
+    )
 
 
 def _products_row(path, layer, calls):

@@ -33,9 +33,9 @@ _CAPTIONS = {
     "accuracy": "Accuracy and early-stop iteration against density",
     "transfer": "The tickets on other data",
     "curves": "Learning curves by density",
-    "movement": "How far weights move: those that survive, and those pruned next",
-    "mask": "What the first layer reads of the image, and its mask",
-    "overlap": "What the masks of two replicates share, against chance",
+    "movement": "How far weights move, for weights that are kept or pruned next",
+    "mask": "The pixels that the first layer reads, and its mask",
+    "overlap": "Overlap of the masks of two replicates, compared with chance",
     "barrier": "Error between two trainings of a ticket",
     "attacks": "Accuracy under attack",
     "layers": "Density of each layer",
@@ -73,6 +73,7 @@ def write_page(
     out = check_path("out", out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
+    config = read_config(folder)
     # Pictures are drawn before the page, whose temporary file says whose they are.
     cut_off = not out.exists() and leftovers(out.parent, out.name)
     pictures = out.with_suffix("").glob("*.png")
@@ -85,9 +86,7 @@ def write_page(
     with atomic_path(out, overwrite) as temporary:
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
-            text = page(
-                drawn.results, read_config(folder), run_title(folder), drawn, out.parent
-            )
+            text = page(drawn.results, config, run_title(folder), drawn, out.parent)
             temporary.write_text(text, encoding="utf-8")
         except BaseException:
             for name in () if overwrite else FIGURES:
@@ -115,8 +114,8 @@ def page(
     table = rows(results)
     sections = [
         f"# {_kind(config)}: {title}",
-        "Mean over replicates, and the range from the lowest to the highest. "
-        f"{EARLY_STOP}",
+        "Each cell shows the mean over replicates and, in brackets, the range from the "
+        f"lowest to the highest. {EARLY_STOP}",
         _unfinished(table),
         None if _is_han(config) else main_table(table),
         "## Against the paper",
@@ -196,7 +195,7 @@ def _unfinished(rows):
         return ""
     return (
         "**The run is not finished**: rounds have different numbers of trainings in "
-        f"{', '.join(uneven)}, so that their means are not of the same seeds."
+        f"{', '.join(uneven)}, so their means are over different seeds."
     )
 
 
@@ -229,8 +228,9 @@ def _against_the_paper(table, results, config):
     values = run_settings(config)
     if (han := han_markdown(results, values)) is not None:
         return [
-            "Han et al. (2015, [arXiv 1506.02626](https://arxiv.org/abs/1506.02626)), "
-            "tables 1, 3 and 4: error on the test part at the end of training.",
+            "This table compares the run with tables 1, 3 and 4 of Han et al. (2015, "
+            "[arXiv 1506.02626](https://arxiv.org/abs/1506.02626)). The error is that "
+            "on the test set at the end of training.",
             han,
         ]
     return [_about_claims(values), claims_markdown(check(table))]
@@ -239,13 +239,13 @@ def _against_the_paper(table, results, config):
 def _about_claims(values):
     of = (values.get("model"), values.get("dataset"))
     text = (
-        "Frankle & Carbin (2019, "
-        "[arXiv 1803.03635](https://arxiv.org/abs/1803.03635)), section 2. Differences "
-        "of accuracy are in percentage points."
+        "This table checks the claims in section 2 of Frankle & Carbin (2019, "
+        "[arXiv 1803.03635](https://arxiv.org/abs/1803.03635)). Differences of "
+        "accuracy are in percentage points."
     )
     if of == ("lenet_300_100", "mnist"):
         return text
-    return f"{text} The claims are on LeNet-300-100 and MNIST, which this run is not."
+    return f"{text} The claims are about LeNet-300-100 on MNIST; this run differs."
 
 
 def _pictures(drawn, beside):
