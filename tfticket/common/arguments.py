@@ -29,7 +29,7 @@ def shown(value: Any) -> str:
     Example:
 
     >>> shown(list(range(1000)))[-9:]
-    ', 53, ...'
+    ' 51, 5...'
     """
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -156,7 +156,7 @@ class ModelMasks:
         for name, mask in masks.items():
             if name not in self.weights:
                 raise ValueError(
-                    f"No settable mask is named '{name}', as in masks. The model's: "
+                    f"masks: no settable mask is named '{name}'. The model's: "
                     f"{list(self.weights)}"
                 )
             shape = tuple(self.weights[name].variable.shape)

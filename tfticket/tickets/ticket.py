@@ -9,12 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_arrays, check_mapping
+from tfticket.common.arguments import check_mapping
 from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import (
     ModelMasks,
-    boolean_mask,
     get_masks,
     masked_layers,
     set_masks,
@@ -51,9 +50,9 @@ class Ticket:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for name, mask in check_arrays("masks", self.masks).items():
-            boolean_mask(name, mask)
-        check_arrays("weights", self.weights)
+        # Whether the arrays fit is for the model to say, in `apply`.
+        check_mapping("masks", self.masks, "names to masks")
+        check_mapping("weights", self.weights, "names to arrays")
         check_mapping("provenance", self.provenance, "what to what")
 
     @property
