@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tfticket.common.files import DAMAGE
+from tfticket.common.files import DAMAGE, open_regular
 from tfticket.compat.hdf5 import open_h5
 
 # tf_keras stores without compression; a small file that unpacks to gigabytes is no
@@ -38,7 +38,7 @@ def read_keras_file(
         ValueError: If the file is damaged, or not of a Sequential or Functional model.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             most = _MOST_A_BYTE * os.path.getsize(path)
             for name in ("config.json", "model.weights.h5"):
                 if file.getinfo(name).file_size > most:

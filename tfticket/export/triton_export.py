@@ -8,7 +8,13 @@ import shutil
 import tensorflow as tf
 
 from tfticket.common.arguments import check_integer, check_path
-from tfticket.common.files import atomic_path, disk_errors, put_folder, temporary_folder
+from tfticket.common.files import (
+    atomic_path,
+    disk_errors,
+    open_regular,
+    put_folder,
+    temporary_folder,
+)
 from tfticket.export.served import triton_model
 from tfticket.export.served.function import SIGNATURE
 
@@ -171,7 +177,8 @@ def _signature(source):
 
     content = saved_model_pb2.SavedModel()
     try:
-        content.ParseFromString((source / "saved_model.pb").read_bytes())
+        with open_regular(source / "saved_model.pb") as file:
+            content.ParseFromString(file.read())
         signatures = content.meta_graphs[0].signature_def
     except (DecodeError, IndexError) as error:
         raise ValueError(
