@@ -3,8 +3,9 @@
     python scripts/lottery_report.py --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
     python scripts/lottery_report.py --run_dir=RUN --out=lottery.md --overwrite
 
-Checks the claims of the lottery ticket paper against the run. Pictures go to a
-folder beside the page, of its name.
+Judges the claims of the lottery ticket paper by intervals over the run's seeds.
+Beside the page go NAME.csv, with a row for each training and moment, NAME.json, with
+the settings, and a folder of pictures, NAME.
 """
 
 from tfticket_cli.main import script

@@ -15,9 +15,9 @@ import pytest
 
 import tfticket
 from tfticket.lottery import Part, PartResult
-from tfticket.lottery.engine.run_folder import LotteryFolder, read_config, read_results
-from tfticket.lottery.figures import csv_rows, mask_image, plots, tables
-from tfticket.lottery.figures.run import plot_run, run_title
+from tfticket.lottery.engine.run_folder import LotteryFolder, read_results
+from tfticket.lottery.figures import csv_rows, mask_image, plots, tables, trainings
+from tfticket.lottery.figures.run import plot_run
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.paper import page
@@ -334,17 +334,45 @@ def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):
         plot_run(tmp_path / "run")
 
 
-def test_page(run, drawn):
-    title, config = run_title(run), read_config(run)
-    text = page.page(drawn.results, config, title, drawn, run)
+def test_page(run, tmp_path):
+    drawn = page.write_page(run, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
     assert "# The lottery ticket experiment: lenet_300_100 on mnist" in text
     assert "| 100.0 | dense | " in text
     assert "| iterations | 5,000 |" in text
+    assert "There are no verdicts, since" in text
+    assert "iterations 5,000, the paper's 50,000" in text
     assert "not measured" in text  # 13.5 % and below
     assert "not finished" not in text
     links = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert links[0] == "plots/accuracy.png"
+    assert links[0] == "page/accuracy.png"
     assert len(links) == 8
+    # It is made of the numbers beside it, which are all of the run's.
+    rows = trainings.read_trainings(tmp_path / "page.csv")
+    made = trainings.trainings(drawn.results)
+    assert len(rows) == 2 * len(drawn.results)
+    for read, row in zip(rows, made, strict=True):
+        assert {k: v for k, v in read.items() if v is not None} == row
+    assert tables.summary(rows) == tables.rows(drawn.results)
+    assert page.page_text(tmp_path / "page.md") == text
+    changed = (tmp_path / "page.csv").read_text().replace("reinit", "rewound")
+    (tmp_path / "page.csv").write_text(changed)
+    assert "| rewound |" in page.page_text(tmp_path / "page.md")
+
+
+def test_the_papers_recipe_gets_verdicts_and_a_copy_of_it_does_not(results):
+    trained = trainings.trainings(results)
+    paper = {"dataset": "mnist", "model": "lenet_300_100", "iterations": 50_000}
+    config = {"recipe": paper, "identity": {"dataset": "mnist"}}
+    known = page.verdicts(trained, config)
+    assert {line.split()[0] for line in known} <= {
+        *("reproduced:", "refuted:", "undecided", "not"),
+    }
+    own = {**config, "identity": {"dataset": "mnist", "data": "0123"}}
+    lines = page.verdicts(trained, own)
+    assert lines[0].endswith("the paper's experiment: data of the caller's own.")
+    marks = {line.split(":")[0] for line in lines[1:]}
+    assert marks <= {"no verdict", "not measured"}
 
 
 def test_table_at_the_papers_densities(results):
@@ -356,12 +384,14 @@ def test_table_at_the_papers_densities(results):
 
 
 def test_page_says_what_is_not_finished_and_not_the_papers(results):
-    drawn = page.Plots({}, {})
-    late = [r for r in results if r.part != Part(1, round=4)]
+    late = trainings.trainings([r for r in results if r.part != Part(1, round=4)])
     config = {"recipe": {"dataset": "digits", "model": "lenet_300_100"}}
-    text = page.page(late, config, "title", drawn, pathlib.Path())
+    text = page.page(late, config, "title", {}, {})
     assert "**The run is not finished**" in text
-    assert "this run differs" in text
+    assert "**There are no verdicts, since this is not the paper's experiment: " in text
+    assert "dataset digits, the paper's mnist." in text
+    assert not re.search("reproduced \\||refuted \\||undecided with", text)
+    assert "## Pictures" not in text
 
 
 def test_scripts(bare, tmp_path, run_script):
@@ -392,6 +422,7 @@ def test_scripts(bare, tmp_path, run_script):
     )
     assert found.returncode == 0, found.stderr
     assert "not measured: at 3.6 %, back at the accuracy" in found.stderr
+    assert found.stderr.count("back at the accuracy") == 1
     told = json.loads(found.stdout)
     assert all((tmp_path / path).is_file() for path in told["files"].values())
     assert told["rows"] == tables.rows(read_results(bare))
@@ -409,7 +440,10 @@ def test_a_page_that_exists_is_kept_unless_it_may_be_replaced(bare, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
     page.write_page(bare, out, overwrite=True)
     assert out.read_text().startswith("# ")
-    out.unlink()
+    for name in ("page.md", "page.csv", "page.json"):
+        with pytest.raises(FileExistsError, match=rf"{name}' exists"):
+            page.write_page(bare, out)
+        (tmp_path / name).unlink()
     with pytest.raises(FileExistsError, match=r"\.png' exists"):
         page.write_page(bare, out)
 

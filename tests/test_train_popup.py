@@ -115,10 +115,13 @@ def test_rows():
     )
     want = {"test_accuracy": 0.8, "random_accuracy": 0.2}
     want |= {"test_accuracy_lowest": 0.7, "test_accuracy_highest": 0.9}
+    # t(0.975, 1) is 12.7062.
+    want |= {"test_accuracy_sd": 0.02**0.5}
+    want |= {"test_accuracy_low": 0.8 - 1.27062, "test_accuracy_high": 0.8 + 1.27062}
     assert rows[0].pop("kind") == "dense"
     assert rows[0].pop("replicates") == 2
     assert rows[0].pop("density") == 1.0
-    assert rows == [pytest.approx(want)]
+    assert rows == [pytest.approx(want, abs=1e-5)]
 
 
 def test_plot_and_table(finished, tmp_path):

@@ -3,8 +3,9 @@
     tfticket report --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
     tfticket report --run_dir=RUN --out=lottery.md --overwrite
 
-Checks the claims of the lottery ticket paper against the run. Pictures go to a
-folder beside the page, of its name.
+Judges the claims of the lottery ticket paper by intervals over the run's seeds.
+Beside the page go NAME.csv, with a row for each training and moment, NAME.json, with
+the settings, and a folder of pictures, NAME.
 """
 
 from typing import Any
@@ -20,19 +21,21 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.run_dir(values)
     about = "The page to write."
     flag_groups.define(values, "string", "out", "docs/results/lottery.md", about)
-    about = "Replace a page that exists, and pictures in its folder."
+    about = "Replace a page that exists, its numbers, and pictures in its folder."
     flag_groups.define(values, "bool", "overwrite", False, about)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Writes the page, and says which claims the run bears out."""
+    """Writes the page, and says what the run makes of the paper's claims."""
     from tfticket import lottery
-    from tfticket.lottery.figures import tables
+    from tfticket.lottery.figures import tables, trainings
     from tfticket.lottery.paper import page
 
     drawn = lottery.write_page(values.run_dir, values.out, values.overwrite)
     config = lottery.read_config(values.run_dir)
-    verdicts = page.verdicts(drawn.results, config)
+    verdicts = page.verdicts(trainings.trainings(drawn.results), config)
+    files = page.numbers_files(values.out)
+    numbers = dict(zip(("trainings", "settings"), map(str, files), strict=True))
     for line in verdicts:
         output.say(line)
     for name, why in drawn.skipped.items():
@@ -42,6 +45,6 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         "run_dir": values.run_dir,
         "verdicts": verdicts,
         "rows": tables.rows(drawn.results),
-        "files": {"page": values.out, **drawn.written},
+        "files": {"page": values.out, **numbers, **drawn.written},
         "not_drawn": drawn.skipped,
     }

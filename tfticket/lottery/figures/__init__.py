@@ -17,4 +17,5 @@ if not TYPE_CHECKING:  # or a checker would take any name for a module
         "progress",
         "run",
         "tables",
+        "trainings",
     )

@@ -1,5 +1,6 @@
 """The rows, the table and the figure of a popup experiment."""
 
+import dataclasses
 import os
 import statistics
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from tfticket.common.arguments import (
     optional,
 )
 from tfticket.lottery.figures.drawing import error_line
-from tfticket.lottery.figures.tables import Row, accuracy_cell, spread
+from tfticket.lottery.figures.tables import NARROW, Row, accuracy_cell, over_seeds
 from tfticket.lottery.popup_experiment import DENSE as KIND_DENSE
 from tfticket.lottery.popup_experiment import PopupResult
 from tfticket.tickets.pictures import DENSE, branch_style, legend_below, save
@@ -31,8 +32,8 @@ def popup_rows(results: Sequence[PopupResult]) -> list[Row]:
 
     Returns:
         Rows in order of first appearance with `kind`, `density`, `replicates`,
-        `test_accuracy` (the mean, and the range in `..._lowest` and `..._highest`) and
-        `random_accuracy` (the mean of the control).
+        `test_accuracy` (as `over_seeds` has it) and `random_accuracy` (the mean of the
+        control).
     """
     for result in check_list("results", results, "a list of results"):
         check_instance("results", result, PopupResult, "a list of PopupResult")
@@ -44,7 +45,9 @@ def popup_rows(results: Sequence[PopupResult]) -> list[Row]:
             "kind": kind,
             "density": density,
             "replicates": len(group),
-            **spread("test_accuracy", [r.test_accuracy for r in group]),
+            **over_seeds(
+                "test_accuracy", [dataclasses.asdict(r) for r in group], "test_accuracy"
+            ),
             "random_accuracy": statistics.mean(r.random_accuracy for r in group),
         }
         for (kind, density), group in groups.items()
@@ -75,10 +78,11 @@ def popup_table(rows: Sequence[Row]) -> Table:
             "trained, dense" if row["kind"] == KIND_DENSE else row["kind"],
             f"{100 * row['density']:.3g}",
             str(row["replicates"]),
-            accuracy_cell(row, "test_accuracy", "{} {}-{}"),
+            accuracy_cell(row, "test_accuracy", NARROW),
             percent(row["random_accuracy"]),
         )
     table.caption = (
+        "Mean ± standard deviation of n seeds, 95 % interval of the mean. "
         "Random mask: the same weights before the scores were trained, and the dense "
         "network before training."
     )

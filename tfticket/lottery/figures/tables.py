@@ -2,23 +2,23 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 
+from tfticket.lottery.figures.trainings import END, LAYER, STOP, Row, trainings
+from tfticket.lottery.measures.intervals import mean_interval
 from tfticket.lottery.results import PartResult
 from tfticket.tickets.rounds import EARLY_STOP, percent
 
-Row = dict[str, Any]
-
-_MEASURES: dict[str, Callable[[PartResult], float | None]] = {
-    "test_accuracy": lambda r: r.test.get("accuracy"),
-    "early_stop_accuracy": lambda r: r.early_stop_test.get("accuracy"),
-    "early_stop_iteration": lambda r: r.early_stop_iteration,
-    "validation_loss": lambda r: r.validation.get("loss"),
-    "early_stop_validation_loss": lambda r: r.early_stop_validation.get("loss"),
+# What a column of `rows` is taken from: the moment, and the column of a training.
+_MEASURES: dict[str, tuple[str, str]] = {
+    "test_accuracy": (END, "accuracy"),
+    "early_stop_accuracy": (STOP, "accuracy"),
+    "early_stop_iteration": (STOP, "iteration"),
+    "validation_loss": (END, "validation_loss"),
+    "early_stop_validation_loss": (STOP, "validation_loss"),
 }
 
 
@@ -29,13 +29,7 @@ def rows(results: Sequence[PartResult]) -> list[Row]:
         results: Finished parts, in any order.
 
     Returns:
-        Rows with `branch`, `round`, `density` (as `densities_of`), `parameters`
-        (mean), `replicates` (seeds times copies); `test_accuracy`,
-        `early_stop_accuracy`, `early_stop_iteration`, `validation_loss` and
-        `early_stop_validation_loss`, each the mean, with the range in `..._lowest`
-        and `..._highest`; and for each layer its density, `density:fc1/kernel` for
-        example. The branch "ticket" comes first, then the others by name; rounds
-        ascend.
+        What `summary` makes of their `trainings`.
 
     Example:
 
@@ -51,23 +45,105 @@ def rows(results: Sequence[PartResult]) -> list[Row]:
     (2, 50)
     >>> row["early_stop_iteration_lowest"]
     40
+    >>> round(row["early_stop_iteration_sd"], 2)
+    14.14
     """
+    return summary(trainings(results))
+
+
+def summary(trained: Sequence[Row]) -> list[Row]:
+    """One row for each branch and round of a tidy table.
+
+    Args:
+        trained: What `trainings` or `read_trainings` returns.
+
+    Returns:
+        Rows with `branch`, `round`, `density` and `parameters` (means), `replicates`
+        (trainings: seeds times copies), `seeds`; `test_accuracy`,
+        `early_stop_accuracy`, `early_stop_iteration`, `validation_loss` and
+        `early_stop_validation_loss`, each as `over_seeds` has it; and for each layer
+        its density, `density:fc1/kernel` for example. The branch "ticket" comes first,
+        then the others by name; rounds ascend.
+    """
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in sorted(
+        trained, key=lambda r: (r["branch"] != "ticket", r["branch"], r["round"])
+    ):
+        groups.setdefault((row["branch"], row["round"]), []).append(row)
     found = []
-    densities = densities_of(results)
-    for (branch, round_), group in grouped(results).items():
-        row: Row = {
+    for (branch, round_), group in groups.items():
+        ended = [row for row in group if row["moment"] == END] or group
+        row = {
             "branch": branch,
             "round": round_,
-            "density": densities[branch, round_],
-            "parameters": statistics.mean(r.parameters for r in group),
-            "replicates": len(group),
+            "density": statistics.mean(r["density"] for r in ended),
+            "parameters": _mean(r["parameters"] for r in ended),
+            "replicates": len(ended),
+            "seeds": len(values_by_seed(ended, "density")),
         }
-        for name, measure in _MEASURES.items():
-            row |= spread(name, [measure(result) for result in group])
-        for layer in group[0].layers:
-            row[f"density:{layer}"] = _layer_density(group, layer)
+        for name, (moment, column) in _MEASURES.items():
+            row |= over_seeds(name, [r for r in group if r["moment"] == moment], column)
+        for name in ended[0]:
+            if name.startswith(LAYER) and ended[0][name] is not None:
+                row[name] = statistics.mean(r[name] for r in ended)
         found.append(row)
     return found
+
+
+def values_by_seed(trained: Iterable[Row], column: str) -> dict[Hashable, float]:
+    """The values of a column by seed; copies of a seed are averaged.
+
+    Copies share the masks of their seed, so that they are no seeds of their own.
+
+    Args:
+        trained: Rows of a tidy table, of one branch, round and moment.
+        column: Which column; rows without a value are left out.
+
+    Returns:
+        Seed to value. A row whose seed was not kept has a key of its own, which is no
+        other group's.
+
+    Example:
+
+    >>> rows = [{"seed": 0, "x": 1.0}, {"seed": 0, "x": 2.0}, {"seed": 1, "x": 5.0}]
+    >>> tfticket.lottery.figures.tables.values_by_seed(rows, "x")
+    {0: 1.5, 1: 5.0}
+    """
+    by_seed: dict[Hashable, list[float]] = {}
+    for row in trained:
+        if row[column] is None:
+            continue
+        seed = object() if row["seed"] is None else row["seed"]
+        by_seed.setdefault(seed, []).append(row[column])
+    return {seed: statistics.fmean(values) for seed, values in by_seed.items()}
+
+
+def over_seeds(name: str, trained: Sequence[Row], column: str) -> Row:
+    """`spread` of all values, and what they say of other seeds.
+
+    Args:
+        name: Of the mean.
+        trained: Rows of a tidy table, of one branch, round and moment.
+        column: Which column.
+
+    Returns:
+        `name`, `name_lowest` and `name_highest` of all trainings; `name_sd`, the
+        standard deviation of the seeds, and `name_low` and `name_high`, the 95 %
+        interval of their mean: `None` from one seed.
+    """
+    row = spread(name, [r[column] for r in trained])
+    seeds = values_by_seed(trained, column)
+    figures: tuple[float | None, ...] = (None, None, None)
+    if len(seeds) > 1:
+        found = mean_interval(seeds.values())
+        figures = (*found.sds, found.low, found.high)
+    ends = (f"{name}_sd", f"{name}_low", f"{name}_high")
+    return row | dict(zip(ends, figures, strict=True))
+
+
+def _mean(values):
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def layer_rows(results: Sequence[PartResult]) -> list[Row]:
@@ -173,7 +249,8 @@ def as_rich(rows: Sequence[Row]) -> Table:
         A `rich` table.
     """
     table = Table(
-        title="Mean of n replicates, and from the lowest to the highest", box=box.SIMPLE
+        title="Mean of n seeds ± standard deviation, 95 % interval of the mean",
+        box=box.SIMPLE,
     )
     table.add_column("branch", no_wrap=True)
     for heading in ("round", "kept %", "n"):
@@ -189,11 +266,11 @@ def as_rich(rows: Sequence[Row]) -> Table:
             branch,
             str(row["round"]),
             percent(row["density"], 1),
-            str(row["replicates"]),
-            # A narrow terminal breaks a cell at its one space, between mean and range.
-            accuracy_cell(row, "test_accuracy", "{} {}-{}"),
-            accuracy_cell(row, "early_stop_accuracy", "{} {}-{}"),
-            iteration_cell(row, form="{} {}-{}"),
+            str(row["seeds"]),
+            # A narrow terminal breaks a cell at its one space, before the interval.
+            accuracy_cell(row, "test_accuracy", NARROW),
+            accuracy_cell(row, "early_stop_accuracy", NARROW),
+            iteration_cell(row, form=NARROW),
         )
     table.caption = EARLY_STOP
     return table
@@ -236,28 +313,34 @@ def markdown(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def accuracy_cell(row: Row, name: str, form: str = "{} ({} to {})") -> str:
-    """Mean and range of an accuracy in percent: "98.01 (97.95 to 98.10)"."""
+WIDE, NARROW = "{} ± {} ({} to {})", "{}±{} {}-{}"
+
+
+def accuracy_cell(row: Row, name: str, form: str = WIDE) -> str:
+    """Mean, deviation and interval in percent: "98.01 ± 0.05 (97.89 to 98.13)".
+
+    Args:
+        row: Of `summary`.
+        name: Of the mean.
+        form: With four places. From one seed there is only the mean.
+    """
     return _cell(row, name, percent, form)
 
 
 def iteration_cell(
-    row: Row, name: str = "early_stop_iteration", form: str = "{} ({} to {})"
+    row: Row, name: str = "early_stop_iteration", form: str = WIDE
 ) -> str:
-    """Mean and range of an iteration: "4,100 (3,800 to 4,400)"."""
+    """The same of an iteration: "4,100 ± 173 (3,670 to 4,530)"."""
     return _cell(
         row, name, lambda value: "-" if value is None else f"{value:,.0f}", form
     )
 
 
 def _cell(row, name, as_text, form):
-    texts = [as_text(row[name + end]) for end in _ENDS]
-    return (
-        texts[0] if row["replicates"] == 1 or texts[0] == "-" else form.format(*texts)
-    )
-
-
-_ENDS = ("", "_lowest", "_highest")
+    if row[name] is None or row[f"{name}_sd"] is None:
+        return as_text(row[name])
+    ends = ("", "_sd", "_low", "_high")
+    return form.format(*(as_text(row[name + end]) for end in ends))
 
 
 def _layer_density(group, layer):

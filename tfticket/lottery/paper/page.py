@@ -1,12 +1,20 @@
 """The page that says what an experiment came to, in Markdown."""
 
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfticket.common.arguments import check_bool, check_path
-from tfticket.common.files import atomic_path, leftovers
+from tfticket.common.files import (
+    DAMAGE,
+    atomic_path,
+    leftovers,
+    open_regular,
+    write_csv,
+    write_json,
+)
 from tfticket.lottery.engine.run_folder import read_config
 from tfticket.lottery.figures.run import (
     FIGURES,
@@ -16,16 +24,28 @@ from tfticket.lottery.figures.run import (
     run_title,
 )
 from tfticket.lottery.figures.tables import (
-    Row,
     accuracy_cell,
     iteration_cell,
     markdown,
     row_at,
-    rows,
+    summary,
 )
-from tfticket.lottery.paper.claims import check, claims_markdown
-from tfticket.lottery.paper.han import han_markdown
-from tfticket.lottery.results import PartResult
+from tfticket.lottery.figures.trainings import (
+    END,
+    VERSION,
+    Row,
+    read_trainings,
+    trainings,
+)
+from tfticket.lottery.paper.claims import (
+    ABOUT,
+    check,
+    claims_markdown,
+    plain,
+    recipe_differences,
+)
+from tfticket.lottery.paper.han import check as han_check
+from tfticket.lottery.paper.han import han_differences, han_markdown, han_settings
 from tfticket.tickets.rounds import EARLY_STOP, percent
 
 _DENSITIES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036, 0.029)
@@ -44,20 +64,31 @@ _COLUMNS = {
     "at early stop %": lambda row: accuracy_cell(row, "early_stop_accuracy"),
     "at the end %": lambda row: accuracy_cell(row, "test_accuracy"),
     "early-stop iteration": iteration_cell,
+    "n": lambda row: str(row["seeds"]),
     "trainings": lambda row: str(row["replicates"]),
 }
+_HOW = (
+    "Each cell shows the mean ± the standard deviation over n seeds and, in brackets, "
+    "the 95 % interval of the mean by Student's t. Copies of a control are averaged "
+    "for each seed first."
+)
 
 
 def write_page(
     folder: str | os.PathLike, out: str | os.PathLike, overwrite: bool = False
 ) -> Plots:
-    """Writes the page of a run, and its pictures to a folder beside it.
+    """Writes the page of a run, the numbers that it is made of, and its pictures.
+
+    The page `NAME.md` is made of two files beside it: `NAME.csv` with a row for each
+    training and moment, and `NAME.json` with the run's settings. `page_text` makes it
+    of them again.
 
     Args:
         folder: Of the run.
         out: The Markdown file to write; pictures go to a folder of its name without
             the suffix.
-        overwrite: Whether a page that exists is replaced, and pictures in its folder.
+        overwrite: Whether a page that exists is replaced, its two files, and pictures
+            in its folder.
 
     Returns:
         What was drawn, and what was not.
@@ -65,65 +96,131 @@ def write_page(
     Raises:
         ValueError: If `out` is not a `.md` file, the folder is not a run's, or nothing
             in it is finished.
-        FileExistsError: If there is a page or a picture, unless `overwrite`, or a call
-            that was killed left the pictures; nothing is drawn then.
+        FileExistsError: If there is a page, one of its files or a picture, unless
+            `overwrite`, or a call that was killed left them; nothing is drawn then.
     """
     check_bool("overwrite", overwrite)
     check_path("folder", folder)
     out = check_path("out", out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
-    config = read_config(folder)
-    # Pictures are drawn before the page, whose temporary file says whose they are.
+    numbers, about = numbers_files(out)
+    # All of these come before the page, whose temporary file says whose they are.
     cut_off = not out.exists() and leftovers(out.parent, out.name)
-    pictures = out.with_suffix("").glob("*.png")
-    for path in () if overwrite or cut_off else (out, *pictures):
+    there = (out, numbers, about, *out.with_suffix("").glob("*.png"))
+    for path in () if overwrite or cut_off else there:
         if path.exists():
             raise FileExistsError(
                 f"'{path}' exists, and writing this page would replace it. Pass "
                 "another out, or overwrite=True (--overwrite on the command line)."
             )
+    config = read_config(folder)
     with atomic_path(out, overwrite) as temporary:
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
-            text = page(drawn.results, config, run_title(folder), drawn, out.parent)
-            temporary.write_text(text, encoding="utf-8")
+            write_csv(trainings(drawn.results), numbers)
+            write_json(about, _about(run_title(folder), config, drawn, out.parent))
+            temporary.write_text(page_text(out), encoding="utf-8")
         except BaseException:
-            for name in () if overwrite else FIGURES:
-                out.with_suffix("").joinpath(f"{name}.png").unlink(missing_ok=True)
+            pictures = [out.with_suffix("") / f"{name}.png" for name in FIGURES]
+            for path in () if overwrite else (numbers, about, *pictures):
+                path.unlink(missing_ok=True)
             raise
     return drawn
 
 
+def _about(title, config, drawn, beside):
+    return {
+        "title": title,
+        "config": config,
+        "pictures": {
+            name: pathlib.Path(os.path.relpath(path, beside)).as_posix()
+            for name, path in drawn.written.items()
+        },
+        "not_drawn": dict(drawn.skipped),
+        "notes": [],
+    }
+
+
+def numbers_files(out: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """The two files beside a page that it is made of: `NAME.csv` and `NAME.json`.
+
+    Args:
+        out: The page.
+    """
+    out = pathlib.Path(out)
+    return out.with_suffix(".csv"), out.with_suffix(".json")
+
+
+def page_text(out: str | os.PathLike) -> str:
+    """Makes a page's text of the two files beside it.
+
+    Args:
+        out: The page, `NAME.md`, which need not be there.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        FileNotFoundError: If one of the files is missing.
+        ValueError: If one of them is not what the report writes.
+    """
+    numbers, about = numbers_files(out)
+    trained = read_trainings(numbers)
+    with open_regular(about) as file:
+        try:
+            known = json.loads(file.read())
+            parts = [known[name] for name in _ABOUT]
+        except DAMAGE as error:
+            raise ValueError(
+                f"'{about}' is not what the report writes beside a page: {error!r}"
+            ) from error
+    for name, value, kind in zip(_ABOUT, parts, _ABOUT.values(), strict=True):
+        if not isinstance(value, kind):
+            raise ValueError(f"'{about}': {name} must be of type {kind.__name__}.")
+    title, config, pictures, not_drawn, notes = parts
+    return page(trained, config, title, pictures, not_drawn, notes)
+
+
+_ABOUT: dict[str, type] = {
+    "title": str,
+    "config": dict,
+    "pictures": dict,
+    "not_drawn": dict,
+    "notes": list,
+}
+
+
 def page(
-    results: Sequence[PartResult],
+    trained: Sequence[Row],
     config: Mapping[str, Any],
     title: str,
-    drawn: Plots,
-    beside: pathlib.Path,
+    pictures: Mapping[str, str],
+    not_drawn: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> str:
     """The page's text.
 
     Args:
-        results: Finished parts.
+        trained: What `tfticket.lottery.figures.trainings.trainings` returns.
         config: Of the run.
         title: Of the page.
-        drawn: The pictures.
-        beside: The folder that the page is in, for links.
+        pictures: Name of a figure to the link of its file.
+        not_drawn: Name of a figure to why it is missing.
+        notes: Paragraphs for the head of the page.
     """
-    table = rows(results)
+    table = summary(trained)
     sections = [
         f"# {_kind(config)}: {title}",
-        "Each cell shows the mean over replicates and, in brackets, the range from the "
-        f"lowest to the highest. {EARLY_STOP}",
+        *notes,
+        f"{_HOW} {EARLY_STOP}",
         _unfinished(table),
         None if _is_han(config) else main_table(table),
         "## Against the paper",
-        *_against_the_paper(table, results, config),
+        *_against_the_paper(trained, config),
         "## Recipe",
-        recipe_table(results, config),
-        "## Pictures",
-        *_pictures(drawn, beside),
+        recipe_table(trained, config),
+        *_pictures(pictures, not_drawn),
         "## All rounds",
         markdown(
             table,
@@ -142,7 +239,7 @@ def main_table(rows: Sequence[Row]) -> str:
     """The ticket against its mask re-initialised, at the paper's densities.
 
     Args:
-        rows: What `tfticket.lottery.figures.tables.rows` returns.
+        rows: What `tfticket.lottery.figures.tables.summary` returns.
     """
     lines = []
     for density in _DENSITIES:
@@ -156,33 +253,31 @@ def main_table(rows: Sequence[Row]) -> str:
     )
 
 
-def recipe_table(results: Sequence[PartResult], config: Mapping[str, Any]) -> str:
+def recipe_table(trained: Sequence[Row], config: Mapping[str, Any]) -> str:
     """What defines the run, and what it ran on, as a Markdown table.
 
     Args:
-        results: Finished parts.
+        trained: What `tfticket.lottery.figures.trainings.trainings` returns.
         config: Of the run.
     """
     values = run_settings(config)
-    values["seeds finished"] = sorted({result.part.seed for result in results})
-    for name in dict.fromkeys(name for r in results for name in r.versions):
-        values[name] = sorted({r.versions[name] for r in results if name in r.versions})
-    hours = sum(sum(result.seconds.values()) for result in results) / 3600
-    values["trainings"] = f"{len(results)}, {hours:.1f} hours in all"
+    ended = [row for row in trained if row["moment"] == END]
+    known = {row["seed"] for row in trained} - {None}
+    values["seeds finished"] = sorted(known) or "not kept"
+    for name in dict.fromkeys(name for row in ended for name in row):
+        if name.startswith(VERSION):
+            versions = {row.get(name) for row in ended} - {None}
+            values[name.removeprefix(VERSION)] = sorted(versions)
+    values["trainings"] = f"{len(ended):,}"
+    seconds = [row["seconds"] for row in ended]
+    if None not in seconds:
+        values["trainings"] += f", {sum(seconds) / 3600:.1f} hours in all"
     lines = [
-        {"name": name.replace("_", " "), "value": _plain(value)}
+        {"name": name.replace("_", " "), "value": plain(value)}
         for name, value in values.items()
         if name == "rewind_to" or value not in (None, [], ())
     ]
     return markdown(lines, {"setting": "name", "value": "value"})
-
-
-def _plain(value):
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return f"{value:,}" if type(value) is int else " ".join(str(value).split())
 
 
 def _unfinished(rows):
@@ -199,59 +294,82 @@ def _unfinished(rows):
     )
 
 
-def verdicts(results: Sequence[PartResult], config: Mapping[str, Any]) -> list[str]:
+def verdicts(trained: Sequence[Row], config: Mapping[str, Any]) -> list[str]:
     """What of the paper's was reproduced, a line each.
 
     Args:
-        results: Finished parts.
+        trained: What `tfticket.lottery.figures.trainings.trainings` returns.
         config: Of the run.
     """
-    han = han_markdown(results, run_settings(config))
-    if han is not None:
-        return [han.splitlines()[-1]]
-    return [
-        f"{claim.mark}: {claim.paper}, at {claim.moment}: {claim.found}"
-        for claim in check(rows(results))
+    claims, differences = _judged(trained, config)
+    lines = [
+        f"{claim.mark}: {claim.paper}"
+        + (f", at {claim.moment}" if claim.moment else "")
+        + f": {claim.found}"
+        for claim in claims
     ]
+    return ([_no_verdict(differences)] if differences else []) + lines
+
+
+def _judged(trained, config):
+    """The claims of the paper that the run is of, and why they get no verdict."""
+    settings = run_settings(config)
+    is_han = han_settings(settings)
+    differences = (han_differences if is_han else recipe_differences)(settings)
+    # What was given as an object has a name, which anything can have.
+    own = {"data": "data", "build": "a network"}
+    differences += [
+        f"{name} of the caller's own"
+        for key, name in own.items()
+        if key in (config.get("identity") or {})
+    ]
+    if is_han:
+        return han_check(trained, settings, not differences), differences
+    return check(trained, not differences), differences
+
+
+def _no_verdict(differences):
+    return (
+        "There are no verdicts, since this is not the paper's experiment: "
+        f"{'; '.join(differences)}."
+    )
 
 
 def _is_han(config):
     # Fine-tuned rather than rewound: another paper's experiment.
-    return run_settings(config).get("rewind_to", 0) is None
+    return han_settings(run_settings(config))
 
 
 def _kind(config):
     return "Prune and fine-tune" if _is_han(config) else "The lottery ticket experiment"
 
 
-def _against_the_paper(table, results, config):
-    values = run_settings(config)
-    if (han := han_markdown(results, values)) is not None:
-        return [
+def _against_the_paper(trained, config):
+    settings = run_settings(config)
+    claims, differences = _judged(trained, config)
+    if _is_han(config):
+        yield (
             "This table compares the run with tables 1, 3 and 4 of Han et al. (2015, "
             "[arXiv 1506.02626](https://arxiv.org/abs/1506.02626)). The error is that "
-            "on the test set at the end of training.",
-            han,
-        ]
-    return [_about_claims(values), claims_markdown(check(table))]
+            "on the test set at the end of training."
+        )
+        yield han_markdown(trained, settings)
+    else:
+        yield (
+            "This table judges the claims in section 2 of Frankle & Carbin (2019, "
+            "[arXiv 1803.03635](https://arxiv.org/abs/1803.03635))."
+        )
+    yield ABOUT
+    if differences:
+        yield f"**{_no_verdict(differences)}**"
+    yield claims_markdown(claims) if claims else None
 
 
-def _about_claims(values):
-    of = (values.get("model"), values.get("dataset"))
-    text = (
-        "This table checks the claims in section 2 of Frankle & Carbin (2019, "
-        "[arXiv 1803.03635](https://arxiv.org/abs/1803.03635)). Differences of "
-        "accuracy are in percentage points."
-    )
-    if of == ("lenet_300_100", "mnist"):
-        return text
-    return f"{text} The claims are about LeNet-300-100 on MNIST; this run differs."
-
-
-def _pictures(drawn, beside):
-    for name, path in drawn.written.items():
-        link = pathlib.Path(os.path.relpath(path, beside)).as_posix()
-        yield f"![{_CAPTIONS[name]}]({link})"
-    if drawn.skipped:
-        reasons = [f"{name} ({why})" for name, why in drawn.skipped.items()]
+def _pictures(pictures, not_drawn):
+    if pictures or not_drawn:
+        yield "## Pictures"
+    for name, link in pictures.items():
+        yield f"![{_CAPTIONS.get(name, name)}]({link})"
+    if not_drawn:
+        reasons = [f"{name} ({why})" for name, why in not_drawn.items()]
         yield f"Not drawn: {'; '.join(reasons)}."
