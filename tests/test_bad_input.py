@@ -85,7 +85,7 @@ def test_subclassed_model():
 
 
 def test_not_a_model():
-    with pytest.raises(TypeError, match="Expected a keras"):
+    with pytest.raises(TypeError, match="model must be a keras"):
         tfticket.prune([1, 2])
 
 

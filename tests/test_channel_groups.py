@@ -1018,7 +1018,7 @@ def test_models_without_a_graph():
 
     with pytest.raises(TypeError, match="Rebuild it as a Functional model"):
         tfticket.channel_groups(Own())
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model"):
+    with pytest.raises(TypeError, match=r"model must be a keras\.Model"):
         tfticket.channel_groups(3)
     with pytest.raises(ValueError, match=r"Start it with keras\.Input"):
         tfticket.channel_groups(keras.Sequential([layers.Dense(2)]))

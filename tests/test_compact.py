@@ -833,7 +833,7 @@ def test_table():
 @pytest.mark.parametrize(
     ("model", "error", "mend"),
     [
-        (lambda: 3, TypeError, "Expected a keras.Model"),
+        (lambda: 3, TypeError, "model must be a keras.Model"),
         (lambda: dense(3), TypeError, "Put the layer into one"),
         (lambda: keras.Sequential([dense(3)]), ValueError, "Start it with keras.Input"),
     ],

@@ -159,5 +159,5 @@ def test_bad_input(tmp_path):
         tfticket.PruningSummaries(tmp_path, mask_images=0)
     with pytest.raises(TypeError, match=r"mask_images must be an integer.*'all'"):
         tfticket.PruningSummaries(tmp_path, mask_images="all")
-    with pytest.raises(ValueError, match="log_dir must be the folder"):
+    with pytest.raises(ValueError, match="log_dir must be a path"):
         tfticket.PruningSummaries("")

@@ -437,7 +437,7 @@ class Subclassed(keras.Model):
         (network, {"sparsities": {"c": 0.9}}, ValueError, "does not have"),
         (network, {"sparsities": {"logits": 0.9}}, ValueError, "does not have"),
         (lambda: layers.Dense(2), {}, TypeError, "must be a keras.Model"),
-        (lambda: 3, {}, TypeError, "Expected a keras.Model"),
+        (lambda: 3, {}, TypeError, "model must be a keras.Model"),
         (Subclassed, {}, TypeError, "subclassed.*Functional model"),
         (lambda: keras.Sequential([layers.Dense(2)]), {}, ValueError, "not built"),
         (lambda: network(batch=8), {}, ValueError, "fixed to 8.*batch_size=1"),

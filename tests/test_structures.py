@@ -1,6 +1,7 @@
 """Blocks, channels and N:M, against loops that read like their definition."""
 
 import itertools
+import tracemalloc
 import warnings
 
 import keras
@@ -130,6 +131,20 @@ def test_dead_weights_do_not_lift_a_block():
     assert alive.all()
     pooled, _ = Block((2, 1), "max").pool(-scores, mask, DENSE)
     np.testing.assert_array_equal(pooled, [[-1.0, -1.0]])
+
+
+def test_a_group_longer_than_the_kernel_takes_no_memory_for_its_padding():
+    scores = np.random.default_rng(0).random((8, 6))
+    structure = NM(1, 10**9)
+    tracemalloc.start()
+    try:
+        found = structure.candidates(scores, np.ones((8, 6), bool), DENSE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e6
+    highest = scores == scores.max(axis=0)
+    np.testing.assert_array_equal(found, ~highest)
 
 
 @pytest.mark.parametrize(

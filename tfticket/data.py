@@ -12,6 +12,8 @@ from tfticket.common.arguments import (
     check_choice,
     check_instance,
     check_integer,
+    check_path,
+    optional,
 )
 
 EMBEDDED = "digits"
@@ -155,6 +157,9 @@ def load(
     """
     check_instance("name", name, str, "the name of a data set")
     check_bool("download", download)
+    optional(check_path, "data_dir", data_dir)
+    if not name or "\0" in name:
+        raise ValueError(f"name must be that of a data set. Received: name={name!r}")
     if validation_size is not None:
         check_integer("validation_size", validation_size, 1)
     if name == EMBEDDED:

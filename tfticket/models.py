@@ -11,6 +11,7 @@ from tfticket.common.arguments import (
     check_choice,
     check_instance,
     check_integer,
+    check_list,
     check_number,
 )
 
@@ -28,6 +29,7 @@ def lenet_300_100(
         classes: Number of outputs, which are logits.
         width: Factor on the number of hidden units.
     """
+    image_shape, classes, width = _checked(image_shape, classes, width)
     return keras.Sequential(
         [
             keras.Input(image_shape, name="image"),
@@ -50,6 +52,7 @@ def lenet_5(
     Raises:
         ValueError: If the images are smaller than 16x16.
     """
+    image_shape, classes, width = _checked(image_shape, classes, width)
     if min(image_shape[:2]) < 16:
         raise ValueError(
             "lenet_5 has two unpadded 5x5 convolutions with pooling, which need "
@@ -113,6 +116,8 @@ def resnet_20(
     BatchNormalization. No biases but the classifier's.
     """
 
+    image_shape, classes, width = _checked(image_shape, classes, width)
+
     def conv(x, filters, size, strides, name):
         x = layers.Conv2D(
             filters,
@@ -168,6 +173,8 @@ LEARNING_RATES = {
     "resnet_20": 1e-3,
 }
 BATCH_SIZE = 60
+# Beyond these it is a slip, and would be told by the allocator alone.
+_WIDEST, _MOST_CLASSES = 1000, 10**6
 
 
 def build(
@@ -186,18 +193,7 @@ def build(
         ValueError: If there is none of that name; says which exist. If `width` is
             not above 0, or the images are too small.
     """
-    check_choice("model", name, sorted(MODELS))
-    check_integer("classes", classes, 1)
-    check_number("width", width, above=0)
-    kinds: Any = (tuple, list)
-    check_instance("image_shape", image_shape, kinds, "3 integers")
-    if len(image_shape) != 3:
-        raise ValueError(
-            "image_shape must be (height, width, channels). "
-            f"Received: image_shape={image_shape}"
-        )
-    for size in image_shape:
-        check_integer("image_shape", size, 1)
+    check_choice("name", name, sorted(MODELS))
     return MODELS[name](image_shape, classes, width)
 
 
@@ -226,6 +222,9 @@ def compile_settings(
     >>> tfticket.models.compile_settings(model, steps_per_epoch=100)
     {'jit_compile': True, 'steps_per_execution': 50}
     """
+    check_instance("model", model, keras.Model, "a keras.Model")
+    steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, 1)
+    rewind_step = check_integer("rewind_step", rewind_step, 0)
     convolutions = any("conv" in type(x).__name__.lower() for x in _leaves(model))
     steps = next(
         n
@@ -233,6 +232,21 @@ def compile_settings(
         if steps_per_epoch % n == 0 and rewind_step % steps_per_epoch % n == 0
     )
     return devices.compile_options(not convolutions, steps)
+
+
+def _checked(image_shape, classes, width):
+    """The arguments of a network, as Python's numbers."""
+    sizes = [
+        check_integer("image_shape", size, 1)
+        for size in check_list("image_shape", image_shape, "3 integers")
+    ]
+    if len(sizes) != 3:
+        raise ValueError(
+            "image_shape must be (height, width, channels). "
+            f"Received: image_shape={image_shape}"
+        )
+    width = check_number("width", width, above=0, most=_WIDEST)
+    return tuple(sizes), check_integer("classes", classes, 1, _MOST_CLASSES), width
 
 
 def _leaves(model):
@@ -249,6 +263,7 @@ def _wide(units, width):
 
 
 def _conv(name, blocks, image_shape, classes, width):
+    image_shape, classes, width = _checked(image_shape, classes, width)
     smallest = 2 ** len(blocks)
     if min(image_shape[:2]) < smallest:
         raise ValueError(

@@ -2,16 +2,42 @@
 
 A value of the wrong type is a `TypeError`, a wrong value of the right type a
 `ValueError`. NaN and infinity are wrong values. A bool is no number. NumPy's scalars
-count as Python's. Each function returns the value as a plain Python one.
+and its arrays without axes count as Python's. Each function returns the value as a
+plain Python one.
 """
 
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 _T = TypeVar("_T")
+
+# Weights are float32, and steps and counts int64: what is beyond is a slip.
+_LARGEST, _MOST = float(np.finfo(np.float32).max), 2**63 - 1
+_LONGEST = 200
+
+
+def shown(value: Any) -> str:
+    """The value as an error shows it: on one line, and not for pages.
+
+    Example:
+
+    >>> shown(list(range(1000)))[-9:]
+    ' 51, 5...'
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _plain(value):
+    """What an array without axes holds; anything else as it is."""
+    return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -21,7 +47,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
         name: Name of the argument, for the error.
         value: What was passed.
         least: Lowest value allowed.
-        most: Highest value allowed; `None` is no limit.
+        most: Highest value allowed; `None` is what 64 bits hold.
 
     Raises:
         TypeError: If it is not an integer.
@@ -33,12 +59,13 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     Traceback (most recent call last):
     ValueError: rounds must be at least 1. Received: rounds=0
     """
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer. Received: {name}={value!r}")
-    value = int(value)
+        raise TypeError(f"{name} must be an integer. Received: {name}={shown(value)}")
+    value, most = int(value), _MOST if most is None else most
     if value < least:
         raise ValueError(f"{name} must be at least {least}. Received: {name}={value}")
-    if most is not None and value > most:
+    if value > most:
         raise ValueError(f"{name} must be at most {most}. Received: {name}={value}")
     return value
 
@@ -74,10 +101,15 @@ def check_number(
     Traceback (most recent call last):
     ValueError: rate must be above 0 and below 1. Received: rate=1
     """
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number. Received: {name}={value!r}")
-    number = float(value)
-    if math.isfinite(number) and least <= number <= most and above < number < below:
+        raise TypeError(f"{name} must be a number. Received: {name}={shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    fits = abs(number) <= _LARGEST
+    if fits and least <= number <= most and above < number < below:
         return number
     bounds = [
         f"{word} {bound:g}"
@@ -89,10 +121,12 @@ def check_number(
         )
         if math.isfinite(bound)
     ]
+    if not fits and math.isfinite(number):
+        bounds.append("within what float32 holds")
     wanted = " and ".join(bounds) if bounds else "finite"
     raise ValueError(
         f"{name} must be {wanted}{f': {meaning}' if meaning else ''}. "
-        f"Received: {name}={value}"
+        f"Received: {name}={shown(value) if number == math.inf else value}"
     )
 
 
@@ -115,9 +149,11 @@ def check_rate(name: str, value: Any) -> float:
 
 def check_bool(name: str, value: Any) -> bool:
     """The value, True or False."""
-    # NumPy's bool is another class.
-    if type(value).__name__ not in ("bool", "bool_"):
-        raise TypeError(f"{name} must be True or False. Received: {name}={value!r}")
+    value = _plain(value)
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"{name} must be True or False. Received: {name}={shown(value)}"
+        )
     return bool(value)
 
 
@@ -138,7 +174,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
     if not of_its_type or value not in of_its_type:
         error = ValueError if of_its_type else TypeError
         raise error(
-            f"{name} must be one of {list(choices)}. Received: {name}={value!r}"
+            f"{name} must be one of {list(choices)}. Received: {name}={shown(value)}"
         )
     return value
 
@@ -157,7 +193,7 @@ def check_instance(name: str, value: Any, kind: type[_T], wanted: str) -> _T:
     """
     if not isinstance(value, kind):
         raise TypeError(
-            f"{name} must be {wanted}. Received: {name}={value!r} "
+            f"{name} must be {wanted}. Received: {name}={shown(value)} "
             f"(of type {type(value).__name__})"
         )
     return value
@@ -183,7 +219,7 @@ def check_function(name: str, value: Any, *takes: str) -> Callable:
     wanted = ", ".join(takes)
     if not callable(value):
         raise TypeError(
-            f"{name} must be a function of ({wanted}). Received: {name}={value!r}"
+            f"{name} must be a function of ({wanted}). Received: {name}={shown(value)}"
         )
     try:
         signature = inspect.signature(value)
@@ -196,3 +232,142 @@ def check_function(name: str, value: Any, *takes: str) -> Callable:
             f"{name} is called with ({wanted}). Received: {name}{signature}"
         ) from None
     return value
+
+
+def optional(check: Callable, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a check makes of a value, or `None` where there is none.
+
+    Example:
+
+    >>> optional(check_integer, "seed", None, 0), optional(check_integer, "seed", 3, 0)
+    (None, 3)
+    """
+    return None if value is None else check(name, value, *args, **kwargs)
+
+
+def check_path(name: str, value: Any) -> pathlib.Path:
+    """The value as a path.
+
+    Raises:
+        TypeError: If it is neither a text nor an `os.PathLike` of one.
+        ValueError: If it is empty, or has a character that no path can have.
+
+    Example:
+
+    >>> check_path("out", "")
+    Traceback (most recent call last):
+    ValueError: out must be a path. Received: out=''
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path. Received: {name}={shown(value)}")
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be a path. Received: {name}={shown(value)}")
+    return pathlib.Path(value)
+
+
+def check_list(name: str, value: Any, wanted: str = "a list") -> list:
+    """The value as a list: of a list, a tuple, a set, a range or an array.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: What was passed.
+        wanted: What it should be, in words: "a list of steps".
+
+    Raises:
+        TypeError: If it is anything else, a text or a dict among them.
+    """
+    kinds = (list, tuple, set, frozenset, range)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {wanted}. Received: {name}={shown(value)}")
+    return list(value)
+
+
+def check_mapping(name: str, value: Any, wanted: str) -> Mapping[Any, Any]:
+    """The value, if it is a dict or like one.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: What was passed.
+        wanted: What it should map, in words: "names to masks".
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{name} must be a dict of {wanted}. Received: {name}={shown(value)}"
+        )
+    return value
+
+
+def check_array(name: str, value: Any) -> np.ndarray:
+    """The value as an array of numbers or booleans.
+
+    Raises:
+        TypeError: If it is anything else, texts and objects among them.
+
+    Example:
+
+    >>> check_array("images", "a")
+    Traceback (most recent call last):
+    TypeError: images must be an array of numbers. Received: images='a'
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of different lengths
+        array = np.asarray(None)
+    # "V": bfloat16 and its like.
+    if array.dtype.kind not in "biufV" or array.dtype.names is not None:
+        raise TypeError(
+            f"{name} must be an array of numbers. Received: {name}={shown(value)}"
+        )
+    return array
+
+
+def check_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
+    """The value, a dict of names to arrays of numbers.
+
+    Raises:
+        TypeError: If it is no dict, or holds anything else.
+
+    Example:
+
+    >>> check_arrays("masks", {"a": None})
+    Traceback (most recent call last):
+    TypeError: masks['a'] must be an array of numbers. Received: masks['a']=None
+    """
+    check_mapping(name, value, "names to arrays")
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"{name} must have texts as names. Received: {name}={shown(value)}"
+            )
+    return {key: check_array(f"{name}[{key!r}]", held) for key, held in value.items()}
+
+
+def check_values(
+    name: str, value: Any, check: Callable[[str, Any], Any] = check_sparsity
+) -> dict[Any, Any]:
+    """The value, a dict whose values pass a check; `None` is an empty one.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: What was passed.
+        check: The check of each value, given its name and the value.
+
+    Raises:
+        TypeError: If it is no dict, or a value is of the wrong type.
+        ValueError: If a value is out of range.
+
+    Example:
+
+    >>> check_values("rates", {"dense": 0.5}), check_values("rates", None)
+    ({'dense': 0.5}, {})
+    """
+    if value is None:
+        return {}
+    check_mapping(name, value, "what is named to its value")
+    return {key: check(f"{name}[{key!r}]", held) for key, held in value.items()}

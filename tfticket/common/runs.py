@@ -270,6 +270,26 @@ class RunFolder:
             )
             return None
 
+    def file(self, part: str | os.PathLike, name: str) -> pathlib.Path:
+        """A file of a finished part, its checksum found right.
+
+        Args:
+            part: Its path inside the folder.
+            name: Of the file.
+
+        Raises:
+            FileNotFoundError: If the part is not finished.
+            ValueError: If the file is another than was written.
+        """
+        folder = self.path / part
+        try:
+            _require(folder / name, read_checked(folder / RESULT)["files"][name])
+        except FileNotFoundError:
+            raise
+        except DAMAGE as error:
+            raise ValueError(f"'{folder / name}' is damaged: {error}") from error
+        return folder / name
+
     def write(
         self,
         part: str | os.PathLike,

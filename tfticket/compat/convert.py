@@ -11,7 +11,8 @@ import h5py
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_bool
+from tfticket.common.arguments import check_bool, check_path, shown
+from tfticket.common.files import open_regular
 from tfticket.compat.hdf5 import open_h5
 from tfticket.compat.keras_file import read_keras_file
 from tfticket.keras_models.copies import (
@@ -84,6 +85,10 @@ def convert(
     [True, False]
     """
     check_bool("masks_from_zeros", masks_from_zeros)
+    if isinstance(source, (str, os.PathLike)):
+        check_path("source", source)
+        if os.path.exists(source) and not os.path.isdir(source):
+            open_regular(source).close()  # a pipe would wait for somebody to write
     require_transformable(into)
     owners = list(_owners(into))
     if _is_keras_file(source):
@@ -167,7 +172,7 @@ def _read(source: Any) -> list:
     if not hasattr(source, "layers"):
         raise TypeError(
             "source must be a tf_keras model that TF-MOT pruned, or the path of an "
-            f".h5 file saved from it. Received: {source!r} (of type {type(source)})"
+            f".h5 file saved from it. Received: source={shown(source)}"
         )
     return list(_read_model(source))
 

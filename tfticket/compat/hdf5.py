@@ -7,6 +7,11 @@ from typing import BinaryIO
 
 import h5py
 
+from tfticket.common.files import DAMAGE
+
+# The most that deflate makes of a byte; and what an array may have without any.
+_MOST_A_BYTE, _SMALL = 1032, 1 << 16
+
 
 @contextlib.contextmanager
 def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py.File]:
@@ -20,8 +25,8 @@ def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py
         name: What an error calls the file.
 
     Raises:
-        ValueError: If a link in the file is no plain one, or the values of an array
-            are stored elsewhere. The message names the first.
+        ValueError: If the file is damaged, a link in it is no plain one, or the values
+            of an array are stored elsewhere or not at all. The message names the first.
 
     Example:
 
@@ -33,9 +38,16 @@ def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py
     ...     file["kernel"][:].tolist()
     [1.0, 2.0]
     """
-    with h5py.File(source, "r") as file:
-        _require_own(file, "", name)
-        yield file
+    try:
+        with h5py.File(source, "r") as file:
+            _require_own(file, "", name)
+            yield file
+    except DAMAGE as error:
+        if str(name) in str(error):
+            raise
+        raise ValueError(
+            f"'{name}' is damaged, or not such a file: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _require_own(group: h5py.Group, path: str, name: object) -> None:
@@ -59,3 +71,11 @@ def _require_own(group: h5py.Group, path: str, name: object) -> None:
                 f"'{name}': the values of '{inner}' are stored in another file, which "
                 "is not read. Write the arrays themselves to the file."
             )
+        elif isinstance(value, h5py.Dataset):
+            # HDF5 fills up what was never written, whatever shape a few bytes claim.
+            stored = value.id.get_storage_size() * _MOST_A_BYTE
+            if value.nbytes > max(stored, _SMALL):
+                raise ValueError(
+                    f"'{name}': '{inner}' claims {value.nbytes} bytes, and the file "
+                    "holds fewer."
+                )

@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -11,8 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tfticket.common.files import DAMAGE, open_regular
 from tfticket.compat.hdf5 import open_h5
 
+# tf_keras stores without compression; a small file that unpacks to gigabytes is no
+# model of its.
+_MOST_A_BYTE = 20
 _WRAPPER = "PruneLowMagnitude"
 
 
@@ -33,12 +38,18 @@ def read_keras_file(
         ValueError: If the file is damaged, or not of a Sequential or Functional model.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
+            most = _MOST_A_BYTE * os.path.getsize(path)
+            for name in ("config.json", "model.weights.h5"):
+                if file.getinfo(name).file_size > most:
+                    raise ValueError(f"'{name}' claims more than the file can hold")
             config = json.loads(file.read("config.json"))
             content = io.BytesIO(file.read("model.weights.h5"))
         with open_h5(content, path) as weights:
             return list(_of_model(config["config"], weights, ()))
-    except (KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(
             f"'{path}' is no .keras file of a Sequential or Functional model of "
             f"tf_keras: {type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_instance
+from tfticket.common.arguments import check_instance, shown
 from tfticket.compat.policies import PruningPolicy
 from tfticket.compat.translated import wrapper_arguments
 from tfticket.keras_models.copies import clone_with, copy_state
@@ -114,7 +114,7 @@ def prune_low_magnitude(
         return _wrap(to_prune, own, kwargs)
     raise TypeError(
         "to_prune must be a keras.layers.Layer, a list of them, or a Sequential or "
-        f"Functional keras.Model. Received: {to_prune!r} (of type {type(to_prune)}). "
+        f"Functional keras.Model. Received: to_prune={shown(to_prune)}. "
         "Models of tf_keras are for TF-MOT itself, or "
         "tfticket.compat.convert.convert."
     )
@@ -296,8 +296,8 @@ def _is_for_wrapping(layer: Any) -> bool:
     """Whether TF-MOT would prune a layer, False if it would wrap it and do nothing."""
     if not isinstance(layer, keras.layers.Layer):
         raise TypeError(
-            "prune_low_magnitude takes keras.layers.Layer objects. Received: "
-            f"{layer!r} (of type {type(layer)})"
+            "prune_low_magnitude takes keras.layers.Layer objects. Received in "
+            f"to_prune: {layer!r} (of type {type(layer)})"
         )
     if hasattr(layer, "get_prunable_weights"):
         return True

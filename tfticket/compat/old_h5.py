@@ -2,14 +2,14 @@
 
 import json
 import os
-import pathlib
 import shutil
 from typing import Any
 
 import h5py
 import keras
 
-from tfticket.common.files import temporary_folder
+from tfticket.common.arguments import check_mapping, check_path
+from tfticket.common.files import open_regular, temporary_folder
 from tfticket.compat.hdf5 import open_h5
 
 # Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
@@ -57,30 +57,43 @@ def load_h5(
     >>> load_h5(folder / "model.h5").count_params()
     10
     """
-    path = pathlib.Path(path)
+    path = check_path("path", path)
+    if custom_objects is not None:
+        check_mapping("custom_objects", custom_objects, "names to classes or functions")
     if not path.exists():
         raise FileNotFoundError(f"path: no file '{path}'")
+    open_regular(path).close()
     if not h5py.is_hdf5(path):
         raise ValueError(
-            f"'{path}' is not an .h5 file. keras.models.load_model reads others."
+            f"path: '{path}' is not an .h5 file. keras.models.load_model reads others."
         )
     with temporary_folder() as folder:
         copy = folder / "model.h5"
         shutil.copyfile(path, copy)
         with open_h5(copy, path):
             pass  # which refuses links to other files
-        with h5py.File(copy, "r+") as file:
-            if "model_config" not in file.attrs:
-                raise ValueError(
-                    f"'{path}' holds weights alone. Build the model, and load them "
-                    "with model.load_weights(path)."
-                )
-            config = json.loads(file.attrs["model_config"])
-            _take_out(config, path)
-            file.attrs["model_config"] = json.dumps(config)
-        return keras.models.load_model(
-            copy, custom_objects=custom_objects, compile=False
-        )
+        try:
+            _rewrite(copy, path)
+            return keras.models.load_model(
+                copy, custom_objects=custom_objects, compile=False
+            )
+        except Exception as error:  # h5py's and Keras's are of many kinds
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"'{path}' can't be loaded: {error}") from error
+
+
+def _rewrite(copy, path):
+    """Takes what Keras 3 does not know out of a copy of the file."""
+    with h5py.File(copy, "r+") as file:
+        if "model_config" not in file.attrs:
+            raise ValueError(
+                f"'{path}' holds weights alone. Build the model, and load them "
+                "with model.load_weights(path)."
+            )
+        config = json.loads(file.attrs["model_config"])
+        _take_out(config, path)
+        file.attrs["model_config"] = json.dumps(config)
 
 
 def _take_out(config, path):

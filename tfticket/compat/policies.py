@@ -76,6 +76,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
 
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
         """Whether it is a 1x1 Conv2D."""
+        check_instance("layer", layer, layers.Layer, "a keras.layers.Layer")
         return isinstance(layer, layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
 
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:

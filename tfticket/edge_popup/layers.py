@@ -1,5 +1,6 @@
 """Popup layers: frozen random weights, trained scores (edge-popup, 1911.13299)."""
 
+import contextlib
 import inspect
 import math
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfticket.common.arguments import check_bool, check_choice, check_density
+from tfticket.common.arguments import (
+    check_bool,
+    check_choice,
+    check_density,
+    check_integer,
+    check_number,
+    optional,
+    shown,
+)
 from tfticket.edge_popup.topk_in_graph import top_mask
 from tfticket.keras_models.kernels import MaskedWeight, prunable_weights
 from tfticket.keras_models.masked_layer import MaskedLayer
@@ -32,7 +41,8 @@ class SignedConstant(keras.initializers.Initializer):
     """
 
     def __init__(self, value: float = 1.0, seed: int | None = None):
-        self.value = value
+        self.value = check_number("value", value, above=0)
+        seed = optional(check_integer, "seed", seed, 0)
         self._random = keras.initializers.RandomUniform(-1.0, 1.0, seed)
         self.seed = self._random.seed
 
@@ -57,6 +67,29 @@ POPUP_ARGUMENTS = (
     "binarize",
 )
 _WEIGHT_INITIALIZERS = ("signed_constant", "kaiming_normal")
+
+
+def keras_object(name: str, value: Any) -> Any:
+    """What Keras makes of a name, a config or an object, or an error that names it."""
+    kind = name.split("_")[-1]
+    get = getattr(keras, f"{kind}s").get
+    found = None
+    if isinstance(value, (str, dict)) or callable(value):
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            found = get(value)
+    if not callable(found):
+        raise ValueError(
+            f"{name} must be a Keras {kind}, its name or its config. Received: "
+            f"{name}={shown(value)}"
+        )
+    return found
+
+
+def check_weight_initializer(value: Any) -> Any:
+    """The name of one of ours, or an initializer of Keras."""
+    if isinstance(value, str) and value in _WEIGHT_INITIALIZERS:
+        return value
+    return keras_object("weight_initializer", value)
 
 
 class Popup(MaskedLayer):
@@ -129,7 +162,7 @@ class Popup(MaskedLayer):
                     f"weight_initializer and score_regularizer, not {name}. "
                     f"Received: {name}={kwargs[name]!r}"
                 )
-        check_density("density", density)
+        density = check_density("density", density)
         check_choice("score_scope", score_scope, ("layerwise", "global"))
         for flag, value in (
             ("scale_fan", scale_fan),
@@ -137,17 +170,20 @@ class Popup(MaskedLayer):
             ("binarize", binarize),
         ):
             check_bool(flag, value)
-        if weight_initializer not in _WEIGHT_INITIALIZERS:
-            weight_initializer = keras.initializers.get(weight_initializer)
+        weight_initializer = check_weight_initializer(weight_initializer)
         if "use_bias" in inspect.signature(self._plain_class).parameters:
             kwargs.setdefault("use_bias", False)
         super().__init__(*args, **kwargs)
         self.density = density
-        self.score_initializer = keras.initializers.get(score_initializer)
+        self.score_initializer = optional(
+            keras_object, "score_initializer", score_initializer
+        )
         self.weight_initializer = weight_initializer
         self.scale_fan = scale_fan
         self.score_scope = score_scope
-        self.score_regularizer = keras.regularizers.get(score_regularizer)
+        self.score_regularizer = optional(
+            keras_object, "score_regularizer", score_regularizer
+        )
         self.rescale = rescale
         self.binarize = binarize
         self._global_mask = None

@@ -6,8 +6,13 @@ from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_density
-from tfticket.edge_popup.layers import POPUP_ARGUMENTS, POPUP_LAYERS, Popup
+from tfticket.common.arguments import check_density, check_function, check_instance
+from tfticket.edge_popup.layers import (
+    POPUP_ARGUMENTS,
+    POPUP_LAYERS,
+    Popup,
+    check_weight_initializer,
+)
 from tfticket.edge_popup.model import PopupModel, popup_layers
 from tfticket.keras_models.copies import (
     clone_with,
@@ -71,6 +76,8 @@ def popup(
             f"popup has no argument {', '.join(unknown)}. It takes exclude and "
             f"{', '.join(POPUP_ARGUMENTS)}."
         )
+    if weight_initializer is not None:
+        check_weight_initializer(weight_initializer)
     layers = require_transformable(model)
     things = {path: [layer] for path, layer in layers.items()}
     exclude = set().union(*choose("exclude", exclude, things).values())
@@ -118,6 +125,8 @@ def set_density(model: keras.Model, density: float) -> None:
         ValueError: If the model has no popup layers, or `density` is outside
             (0, 1] or keeps no edge of a layer (of the model, with a global scope).
     """
+    check_instance("model", model, keras.layers.Layer, "a keras.Model")
+    density = check_density("density", density)
     layers = popup_layers(model)
     if not layers:
         raise ValueError(
@@ -157,7 +166,7 @@ class DensityScheduler(keras.callbacks.Callback):
 
     def __init__(self, schedule: Callable[[int], float]):
         super().__init__()
-        self.schedule = schedule
+        self.schedule = check_function("schedule", schedule, "epoch")
 
     def on_epoch_begin(self, epoch, logs=None):
         self._density = self.schedule(epoch)

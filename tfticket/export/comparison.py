@@ -10,7 +10,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tfticket.common.arguments import check_choice, check_instance, check_integer
+from tfticket.common.arguments import (
+    check_array,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_list,
+    optional,
+    shown,
+)
 from tfticket.common.files import temporary_folder
 from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
@@ -100,8 +108,13 @@ def compare(
     check_instance("model", model, keras.Model, "a keras.Model")
     if dense is not None:
         check_instance("dense", dense, keras.Model, "a keras.Model")
+    forms = check_list("forms", forms, "a list of forms")
     for form in forms:
         check_choice("forms", form, FORMS)
+    if test is not None:
+        if not isinstance(test, (tuple, list)) or len(test) != 2:
+            raise TypeError(f"test must be (x, y). Received: test={shown(test)}")
+        test = (check_array("test", test[0]), check_array("test", test[1]))
     check_integer("repeats", repeats, 1)
     if len(model.inputs) != 1:
         raise ValueError(
@@ -150,6 +163,12 @@ def print_comparison(rows: Sequence[FormRow], console: Console | None = None) ->
         rows: From `compare`; the first is what ratios are to.
         console: The `rich` console to print to; `None` is the standard output.
     """
+    rows = check_list("rows", rows, "a list of FormRow")
+    for row in rows:
+        check_instance("rows", row, FormRow, "a list of FormRow")
+    if not rows:
+        raise ValueError("rows must be what compare found. Received: rows=[]")
+    optional(check_instance, "console", console, Console, "a rich Console")
     table = Table(title="Exports of one model", title_justify="left")
     table.add_column("form")
     columns = ["kB", "of dense", "kB gzip", "of dense", "accuracy"]

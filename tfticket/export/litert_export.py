@@ -15,7 +15,11 @@ from tfticket.common.arguments import (
     check_bool,
     check_choice,
     check_integer,
+    check_list,
     check_number,
+    check_path,
+    optional,
+    shown,
 )
 from tfticket.common.files import atomic_path, disk_errors, temporary_folder
 from tfticket.export.checking.compare import Rule
@@ -185,8 +189,10 @@ def litert(
     >>> exported.quantization, exported.tolerance
     ('dynamic', 0.1)
     """
-    path = pathlib.Path(path)
+    path = check_path("path", path)
     chosen = _checked_runtimes(runtimes)
+    optional(check_choice, "target", target, ("arm", "web"))
+    optional(check_integer, "batch_size", batch_size, 1)
     _check_arguments(quantization, sparse, representative_data, overwrite, fallback)
     if tolerance is None:
         tolerance = _TOLERANCES[quantization]
@@ -396,12 +402,14 @@ def _check_arguments(quantization, sparse, representative_data, overwrite, fallb
     if representative_data is not None and quantization != "int8":
         raise ValueError(
             "representative_data is for quantization='int8' only. Received: "
+            f"representative_data={shown(representative_data)}, "
             f"quantization={quantization!r}"
         )
 
 
 def _checked_runtimes(runtimes):
-    found = (runtimes,) if isinstance(runtimes, str) else tuple(runtimes)
+    one = isinstance(runtimes, str)
+    found = [runtimes] if one else check_list("runtimes", runtimes, "a list of names")
     if not found:
         raise ValueError(
             f"runtimes must be one or both of {RUNTIMES}. Received: "

@@ -2,13 +2,17 @@
 
 import importlib.util
 import os
-import pathlib
 import warnings
 from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_bool, check_integer, check_number
+from tfticket.common.arguments import (
+    check_bool,
+    check_integer,
+    check_number,
+    check_path,
+)
 from tfticket.common.files import atomic_path, disk_errors
 from tfticket.export.checking import processes
 from tfticket.export.checking.compare import Rule, answers, judge, not_run
@@ -73,7 +77,7 @@ def onnx(
     >>> name
     'model.onnx'
     """
-    path = pathlib.Path(path)
+    path = check_path("path", path)
     if opset is not None:
         check_integer("opset", opset, 13)
     check_number("tolerance", tolerance, 0)
@@ -81,10 +85,10 @@ def onnx(
     check_bool("deterministic", deterministic)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
-    opset = require_converter(opset)
     prepared = prepare(model, any_backend=True)
     samples = samples_for(inputs, prepared)
     rule = Rule(tolerance, deterministic=deterministic)
+    opset = require_converter(opset)
     with disk_errors(path), atomic_path(path, overwrite) as temporary:
         write_onnx(prepared, temporary, opset)
         return _checked(temporary, path, prepared, samples, rule)

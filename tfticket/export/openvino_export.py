@@ -1,12 +1,11 @@
 """Writes a model for OpenVINO, checked by its runtime."""
 
 import os
-import pathlib
 from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_bool, check_number
+from tfticket.common.arguments import check_bool, check_number, check_path
 from tfticket.common.files import (
     disk_errors,
     put_folder,
@@ -76,13 +75,16 @@ def openvino(
     >>> name
     'openvino'
     """
-    path = pathlib.Path(path)
+    path = check_path("path", path)
     check_number("tolerance", tolerance, 0)
     check_bool("overwrite", overwrite)
     check_bool("deterministic", deterministic)
     recover_folders(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it.")
+    prepared = prepare(model, any_backend=True)
+    samples = samples_for(inputs, prepared)
+    rule = Rule(tolerance, deterministic=deterministic)
     try:
         import openvino as ov
     except ImportError as error:
@@ -91,9 +93,6 @@ def openvino(
             "pip install 'tfticket[onnx,openvino]'"
         ) from error
     opset = require_converter(None)
-    prepared = prepare(model, any_backend=True)
-    samples = samples_for(inputs, prepared)
-    rule = Rule(tolerance, deterministic=deterministic)
     with disk_errors(path), temporary_folder(path.parent) as folder:
         between, written = folder / "model.onnx", folder / "new"
         write_onnx(prepared, between, opset)

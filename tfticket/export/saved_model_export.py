@@ -13,7 +13,11 @@ from tfticket.common.arguments import (
     check_bool,
     check_choice,
     check_integer,
+    check_list,
     check_number,
+    check_path,
+    optional,
+    shown,
 )
 from tfticket.common.files import (
     disk_errors,
@@ -130,7 +134,13 @@ def saved_model(
     check_bool("overwrite", overwrite)
     check_bool("warmup", warmup)
     check_bool("deterministic", deterministic)
-    path = pathlib.Path(path)
+    path = check_path("path", path)
+    version = optional(check_integer, "version", version, 1)
+    optional(check_list, "labels", labels, "a list of names")
+    if image is not None and not (isinstance(image, str) or callable(image)):
+        raise TypeError(
+            f"image must be a name or a function. Received: image={shown(image)}"
+        )
     recover_folders(path.parent)
     target = _target(path, version, overwrite)
     prepared = prepare(model)

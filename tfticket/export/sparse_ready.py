@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_choice, check_integer
+from tfticket.common.arguments import check_array, check_choice, check_integer, shown
 from tfticket.export.sparse_report import SparsePlan
 from tfticket.export.sparsity_plan import plain_of, sparse_plan
 from tfticket.export.tflite.mirrored_graph import axes_to_flip
@@ -127,6 +127,7 @@ def sparse_ready(
             f"Received: batch_size={batch_size!r}"
         )
     plain = plain_of(model)
+    inputs = None if inputs is None else _checked(inputs, plain)
     graph = FlatGraph(plain)
     axes = axes_to_flip(graph)
     by_caller = flip == "caller" and bool(axes)
@@ -161,6 +162,22 @@ def _refusal(model, planned):
     mend = planned.mends[0]
     at = f" ({', '.join(mend.layers[:3])})" if mend.layers else ""
     return f"{text}{mend.reason}{at}. What would mend it: {mend.mend}."
+
+
+def _checked(inputs, model):
+    """Samples as arrays, in the order of the model's inputs."""
+    arrays = [check_array("inputs", x) for x in keras.tree.flatten(inputs)]
+    wanted = [(None, *tensor.shape[1:]) for tensor in model.inputs]
+    found = [x.shape for x in arrays]
+    if [len(x) for x in found] != [len(x) for x in wanted] or any(
+        not x[0] or any(n not in (None, m) for n, m in zip(y[1:], x[1:], strict=True))
+        for x, y in zip(found, wanted, strict=True)
+    ):
+        raise ValueError(
+            f"inputs must have shapes {wanted}. Received: shapes {found}, "
+            f"inputs={shown(inputs)}"
+        )
+    return arrays
 
 
 def _compared(old, new, inputs, flipped):

@@ -7,10 +7,11 @@ import shutil
 
 import tensorflow as tf
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_integer, check_path
 from tfticket.common.files import (
     atomic_path,
     disk_errors,
+    open_regular,
     put_folder,
     temporary_folder,
 )
@@ -80,13 +81,16 @@ def triton_repository(
     >>> path.relative_to(folder).as_posix(), sorted(p.name for p in path.glob("m*"))
     ('models/mine/3', ['model.py', 'model.savedmodel'])
     """
-    source = pathlib.Path(saved_model)
+    source = check_path("saved_model", saved_model)
+    check_path("repository", repository)
+    if name is not None and (check_path("name", name).name != name or name == ".."):
+        raise ValueError(f"name must be that of a folder. Received: name={name!r}")
     check_integer("max_batch", max_batch, 1)
     check_integer("instances", instances, 1)
     if not (source / "saved_model.pb").is_file():
         raise FileNotFoundError(
-            f"{source} has no saved_model.pb. Pass the folder of one version, as "
-            "tfticket.export.saved_model(...).path is."
+            f"saved_model: {source} has no saved_model.pb. Pass the folder of one "
+            "version, as tfticket.export.saved_model(...).path is."
         )
     version = source.resolve().name
     if not version.isdecimal() or int(version) < 1:
@@ -168,11 +172,18 @@ def _dtype(key, info):
 
 def _signature(source):
     """Inputs and outputs of `serving_default`, in the order of their names."""
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
-    content.ParseFromString((source / "saved_model.pb").read_bytes())
-    signatures = content.meta_graphs[0].signature_def
+    try:
+        with open_regular(source / "saved_model.pb") as file:
+            content.ParseFromString(file.read())
+        signatures = content.meta_graphs[0].signature_def
+    except (DecodeError, IndexError) as error:
+        raise ValueError(
+            f"'{source / 'saved_model.pb'}' is damaged, or no SavedModel: {error}"
+        ) from error
     if SIGNATURE not in signatures:
         raise ValueError(
             f"{source} has no signature '{SIGNATURE}', but {sorted(signatures)}. Write "

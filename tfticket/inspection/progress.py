@@ -8,7 +8,7 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_instance, check_integer, optional
 
 
 class RoundProgress(keras.callbacks.Callback):
@@ -37,6 +37,7 @@ class RoundProgress(keras.callbacks.Callback):
 
     def __init__(self, console: Console | None = None, rounds: int | None = None):
         super().__init__()
+        optional(check_instance, "console", console, Console, "a rich Console")
         self._console = console or Console()
         self._given = None if rounds is None else check_integer("rounds", rounds, 1)
         self._progress: Progress | None = None

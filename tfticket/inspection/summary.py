@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tfticket.common.arguments import check_instance, optional
 from tfticket.inspection.costs import SummaryRow, summary_rows, total
 
 __all__ = ["SummaryRow", "summary", "summary_rows"]
@@ -57,6 +58,7 @@ def summary(model: keras.Model, console: Console | None = None) -> None:
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="a")])
     >>> tfticket.summary(tfticket.prune(model))  # doctest: +SKIP
     """
+    console = optional(check_instance, "console", console, Console, "a rich Console")
     console = console or Console()
     rows = summary_rows(model)
     columns = list(_COLUMNS)

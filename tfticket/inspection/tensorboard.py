@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_choice, check_integer, check_path
 from tfticket.pruning.masks import get_masks, get_pruned_weights
 
 GREY = 64
@@ -53,16 +53,17 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         mask_images: bool | int = True,
         **kwargs: Any,
     ):
-        if not log_dir:
-            raise ValueError(
-                f"log_dir must be the folder for the logs. Received: {log_dir!r}"
-            )
+        check_path("log_dir", log_dir)
+        if isinstance(update_freq, str):
+            check_choice("update_freq", update_freq, ("batch", "epoch"))
+        else:
+            update_freq = check_integer("update_freq", update_freq, 1)
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 "PruningSummaries writes with TensorBoard, which is not installed: "
                 "pip install 'tfticket[tensorboard]'"
             )
-        if not isinstance(mask_images, bool):
+        if not isinstance(mask_images, bool | np.bool_):
             mask_images = check_integer("mask_images", mask_images, 1)
         self.mask_images = int(mask_images)
         super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)

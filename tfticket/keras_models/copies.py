@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfticket.common.arguments import shown
 from tfticket.common.files import temporary_folder
 from tfticket.keras_models.masked_layer import MaskedModel, carrier
 from tfticket.keras_models.names import (
@@ -174,8 +175,8 @@ def require_keras_3(model: Any) -> None:
             "TF_USE_LEGACY_KERAS, and copy the weights with set_weights()."
         )
     raise TypeError(
-        "Expected a keras.Model or keras.layers.Layer. "
-        f"Received: {model!r} (of type {type(model)})"
+        "model must be a keras.Model or keras.layers.Layer. Received: "
+        f"model={shown(model)} (of type {type(model).__name__})"
     )
 
 

@@ -1,11 +1,12 @@
 """What layers and weights are called, and how they are picked by name or class."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_instance, shown
 from tfticket.keras_models.internals import attributes
 from tfticket.keras_models.masked_layer import carrier, inner_layer
 
@@ -163,17 +164,19 @@ def choose(
     >>> tfticket.keras_models.names.choose("exclude", ["a", str], things)
     {'a': ['a/kernel'], <class 'str'>: ['b/kernel']}
     """
-    if isinstance(patterns, (str, re.Pattern, type)):
+    single = isinstance(patterns, (str, bytes, re.Pattern, type))
+    scalar = getattr(patterns, "shape", None) == ()
+    if single or scalar or not isinstance(patterns, Collection):
         raise TypeError(
             f"{argument} must be a collection of patterns, a list for one. "
-            f"Received: {argument}={patterns!r}"
+            f"Received: {argument}={shown(patterns)}"
         )
     chosen = {}
     for pattern in patterns:
         if not isinstance(pattern, (str, re.Pattern, type)):
             raise TypeError(
                 f"{argument} takes paths, compiled regular expressions and classes. "
-                f"Received: {pattern!r}"
+                f"Received: {argument}={shown(patterns)}"
             )
         chosen[pattern] = [
             path for path, objects in things.items() if _matches(pattern, path, objects)
@@ -204,6 +207,7 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
         model: A model. The layers of a subclassed one go by their attributes, those
             of a `Distiller` are its student's.
     """
+    check_instance("model", model, keras.layers.Layer, "a keras.Model")
     seen = set()
 
     def walk(prefix, parent):
@@ -248,6 +252,7 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     Names are "layer/weight", and for a layer made of others the way to the one
     inside: "attention/query_dense/kernel".
     """
+    check_instance("model", model, keras.layers.Layer, "a keras.Model")
     model = student_of(model)
     weights: dict[str, Any] = {}
     known: set[int] = set()

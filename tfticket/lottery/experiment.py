@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,16 +11,19 @@ import numpy as np
 from tfticket.common.arguments import (
     check_bool,
     check_choice,
+    check_function,
     check_instance,
     check_integer,
-    check_number,
+    check_list,
+    check_path,
+    optional,
 )
 from tfticket.common.checksums import digest
 from tfticket.data import Dataset
 from tfticket.lottery.engine import runners
 from tfticket.lottery.engine.branches import Branch
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
-from tfticket.lottery.engine.run_folder import LotteryFolder
+from tfticket.lottery.engine.run_folder import LotteryFolder, check_run
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.engine.worker import Worker, parse_attack
 from tfticket.lottery.recipe import Recipe, fill_in
@@ -85,15 +87,13 @@ class LotteryExperiment:
         fill_in(self, seed=check_integer("seed", self.seed, 0, last))
         for name in ("branches", "attacks"):
             values = getattr(self, name)
-            check_instance(name, values, (list, tuple), "a list of texts")
+            values = check_list(name, values, "a list of texts")
+            for value in values:
+                check_instance(name, value, str, "a list of texts")
             fill_in(self, **{name: tuple(dict.fromkeys(values))})
         if self.dataset is not None:
             check_instance("dataset", self.dataset, Dataset, "a tfticket.data.Dataset")
-        if self.build is not None and not callable(self.build):
-            raise TypeError(
-                "build must be a function of (image shape, classes). "
-                f"Received: build={self.build!r}"
-            )
+        optional(check_function, "build", self.build, "image shape", "classes")
         for attack in self.attacks:
             parse_attack(attack)
         self._check_branches()
@@ -102,6 +102,7 @@ class LotteryExperiment:
         rounds = self.branch_rounds
         if rounds is None:
             rounds = range(1, self.rounds + 1)
+        rounds = check_list("branch_rounds", rounds, "a list of rounds")
         rounds = {check_integer("branch_rounds", n, 1, self.rounds) for n in rounds}
         fill_in(self, branch_rounds=tuple(sorted(rounds)))
         for branch in self._branches:
@@ -202,9 +203,9 @@ class LotteryExperiment:
         """
         check_choice("runner", runner, runners.RUNNERS)
         check_bool("download", download)
-        if checkpoint_seconds is not None:
-            check_number("checkpoint_seconds", checkpoint_seconds, 0)
-        folder = LotteryFolder(pathlib.Path(runs_dir) / self.name)
+        check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
+        optional(check_path, "data_dir", data_dir)
+        folder = LotteryFolder(check_path("runs_dir", runs_dir) / self.name)
         setting = Setting(
             recipe=self.recipe,
             rounds=self.rounds,

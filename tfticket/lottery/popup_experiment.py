@@ -16,13 +16,18 @@ from tfticket.common.arguments import (
     check_density,
     check_instance,
     check_integer,
+    check_list,
     check_number,
+    check_path,
+    optional,
+    shown,
 )
 from tfticket.common.files import temporary_folder, write_json
 from tfticket.common.runs import CHECKPOINT, RunFolder
 from tfticket.edge_popup.twin import popup
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.engine.network import Network
+from tfticket.lottery.engine.run_folder import check_run
 from tfticket.lottery.recipe import fill_in
 
 DENSE = "dense"
@@ -188,6 +193,9 @@ class PopupExperiment:
                 off, or files that are no run's.
             ValueError: If the data set can't be loaded or does not fit the model.
         """
+        optional(check_path, "out_dir", out_dir)
+        check_bool("overwrite", overwrite)
+        check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
         dataset = data.load(self.dataset, data_dir, download)
         parts = self.parts()
         with contextlib.ExitStack() as stack:
@@ -321,12 +329,12 @@ def _distinct(check):
     """A check of a list that holds one value or more, none of them twice."""
 
     def check_all(name, values):
-        check_instance(name, values, (list, tuple), "a list")
-        if not values or len(set(values)) < len(values):
+        found = [check(name, value) for value in check_list(name, values)]
+        if not found or len(set(found)) < len(found):
             raise ValueError(
                 f"{name} must be one value or more, none of them twice. "
-                f"Received: {name}={values}"
+                f"Received: {name}={shown(values)}"
             )
-        return tuple(check(name, value) for value in values)
+        return tuple(found)
 
     return check_all

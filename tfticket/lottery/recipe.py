@@ -88,6 +88,7 @@ class Recipe:
         check_choice("model", self.model, sorted(models.MODELS))
         check_choice("optimizer", self.optimizer, ("adam", "sgd"))
         check_choice("scope", self.scope, ("layerwise", "global", "sensitivity"))
+        check_instance("criterion", self.criterion, str, "the name of a criterion")
         criteria.needs(self.criterion)
         check_instance("drops", self.drops, (list, tuple), "a list of steps")
         fill_in(
@@ -153,6 +154,7 @@ class Recipe:
 
     def rates_for(self, model: keras.Model) -> dict[Pattern, float]:
         """Rates of their own by pattern, for `Pruner.rates`."""
+        check_instance("model", model, keras.Model, "a keras.Model")
         if self.conv_rate is None or self.conv_rate == self.rate:
             return {}
         kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -174,6 +176,7 @@ class Recipe:
 
     def optimizer_for(self, factor: float = 1.0) -> keras.optimizers.Optimizer:
         """A new optimizer, its learning rate times a factor."""
+        factor = check_number("factor", factor, above=0)
         rate: Any = self.learning_rate * factor  # type: ignore[operator]
         if self.warmup or self.drops:
             rate = WarmupAndDrops(rate, self.warmup, self.drops)

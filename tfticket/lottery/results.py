@@ -2,7 +2,15 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
+
+from tfticket.common.arguments import (
+    check_instance,
+    check_integer,
+    check_mapping,
+    shown,
+)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -26,6 +34,20 @@ class Part:
     branch: str = "ticket"
     copy: int = 0
     round: int = 0
+
+    def __post_init__(self):
+        for name in ("seed", "copy", "round"):
+            number = check_integer(name, getattr(self, name), 0)
+            object.__setattr__(self, name, number)
+        check_instance("branch", self.branch, str, "the name of a branch")
+        kind = self.branch.partition(":")[0]
+        # Data sets of a family have names such as imagenet_resized/8x8.
+        up = ".." in re.split(r"[/\\]", self.branch)
+        if not kind.isidentifier() or up or "\0" in self.branch:
+            raise ValueError(
+                "branch must be 'ticket' or a control, as LotteryExperiment takes it. "
+                f"Received: branch={self.branch!r}"
+            )
 
     @property
     def path(self) -> pathlib.PurePosixPath:
@@ -86,4 +108,11 @@ class PartResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "PartResult":
         """What `as_json` gave."""
+        check_mapping("values", values, "fields to values")
+        fields = {field.name for field in dataclasses.fields(cls)}
+        needed = {"part", "density", "parameters", "layers", "test"}
+        if not needed <= set(values) <= fields or not isinstance(values["part"], dict):
+            raise ValueError(
+                f"values must be what as_json gave. Received: values={shown(values)}"
+            )
         return cls(**{**values, "part": Part(**values["part"])})

@@ -9,7 +9,14 @@ from typing import Any
 import keras
 
 from tfticket import data
-from tfticket.common.arguments import check_instance, check_integer
+from tfticket.common.arguments import (
+    check_bool,
+    check_function,
+    check_instance,
+    check_integer,
+    check_path,
+    optional,
+)
 from tfticket.common.files import temporary_folder, write_json
 from tfticket.common.runs import RESULT
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
@@ -17,6 +24,7 @@ from tfticket.lottery.engine.run_folder import (
     TICKET,
     TRAINED,
     LotteryFolder,
+    check_run,
     read_metrics,
 )
 from tfticket.lottery.engine.worker import Worker
@@ -87,6 +95,7 @@ class Experiment(Recipe):
         Raises:
             ValueError: If a batch is larger than that, or steps don't fit.
         """
+        images = check_integer("images", images, 1)
         if self.batch_size > images:
             raise ValueError(
                 f"batch_size={self.batch_size} is more than the {images} training "
@@ -181,6 +190,10 @@ def find_ticket(
     check_instance(
         "experiment", experiment, Experiment, "a tfticket.lottery.Experiment"
     )
+    optional(check_path, "out_dir", out_dir)
+    check_bool("overwrite", overwrite)
+    check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
+    optional(check_function, "on_start", on_start, "dataset", "model", "settings")
     dataset = data.load(experiment.dataset, data_dir, download)
     experiment = experiment.in_steps(len(dataset.train[1]))
     chain = Chain(experiment.seed, MAIN, 0, tuple(range(experiment.rounds + 1)))

@@ -12,6 +12,8 @@ from tfticket.common.arguments import (
     check_bool,
     check_choice,
     check_sparsity,
+    check_values,
+    shown,
 )
 from tfticket.common.columns import aligned
 from tfticket.keras_models.graph import FlatGraph
@@ -143,6 +145,8 @@ def one_shot(
     check_choice("method", method, METHODS)
     check_choice("layer_sparsity", layer_sparsity, ("uniform", "owl"))
     check_bool("reconstruct", reconstruct)
+    check_bool("verbose", verbose)
+    sparsities = check_values("sparsities", sparsities)
     group = _group(structure)
     if group is not None and sparsity is not None:
         raise ValueError(
@@ -157,6 +161,7 @@ def one_shot(
     samples = list(batches_of(data, batch_size, batches))
     if not samples:
         raise ValueError("data holds no samples.")
+    _require_fit(model, samples[0], data)
     before = work.snapshot()
     try:
         wanted = work.sparsities(
@@ -169,6 +174,17 @@ def one_shot(
     for note in work.notes:
         warnings.warn(note, stacklevel=2)
     return OneShotReport(tuple(rows), tuple(work.notes))
+
+
+def _require_fit(model, batch, data):
+    try:
+        model(batch, training=False)
+    except Exception as error:  # Keras's and each backend's own
+        raise ValueError(
+            "data must be samples as the model takes them. "
+            f"{str(error).split('Arguments')[0][:300]}. "
+            f"Received: data={shown(data)}"
+        ) from error
 
 
 def _group(structure):

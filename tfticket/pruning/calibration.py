@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import check_integer, shown
 from tfticket.keras_models.kernels import MaskedWeight
 from tfticket.keras_models.variables import host_copy
 
@@ -179,6 +179,17 @@ def batches_of(data: Any, size: int = 32, most: int | None = None) -> Iterator[A
         check_integer("batches", most, 1)
     if data is None:
         raise ValueError("data must be samples to calibrate on. Received: data=None")
+    single = isinstance(data, (str, bytes, type)) or getattr(data, "shape", 1) == ()
+    # Some of Keras's data sets are read by number alone.
+    readable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if single or not readable:
+        raise TypeError(f"data must be samples. Received: data={shown(data)}")
+    if isinstance(data, (list, dict, tuple)) and not len(data):
+        raise ValueError(f"data holds no samples. Received: data={data}")
+    if isinstance(data, dict):
+        for value in keras.tree.flatten(data):
+            if not getattr(value, "shape", ()):
+                raise TypeError(f"data must hold arrays. Received: data={shown(data)}")
     source: Iterable
     if isinstance(data, tuple):
         data = data[0]  # as everywhere: (x, y)

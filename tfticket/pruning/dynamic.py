@@ -12,6 +12,7 @@ from tfticket.common.arguments import (
     check_integer,
     check_rate,
     check_sparsity,
+    check_values,
 )
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.dense_gradient import DenseGradient
@@ -176,7 +177,7 @@ class DynamicSparseTraining(StepCallback):
         if structure is not None:
             check_structure(structure)
         self.structure = structure
-        self.sparsities = sparsities
+        self.sparsities = check_values("sparsities", sparsities)
         self.batches = check_integer("batches", batches, 1)
         check_source(self.method, data, loss)
         self.data, self.loss = data, loss

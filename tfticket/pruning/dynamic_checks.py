@@ -78,6 +78,7 @@ def check_source(method: str, data: Any, loss: Any) -> None:
     if data is None:
         raise ValueError(
             "method='rigl' grows by the dense gradient, which is taken over data. Pass "
-            "data=(x, y) or a dataset of such batches, or use method='set'."
+            "data=(x, y) or a dataset of such batches, or use method='set'. Received: "
+            "data=None"
         )
     require_repeatable(data, "method='rigl'")

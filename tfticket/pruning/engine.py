@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfticket.common import arguments
 from tfticket.common.arguments import check_choice, check_sparsity
 from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph, student_of
@@ -119,11 +120,12 @@ class Pruner:
             )
         self.model = model
         self.criterion = criterion
-        self.allow_empty = allow_empty
+        self.allow_empty = arguments.check_bool("allow_empty", allow_empty)
+        batches = arguments.optional(arguments.check_integer, "batches", batches, 1)
         self._sizes: dict[str, int] | None = None
         self._told_unfit = False
         self._source = {"data": data, "loss": loss, "batches": batches}
-        self._seed = seed
+        self._seed = arguments.optional(arguments.check_integer, "seed", seed, 0)
         self._require_data()
 
     def _add(self, name, structure, weight):
@@ -178,11 +180,7 @@ class Pruner:
         Raises:
             ValueError: If a pattern matches no weight.
         """
-        if not isinstance(values, Mapping):
-            raise TypeError(
-                f"{argument} must be a dict, of what is named to its value. "
-                f"Received: {argument}={values!r}"
-            )
+        arguments.check_mapping(argument, values, "what is named to its value")
         chosen = choose(argument, values, self.kinds)
         self._tell_unfit(argument, values, chosen)
         found: dict[str, Any] = {}

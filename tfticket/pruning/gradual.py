@@ -9,8 +9,10 @@ import keras
 from tfticket.common.arguments import (
     check_bool,
     check_choice,
+    check_integer,
     check_number,
-    check_rate,
+    check_values,
+    optional,
 )
 from tfticket.keras_models.names import Pattern, join
 from tfticket.pruning.engine import Pruner
@@ -19,7 +21,7 @@ from tfticket.pruning.follower import Follower
 from tfticket.pruning.masks import masked_layers
 from tfticket.pruning.step_callback import StepCallback
 from tfticket.pruning.targets import COSTS, Goal
-from tfticket.sparsity import schedules
+from tfticket.sparsity import criteria, schedules, structures
 from tfticket.sparsity.criteria import Criterion
 from tfticket.sparsity.due_steps import ScheduleGroup
 from tfticket.sparsity.schedules import Schedule
@@ -108,18 +110,19 @@ class GradualPruning(StepCallback):
         super().__init__()
         self.measure = check_choice("measure", measure, ("units", *COSTS))
         self.schedule = None if schedule is None else schedules.get(schedule)
-        self.sparsities = sparsities
+        self.sparsities = check_values("sparsities", sparsities)
         self.output_factor = check_number("output_factor", output_factor, 0, 1)
-        self.decay = check_rate("decay", decay)
+        self.decay = check_number("decay", decay, above=0, below=1)
+        criteria.needs(criterion)
         self._arguments = {
             "criterion": criterion,
             "scope": check_choice("scope", scope, SCOPES),
-            "structure": structure,
+            "structure": structures.get(structure),
             "allow_empty": check_bool("allow_empty", allow_empty),
             "data": data,
             "loss": loss,
-            "batches": batches,
-            "seed": seed,
+            "batches": optional(check_integer, "batches", batches, 1),
+            "seed": optional(check_integer, "seed", seed, 0),
         }
 
     def on_train_begin(self, logs=None):

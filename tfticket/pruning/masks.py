@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_instance
+from tfticket.common.arguments import check_instance, check_mapping
 from tfticket.keras_models.kernels import MaskedWeight, apply_mask
 from tfticket.keras_models.masked_layer import MaskedLayer, carrier, masks_in_use
 from tfticket.keras_models.names import join, named_layers
@@ -152,10 +152,11 @@ class ModelMasks:
 
     def checked(self, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Masks as boolean arrays; a ValueError if they do not fit the model."""
+        check_mapping("masks", masks, "names to masks")
         for name, mask in masks.items():
             if name not in self.weights:
                 raise ValueError(
-                    f"No settable mask is named '{name}'. The model's: "
+                    f"masks: no settable mask is named '{name}'. The model's: "
                     f"{list(self.weights)}"
                 )
             shape = tuple(self.weights[name].variable.shape)
@@ -219,7 +220,7 @@ def boolean_mask(name: str, mask: Any) -> np.ndarray:
         some = ", ".join(repr(value) for value in wrong[:3].tolist())
         raise ValueError(
             f"The mask of '{name}' must be of booleans, True for what is kept, or of "
-            f"numbers that are exactly 0 or 1. Received: {some}"
+            f"numbers that are exactly 0 or 1. Received in masks: {some}"
             f"{', ...' if wrong.size > 3 else ''} ({wrong.size} of {mask.size} values, "
             f"dtype {mask.dtype}). Compare first, as in mask = scores > 0.5."
         )

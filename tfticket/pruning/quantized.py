@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_instance
+from tfticket.common.arguments import check_instance, check_mapping
 from tfticket.keras_models.names import weights_by_path
 from tfticket.keras_models.quantized import quantized_layers, quantized_weights
 from tfticket.pruning.masks import boolean_mask
@@ -81,6 +81,7 @@ def mask_quantized(
             f"layers: {modes or 'none'}). Call model.quantize('int8'), 'int4', 'gptq' "
             "or 'awq' first; tfticket.set_masks is for a model that is not quantized."
         )
+    check_mapping("masks", masks, "names to masks")
     others = set(weights_by_path(model))
     checked = {}
     for name, mask in masks.items():
@@ -94,7 +95,7 @@ def mask_quantized(
             checked[name] = boolean_mask(name, mask)
         elif name not in others:
             raise ValueError(
-                f"No weight is named '{name}'. Those that are quantized: "
+                f"masks: no weight is named '{name}'. Those that are quantized: "
                 f"{list(weights)}"
             )
     return {name: weights[name].set_mask(mask) for name, mask in checked.items()}

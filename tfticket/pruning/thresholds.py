@@ -7,12 +7,20 @@ measured by pruning it alone.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_number, check_rate
+from tfticket.common.arguments import (
+    check_arrays,
+    check_bool,
+    check_function,
+    check_instance,
+    check_list,
+    check_number,
+    check_rate,
+)
 from tfticket.keras_models.variables import State
 from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
 from tfticket.sparsity.scopes import after_cuts
@@ -69,6 +77,15 @@ def threshold_masks(
     >>> threshold_masks(weights, masks, 0.5)  # threshold 1.08
     {'a': array([ True, False,  True])}
     """
+    weights, masks = check_arrays("weights", weights), check_arrays("masks", masks)
+    check_bool("allow_empty", allow_empty)
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape:
+            raise ValueError(
+                f"weights must have an array of the shape of masks['{name}'], "
+                f"{mask.shape}. Received: weights of {list(weights)}, masks of "
+                f"{list(masks)}"
+            )
     if not isinstance(quality, Mapping):
         quality = dict.fromkeys(masks, quality)
     if unknown := [name for name in quality if name not in masks]:
@@ -148,7 +165,9 @@ def scan(
     weights, masks = _weights_and_masks(model)
     before = State.of(model)
     records = []
-    qualities = list(qualities)
+    check_function("evaluate", evaluate, "model")
+    qualities = check_list("qualities", qualities, "a list of numbers")
+    qualities = [check_number("qualities", q, 0) for q in qualities]
     for name in masks:
         for quality in qualities:
             cut = threshold_masks(weights, masks, {name: quality}, allow_empty=True)
@@ -195,6 +214,12 @@ def choose(
     """
     baseline = check_number("baseline", baseline)
     max_drop = check_number("max_drop", max_drop, 0)
+    check_bool("higher_is_better", higher_is_better)
+    if not isinstance(records, Iterator):
+        records = check_list("records", records, "what scan returned")
+    records = list(records)
+    for record in records:
+        check_instance("records", record, SensitivityRecord, "what scan returned")
     chosen: dict[str, float] = {}
     for record in records:
         drop = baseline - record.value

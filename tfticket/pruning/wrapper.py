@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfticket.common.arguments import check_instance, check_list, optional
 from tfticket.keras_models.copies import copy_by_name, copy_state
 from tfticket.keras_models.internals import clear_losses, entry_layer
 from tfticket.keras_models.kernels import (
@@ -100,6 +101,10 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         weights: Collection[str] | None = None,
         **kwargs: Any,
     ):
+        check_instance("layer", layer, keras.layers.Layer, "a keras.layers.Layer")
+        weights = optional(check_list, "weights", weights, "a list of names")
+        for name in weights or ():
+            check_instance("weights", name, str, "a list of names")
         kwargs.setdefault("name", getattr(layer, "name", None))
         # The wrapped layer casts its own inputs and variables. The masking must
         # see variables in their stored dtype, whatever the compute dtype is.

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common import arguments
+
 
 def magnitude(weight: np.ndarray) -> np.ndarray:
     """Absolute value, |w| (Han et al. 2015, arXiv 1506.02626).
@@ -302,8 +304,10 @@ def register(name: str | Criterion | None = None, *, overwrite: bool = False) ->
     >>> tfticket.criteria.get("positive")(np.array([-1.0, 2.0]))
     array([-1.,  2.])
     """
+    arguments.check_bool("overwrite", overwrite)
     if callable(name):
         return register(overwrite=overwrite)(name)
+    arguments.optional(arguments.check_instance, "name", name, str, "a text")
 
     def add(criterion):
         key = name_of(criterion) if name is None else name
@@ -330,7 +334,7 @@ def get(criterion: str | Criterion) -> Criterion:
     >>> tfticket.criteria.get("magnitude").__name__
     'magnitude'
     """
-    if callable(criterion):
+    if callable(criterion) and not isinstance(criterion, type):
         return criterion
     if not isinstance(criterion, str) or criterion not in _CRITERIA:
         raise ValueError(
@@ -354,10 +358,8 @@ def name_of(criterion: str | Criterion) -> str:
     function = get(criterion)
     if isinstance(criterion, str):
         return criterion
-    for name, known in _CRITERIA.items():
-        if known is function:
-            return name
-    return getattr(function, "__name__", repr(function))
+    own = getattr(function, "__name__", repr(function))
+    return next((n for n, known in _CRITERIA.items() if known is function), own)
 
 
 def needs(criterion: str | Criterion) -> tuple[str, ...]:
@@ -429,7 +431,9 @@ def score(
     """
     function, name = get(criterion), name_of(criterion)
     kinds = needs(criterion)
-    evidence = evidence or {}
+    weights = arguments.check_arrays("weights", weights)
+    evidence = arguments.check_values("evidence", evidence, arguments.check_arrays)
+    seed = arguments.optional(arguments.check_integer, "seed", seed, 0)
     if seed is None:
         seed = np.random.SeedSequence().entropy  # type: ignore[assignment]
     scores = {}
@@ -485,12 +489,9 @@ def _checked(name, key, shape, scores):
             f"{said} of the weight's shape {shape}. Received: "
             f"{type(scores).__name__} of shape {array.shape}"
         )
-    try:
-        real = wide(array)
-    except TypeError:  # dates and the like
-        real = array
-    if array.dtype == bool or not np.issubdtype(real.dtype, np.floating):
+    if array.dtype.kind not in "iufV":  # "V": bfloat16 and its like
         raise ValueError(f"{said} real numbers. Received: dtype {array.dtype}")
+    real = wide(array)
     if bad := real.size - np.count_nonzero(np.isfinite(real)):
         raise ValueError(
             f"{said} finite. Received: {bad} NaN or infinite of {real.size}. If the "

@@ -97,12 +97,12 @@ class _Decay(_Stepped):
     final_sparsity: float
 
     def __post_init__(self):
+        super().__post_init__()
         if self.end_step == -1:
             raise ValueError(
                 f"{type(self).__name__} needs the step at which final_sparsity is "
                 "reached. Received: end_step=-1"
             )
-        super().__post_init__()
 
     def sparsity(self, step: int) -> float:
         if self.end_step == self.begin_step:

@@ -354,15 +354,15 @@ class NM(Unstructured):
 
     def _lowest(self, scores, alive):
         length = scores.shape[1]
+        # A group that is longer is all there is, without its padding.
+        size = min(self.group, length)
         # Dead weights and padding are the lowest: they have been pruned before.
         ranked = np.where(alive, scores, -np.inf)
-        ranked = np.pad(
-            ranked, [(0, 0), (0, -length % self.group)], constant_values=-np.inf
-        )
+        ranked = np.pad(ranked, [(0, 0), (0, -length % size)], constant_values=-np.inf)
         # Backwards, since of equal scores the later one is pruned first.
-        groups = ranked.reshape(len(ranked), -1, self.group)[..., ::-1]
+        groups = ranked.reshape(len(ranked), -1, size)[..., ::-1]
         lowest = np.argsort(groups, axis=-1, kind="stable")
-        lowest = lowest[..., : self.group - self.kept]
+        lowest = lowest[..., : max(0, size - self.kept)]
         found = np.zeros(groups.shape, bool)
         np.put_along_axis(found, lowest, True, axis=-1)
         return found[..., ::-1].reshape(len(ranked), -1)[:, :length] & alive

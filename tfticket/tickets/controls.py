@@ -4,6 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfticket.common.arguments import (
+    check_arrays,
+    check_integer,
+    check_mapping,
+    check_number,
+    check_values,
+)
+from tfticket.pruning.masks import boolean_mask
+
 
 def shuffled_masks(masks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Masks with as many weights kept in each layer, in places drawn at random.
@@ -18,7 +27,8 @@ def shuffled_masks(masks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.n
     >>> int(shuffled_masks(masks, seed=0)["a"].sum())
     1
     """
-    random = np.random.default_rng(seed)
+    masks = check_values("masks", masks, boolean_mask)
+    random = np.random.default_rng(check_integer("seed", seed, 0))
     return {
         name: random.permutation(mask.ravel()).reshape(mask.shape)
         for name, mask in masks.items()
@@ -51,7 +61,20 @@ def noisy_weights(
     >>> noisy_weights(weights, mask, 0.0, {"a": 0.1}, seed=0)["a"]
     array([0., 0., 0.], dtype=float32)
     """
-    random = np.random.default_rng(seed)
+    weights, masks = check_arrays("weights", weights), check_arrays("masks", masks)
+    factor = check_number("factor", factor, 0)
+    check_mapping("stds", stds, "names to standard deviations")
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape:
+            raise ValueError(
+                f"weights must have an array of the shape of masks['{name}'], "
+                f"{mask.shape}. Received: weights of {list(weights)}, masks of "
+                f"{list(masks)}"
+            )
+        if name not in stds:
+            raise ValueError(f"stds must have '{name}'. Received: stds={stds}")
+        check_number(f"stds[{name!r}]", stds[name], 0)
+    random = np.random.default_rng(check_integer("seed", seed, 0))
     noisy = dict(weights)
     for name, mask in masks.items():
         value = weights[name]

@@ -13,7 +13,11 @@ from tfticket.common.arguments import (
     check_function,
     check_instance,
     check_integer,
+    check_number,
     check_rate,
+    check_sparsity,
+    check_values,
+    optional,
 )
 from tfticket.keras_models.names import Pattern, named_weights
 from tfticket.keras_models.variables import State, built_optimizer
@@ -21,7 +25,7 @@ from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks, get_pruned_weights, set_masks
 from tfticket.pruning.step_callback import claim_masks, release_masks
-from tfticket.sparsity import criteria
+from tfticket.sparsity import criteria, structures
 from tfticket.sparsity.structures import Unstructured
 from tfticket.sparsity.topk import density
 from tfticket.tickets.evaluation import check_test_data, evaluate, try_test_data
@@ -153,17 +157,14 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
         self.rewind_unit = check_choice("rewind_unit", rewind_unit, ("step", "epoch"))
         self.criterion = criterion
         criteria.needs(criterion)
-        self.rates = dict(rates or {})
-        for pattern, value in self.rates.items():
-            if value != 0.0:
-                check_rate(f"rates[{pattern!r}]", value)
-        self.decay = check_rate("decay", decay)
+        self.rates = check_values("rates", rates, check_sparsity)
+        self.decay = check_number("decay", decay, above=0, below=1)
         self._pruning = {
-            "structure": structure,
+            "structure": structures.get(structure),
             "allow_empty": check_bool("allow_empty", allow_empty),
             "data": data,
             "loss": loss,
-            "batches": batches,
+            "batches": optional(check_integer, "batches", batches, 1),
         }
         self.monitor = check_instance("monitor", monitor, str, "the name of a log")
         self.test_data = check_test_data(test_data)

@@ -13,6 +13,7 @@ from PIL import Image  # which matplotlib depends on
 from rich import box
 from rich.table import Table
 
+from tfticket.common.arguments import check_instance, check_list, check_path
 from tfticket.common.files import atomic_path
 from tfticket.tickets.rounds import EARLY_STOP, RoundRecord, percent
 
@@ -33,6 +34,7 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     Returns:
         A `rich` table.
     """
+    _check_records(records)
     table = Table(title="Iterative magnitude pruning, round by round", box=box.SIMPLE)
     for heading in (
         "round",
@@ -69,6 +71,10 @@ def rounds_plot(
         path: The file to write.
         title: Title of the figure.
     """
+    if not _check_records(records):
+        raise ValueError(f"records must be one or more. Received: records={records}")
+    check_path("path", path)
+    check_instance("title", title, str, "a text")
     panels: dict[str, list[Any]] = {
         "Test accuracy at early stop, %": [
             100 * r.best_test["accuracy"] for r in records
@@ -91,6 +97,12 @@ def rounds_plot(
         panel.set_ylabel(label)
     legend_below(figure, axes[0])
     save(figure, path)
+
+
+def _check_records(records):
+    for record in check_list("records", records, "a list of RoundRecord"):
+        check_instance("records", record, RoundRecord, "a list of RoundRecord")
+    return len(records)
 
 
 def branch_style(number: int) -> dict[str, Any]:

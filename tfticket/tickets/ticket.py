@@ -9,9 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_mapping
 from tfticket.keras_models.names import is_graph, named_weights
 from tfticket.keras_models.variables import State
-from tfticket.pruning.masks import ModelMasks, get_masks, masked_layers, set_masks
+from tfticket.pruning.masks import (
+    ModelMasks,
+    get_masks,
+    masked_layers,
+    set_masks,
+)
 from tfticket.pruning.prune_strip import plain_copy, prune, prune_weights
 from tfticket.sparsity.topk import density
 from tfticket.tickets.ticket_file import read_ticket, write_ticket
@@ -42,6 +48,12 @@ class Ticket:
     masks: Mapping[str, np.ndarray]
     weights: Mapping[str, np.ndarray]
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        # Whether the arrays fit is for the model to say, in `apply`.
+        check_mapping("masks", self.masks, "names to masks")
+        check_mapping("weights", self.weights, "names to arrays")
+        check_mapping("provenance", self.provenance, "what to what")
 
     @property
     def density(self) -> float:

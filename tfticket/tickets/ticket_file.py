@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tfticket.common.arguments import check_path
 from tfticket.common.arrays import ArrayFile, open_arrays
 from tfticket.common.files import DAMAGE, atomic_path
 
@@ -41,6 +41,7 @@ def write_ticket(
         **{f"mask:{name}": np.packbits(mask) for name, mask in masks.items()},
         **{f"weight:{name}": _storable(value) for name, value in weights.items()},
     }
+    check_path("path", path)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -60,7 +61,7 @@ def read_ticket(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or is not a ticket; names it.
     """
-    path = pathlib.Path(path)
+    path = check_path("path", path)
     try:
         with open_arrays(path) as file:
             header = _header(file)

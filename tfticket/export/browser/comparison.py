@@ -9,7 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfticket.common.arguments import check_bool, check_integer, check_number
+from tfticket.common.arguments import (
+    check_bool,
+    check_instance,
+    check_integer,
+    check_number,
+    check_path,
+    optional,
+)
 from tfticket.export.browser import chromium as browsers
 from tfticket.export.browser import litertjs as packages
 from tfticket.export.browser.result import BrowserComparison, BrowserError
@@ -79,6 +86,9 @@ def compare_in_browser(
     ValueError: .../model.tflite leaves an axis of its input 'x' open...
     """
     check_bool("headless", headless)
+    check_path("host", check_instance("host", host, str, "a text"))
+    optional(check_path, "chromium", chromium)
+    optional(check_path, "litertjs", litertjs)
     check_number("timeout", timeout, above=0)
     check_integer("port", port, 0, 65535)
     trial = prepare(files, inputs, repeats)

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import (
+    check_array,
+    check_integer,
+    check_list,
+    check_path,
+    shown,
+)
 from tfticket.export.tflite.reader import Shape, Signature, signature
 
 # What LiteRT.js has tensors of.
@@ -17,6 +23,8 @@ _DTYPES = ("float32", "int32", "uint8")
 
 # Of the samples that are made up.
 _SEED, _SAMPLES = 0, 8
+# Values of one input or output.
+_LARGEST = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +141,15 @@ def prepare(
     check_integer("repeats", repeats, 1)
     if isinstance(files, str | os.PathLike):
         files = [files]
-    named = dict(files) if isinstance(files, Mapping) else _named(files)
+    if isinstance(files, Mapping):
+        paths = list(files.values())
+    else:
+        paths = check_list(
+            "files", files, "a list of paths, or a dict of names to them"
+        )
+    for path in paths:
+        check_path("files", path)
+    named = dict(files) if isinstance(files, Mapping) else _named(paths)
     if not named:
         raise ValueError(f"files must name one .tflite file or more. Received: {files}")
     contents = {name: _content(pathlib.Path(path)) for name, path in named.items()}
@@ -177,7 +193,7 @@ def _signature(path, content):
     try:
         found = signature(content)
     except ValueError as error:
-        raise ValueError(f"{path} can't be run in a browser. {error}") from error
+        raise ValueError(f"files: {path} can't be run in a browser. {error}") from error
     for kind, entries in zip(("input", "output"), found, strict=True):
         for name, of in entries.items():
             if min(of.shape, default=1) < 1:
@@ -186,6 +202,11 @@ def _signature(path, content):
                     "and LiteRT.js takes fixed shapes only. Build the model with "
                     "keras.Input(shape, batch_size=1), copy the weights, and export "
                     "that."
+                )
+            if math.prod(of.shape) > _LARGEST:
+                raise ValueError(
+                    f"{path} claims {of.shape} as its {kind} '{name}', more than a "
+                    f"browser is given: {_LARGEST} values."
                 )
             if of.dtype not in _DTYPES:
                 raise ValueError(
@@ -241,9 +262,10 @@ def _samples(inputs: Any, wanted: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         inputs = dict.fromkeys(wanted, inputs)
     if set(inputs) != set(wanted):
         raise ValueError(
-            f"inputs must have the names {list(wanted)}. Received: {list(inputs)}"
+            f"inputs must have the names {list(wanted)}. Received: "
+            f"inputs={shown(inputs)}"
         )
-    found = {name: np.asarray(inputs[name]) for name in wanted}
+    found = {name: check_array("inputs", inputs[name]) for name in wanted}
     counts = {len(value) if value.ndim else 0 for value in found.values()}
     for name, value in found.items():
         of = wanted[name]
@@ -253,7 +275,7 @@ def _samples(inputs: Any, wanted: Mapping[str, Shape]) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"inputs['{name}'] must be (samples, {axes}), as many of each input, a "
                 f"multiple of the batch of {batch}. "
-                f"Received: shape {value.shape}"
+                f"Received: shape {value.shape}, inputs={shown(inputs)}"
             )
         if not np.can_cast(value.dtype, of.dtype, "same_kind"):
             raise TypeError(

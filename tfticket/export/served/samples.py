@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfticket.common.arguments import check_array, shown
 from tfticket.export.served.function import Prepared
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.names import every_layer
@@ -142,6 +143,10 @@ def named_inputs(
         one = len(signature) == 1 and not (
             isinstance(inputs, (list, tuple)) and len(inputs) == 1
         )
+        if not one and not isinstance(inputs, (list, tuple)):
+            raise TypeError(
+                f"inputs must be a list or a dict. Received: inputs={shown(inputs)}"
+            )
         flat = [inputs] if one else list(inputs)
         if len(flat) != len(signature):
             raise ValueError(
@@ -152,11 +157,11 @@ def named_inputs(
     if set(inputs) != set(signature):
         raise ValueError(
             f"inputs must have one array for each of {list(signature)}. "
-            f"Received: {list(inputs)}"
+            f"Received: inputs={shown(inputs)}"
         )
     arrays = {}
     for name, spec in signature.items():
-        given = np.asarray(inputs[name])
+        given = check_array("inputs", inputs[name])
         arrays[name] = given.astype(spec.dtype.as_numpy_dtype)
         if spec.dtype.is_integer and np.any(arrays[name] != given):
             raise ValueError(
@@ -166,10 +171,12 @@ def named_inputs(
         if not spec.shape.is_compatible_with(arrays[name].shape):
             raise ValueError(
                 f"Input '{name}' must have shape {tuple(spec.shape)}. "
-                f"Received: shape {arrays[name].shape}"
+                f"Received: shape {arrays[name].shape}, inputs={shown(given)}"
             )
         if not arrays[name].size:
-            raise ValueError(f"Input '{name}' has no samples to check the export on.")
+            raise ValueError(
+                f"Input '{name}' has no samples in inputs to check the export on."
+            )
     return arrays
 
 

@@ -22,6 +22,8 @@ _NAMES = {
     for name, value in vars(schema.BuiltinOperator).items()
     if isinstance(value, int)
 }
+# Inputs, outputs, or axes.
+_MOST = 1000
 # What only unpacks a weight for the operation that computes with it.
 _UNPACK = (schema.BuiltinOperator.DENSIFY, schema.BuiltinOperator.DEQUANTIZE)
 
@@ -100,7 +102,8 @@ def signature(content: bytes) -> Signature:
         raise ValueError("It is not a .tflite file: the mark TFL3 is missing.")
     try:
         return _signature(schema.Model.GetRootAs(content))
-    except struct.error as error:
+    # What the generated reader raises where an offset leads anywhere.
+    except (struct.error, TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"It is cut off or damaged: {error}") from error
 
 
@@ -108,6 +111,7 @@ def _signature(model):
     if not model.SignatureDefsLength():
         raise ValueError("It has no signature. tfticket.export.litert writes one.")
     found = model.SignatureDefs(0)
+    _require_few(found.InputsLength(), found.OutputsLength())
     graph = model.Subgraphs(found.SubgraphIndex())
     return Signature(
         *(
@@ -123,9 +127,16 @@ def _signature(model):
     )
 
 
+def _require_few(*counts):
+    # A changed byte of a count would have billions of entries read.
+    if max(counts) > _MOST:
+        raise ValueError(f"It is damaged: it claims {max(counts)} entries.")
+
+
 def _shape(tensor):
     # The second is there only where an axis is open.
     open_shape = tensor.ShapeSignatureLength()
+    _require_few(open_shape, tensor.ShapeLength())
     axes = tensor.ShapeSignature if open_shape else tensor.Shape
     shape = tuple(int(axes(i)) for i in range(open_shape or tensor.ShapeLength()))
     kind = tensor.Type()

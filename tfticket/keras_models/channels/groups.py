@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import keras
 import numpy as np
 
+from tfticket.common.arguments import check_array, check_integer, check_mapping
 from tfticket.common.columns import aligned
 from tfticket.keras_models.channels.costs import Costs, Weight, uses
 from tfticket.keras_models.channels.rule import Barrier, Member
@@ -113,11 +114,20 @@ class ChannelGroups(Mapping):
         Returns:
             The count; `None` if it is not known how often a kernel is used.
         """
-        return self._costs.flops(left or {})
+        return self._costs.flops(self._left(left))
 
     def parameters(self, left: Mapping[str, int] | None = None) -> int:
         """Number of all weights of the model with so many units left."""
-        return self._costs.parameters(left or {})
+        return self._costs.parameters(self._left(left))
+
+    def _left(self, left):
+        left = {} if left is None else check_mapping("left", left, "groups to units")
+        if unknown := [name for name in left if name not in self._groups]:
+            raise KeyError(f"left: no group is named {unknown[0]!r}: {list(self)}")
+        return {
+            name: check_integer(f"left[{name!r}]", count, 0, self[name].size)
+            for name, count in left.items()
+        }
 
     def masks(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Masks of all weights that lose something.
@@ -134,8 +144,10 @@ class ChannelGroups(Mapping):
             ValueError: If an array has another length, or the group is pinned.
         """
         masks: dict[str, np.ndarray] = {}
-        for name, flags in kept.items():
-            group, flags = self[name], np.asarray(flags, bool)
+        for name, flags in check_mapping("kept", kept, "groups to flags").items():
+            if name not in self._groups:
+                raise KeyError(f"kept: no group is named {name!r}: {list(self)}")
+            group, flags = self[name], check_array("kept", flags).astype(bool)
             if flags.shape != (group.size,):
                 raise ValueError(
                     f"Group '{name}' has {group.size} units. Received: an array of "

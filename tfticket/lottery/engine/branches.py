@@ -6,6 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common.arguments import (
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+)
 from tfticket.common.checksums import derived_seed
 from tfticket.lottery.engine.trainer import Trainer
 from tfticket.lottery.recipe import Recipe
@@ -65,6 +71,20 @@ class Branch:
     kind: str
     value: Any = None
 
+    def __post_init__(self):
+        check_choice("kind", self.kind, tuple(KINDS))
+        wanted = KINDS[self.kind][0]
+        if wanted is float:
+            check_number("value", self.value, above=0)
+        elif wanted is int:
+            check_integer("value", self.value, 1)
+        elif wanted is str:
+            check_instance("value", self.value, str, "the name of a data set")
+        elif self.value is not None:
+            raise ValueError(
+                f"Branch '{self.kind}' takes no value. Received: value={self.value!r}"
+            )
+
     @classmethod
     def parse(cls, text: str) -> "Branch":
         """Reads "kind" or "kind:value".
@@ -72,12 +92,13 @@ class Branch:
         Raises:
             ValueError: If there is no such kind, or the value is missing or wrong.
         """
-        kind, colon, value = str(text).partition(":")
+        check_instance("text", text, str, "a branch, such as 'noise:0.5'")
+        kind, colon, value = text.partition(":")
         if kind not in KINDS:
             raise ValueError(
                 f"branches must be of {sorted(KINDS)}, those with a value written like "
                 "noise:0.5, late_rewind:500 or transfer:fashion_mnist. "
-                f"Received: {text!r}"
+                f"Received: text={text!r}"
             )
         wanted = KINDS[kind][0]
         if wanted is None:
@@ -108,6 +129,7 @@ class Branch:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe that its trainings go by, given the experiment's."""
+        check_instance("recipe", recipe, Recipe, "a tfticket.lottery.Recipe")
         if self.kind == "transfer":
             return dataclasses.replace(recipe, dataset=self.value)
         if self.kind == "fine_tune":

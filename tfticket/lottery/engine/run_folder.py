@@ -8,8 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfticket.common import runs
+from tfticket.common.arguments import (
+    check_choice,
+    check_function,
+    check_instance,
+    check_number,
+    check_path,
+    optional,
+)
 from tfticket.common.files import DAMAGE, write_csv
 from tfticket.common.runs import RESULT, RunFolder
+from tfticket.devices import STRATEGIES
 from tfticket.lottery.results import Part, PartResult
 from tfticket.tickets.ticket import Ticket
 
@@ -20,6 +29,16 @@ TICKET, TRAINED, NEXT, OPTIMIZER, METRICS = (
     "optimizer.npz",
     "metrics.csv",
 )
+
+
+def check_run(
+    checkpoint_seconds: float | None, on_part: Any, on_evaluation: Any, strategy: str
+) -> None:
+    """The arguments that all experiments have in common, before anything is loaded."""
+    optional(check_number, "checkpoint_seconds", checkpoint_seconds, 0)
+    optional(check_function, "on_part", on_part, "result", "done", "total", "fresh")
+    optional(check_function, "on_evaluation", on_evaluation, "part", "done", "total")
+    check_choice("strategy", strategy, STRATEGIES)
 
 
 class LotteryFolder(RunFolder):
@@ -95,11 +114,12 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: If the folder is not a run's.
     """
+    check_path("path", path)
     try:
         return runs.read_config(path)
     except DAMAGE as error:
         raise ValueError(
-            f"'{path}' is not the folder of a run: {error}. It is named like "
+            f"path: '{path}' is not the folder of a run: {error}. It is named like "
             "runs/mnist-lenet_300_100-1a2b3c4d5e."
         ) from error
 
@@ -119,8 +139,11 @@ def read_metrics(path: str | os.PathLike, part: Part) -> dict[str, list[float]]:
 
     Raises:
         FileNotFoundError: If the part is not finished.
+        ValueError: If the file is damaged.
     """
-    with open(LotteryFolder(path).folder(part) / METRICS, newline="") as file:
+    check_path("path", path)
+    check_instance("part", part, Part, "a tfticket.lottery.Part")
+    with open(LotteryFolder(path).file(part.path, METRICS), newline="") as file:
         header, *rows = csv.reader(file)
     columns = zip(*rows, strict=True)
     return {
@@ -136,4 +159,6 @@ def read_ticket(path: str | os.PathLike, part: Part) -> Ticket:
         FileNotFoundError: If the part is not finished.
         ValueError: If the file is damaged.
     """
+    check_path("path", path)
+    check_instance("part", part, Part, "a tfticket.lottery.Part")
     return LotteryFolder(path).ticket(part)

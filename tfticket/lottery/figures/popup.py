@@ -9,6 +9,13 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from tfticket.common.arguments import (
+    check_instance,
+    check_list,
+    check_mapping,
+    check_path,
+    optional,
+)
 from tfticket.lottery.figures.drawing import error_line
 from tfticket.lottery.figures.tables import NARROW, Row, accuracy_cell, over_seeds
 from tfticket.lottery.popup_experiment import DENSE as KIND_DENSE
@@ -28,6 +35,8 @@ def popup_rows(results: Sequence[PopupResult]) -> list[Row]:
         `test_accuracy` (as `over_seeds` has it) and `random_accuracy` (the mean of the
         control).
     """
+    for result in check_list("results", results, "a list of results"):
+        check_instance("results", result, PopupResult, "a list of PopupResult")
     groups: dict[tuple[str, float], list[PopupResult]] = {}
     for result in results:
         groups.setdefault((result.kind, result.density), []).append(result)
@@ -54,6 +63,7 @@ def popup_table(rows: Sequence[Row]) -> Table:
     Returns:
         A `rich` table.
     """
+    _check_rows(rows)
     table = Table(
         title="Edge-popup: accuracy with weights that were never trained",
         box=box.SIMPLE,
@@ -92,6 +102,9 @@ def popup_plot(
         path: The PNG file to write.
         title: Title of the figure.
     """
+    _check_rows(rows)
+    optional(check_path, "path", path)
+    check_instance("title", title, str, "a text")
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
@@ -109,3 +122,10 @@ def popup_plot(
     axes.grid(alpha=0.3)
     legend_below(figure, axes)
     return save(figure, path)
+
+
+def _check_rows(rows):
+    for row in check_list("rows", rows, "what popup_rows returns"):
+        check_mapping("rows", row, "what popup_rows returns")
+        if not {"kind", "density", "test_accuracy"} <= set(row):
+            raise ValueError(f"rows must be what popup_rows returns. Received: {row}")

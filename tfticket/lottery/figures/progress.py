@@ -6,6 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
+from tfticket.common.arguments import (
+    check_function,
+    check_instance,
+    check_integer,
+    optional,
+)
 from tfticket.inspection.progress import bar, time_left
 from tfticket.lottery.results import PartResult
 from tfticket.tickets.rounds import percent
@@ -13,6 +19,7 @@ from tfticket.tickets.rounds import percent
 
 def part_line(result: PartResult) -> str:
     """What is printed of a finished part of a lottery experiment."""
+    check_instance("result", result, PartResult, "a tfticket.lottery.PartResult")
     return (
         f"{result.part.path}: density {percent(result.density, 1)} %, test accuracy "
         f"{percent(result.test['accuracy'])} %, early stop at iteration "
@@ -45,6 +52,9 @@ class PartProgress:
         console: Console | None = None,
         line: Callable[[Any], str] = part_line,
     ):
+        parts = check_integer("parts", parts, 1)
+        optional(check_instance, "console", console, Console, "a rich Console")
+        check_function("line", line, "result")
         self._parts, self._console, self._line = parts, console or Console(), line
         self._began = time.monotonic()
         self._done = self._found = 0

@@ -8,6 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tfticket.common.arguments import (
+    check_bool,
+    check_integer,
+    check_list,
+    check_path,
+    optional,
+)
 from tfticket.common.files import write_csv
 from tfticket.lottery.engine.run_folder import (
     read_config,
@@ -61,6 +68,12 @@ def plot_run(
         ValueError: If the folder is not a run's, nothing in it is finished, or there
             is no such round.
     """
+    check_path("folder", folder)
+    optional(check_path, "out_dir", out_dir)
+    check_bool("numbers", numbers)
+    if rounds is not None:
+        rounds = check_list("rounds", rounds, "a list of rounds")
+        rounds = [check_integer("rounds", number, 0) for number in rounds]
     run = _Run(folder, rounds)
     out = pathlib.Path(folder, "plots") if out_dir is None else pathlib.Path(out_dir)
     found = Plots({}, {}, run.results)

@@ -7,7 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfticket.common.arguments import check_choice, check_integer
+from tfticket.common.arguments import (
+    check_array,
+    check_bool,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+    shown,
+)
 from tfticket.keras_models.gradients import compiled, gradient_of, tensors
 
 METHODS = ("fgsm", "pgd")
@@ -130,15 +138,16 @@ def attacked_images(
     steps = check_integer("steps", steps, 1)
     batch_size = check_integer("batch_size", batch_size, 1)
     seed = check_integer("seed", seed, 0)
+    check_bool("from_logits", from_logits)
     images, labels = _checked_data(model, images, labels)
     channels = images.shape[-1]
     epsilon = _length("epsilon", epsilon, channels)
+    if step_size is not None:
+        step_size = _length("step_size", step_size, channels)
     if method == "fgsm":
         steps, step_size = 1, epsilon
     elif step_size is None:
         step_size = 2.5 * epsilon / steps
-    else:
-        step_size = _length("step_size", step_size, channels)
     low = _bound("low", low, images)
     high = _bound("high", high, images)
     take_step, values = _step_function(model, from_logits, int(labels.max()))
@@ -164,7 +173,8 @@ def attacked_images(
 
 
 def _checked_data(model, images, labels):
-    images, labels = np.asarray(images), np.asarray(labels)
+    check_instance("model", model, keras.Model, "a keras.Model")
+    images, labels = check_array("images", images), check_array("labels", labels)
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built. Call it on a batch of images first."
@@ -172,12 +182,13 @@ def _checked_data(model, images, labels):
     if images.ndim < 2 or len(images) == 0:
         raise ValueError(
             "images must have shape (n, ..., channels) with n of 1 or more. Received: "
-            f"shape {images.shape}"
+            f"shape {images.shape}, images={shown(images)}"
         )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             "labels must be integers, one for each image, of shape "
-            f"{images.shape[:1]}. Received: {labels.dtype} of shape {labels.shape}"
+            f"{images.shape[:1]}. Received: {labels.dtype} of shape {labels.shape}, "
+            f"labels={shown(labels)}"
         )
     if labels.min() < 0:
         raise ValueError(f"labels must be 0 or more. Received: {labels.min()}")
@@ -188,11 +199,14 @@ def _checked_data(model, images, labels):
 
 
 def _per_channel(name, value, channels):
-    array = np.asarray(value, np.float32)
+    per_channel = isinstance(value, (list, tuple)) or np.ndim(value) > 0
+    if not per_channel:
+        value = check_number(name, value)
+    array = check_array(name, value).astype(np.float32)
     if array.shape not in ((), (1,), (channels,)):
         raise ValueError(
             f"{name} must be a number, or one for each of the {channels} channels. "
-            f"Received: shape {array.shape}"
+            f"Received: {name} of shape {array.shape}"
         )
     if not np.all(np.isfinite(array)):
         raise ValueError(f"{name} must be finite. Received: {name}={value}")

@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import (
+    check_arrays,
+    check_integer,
+    check_mapping,
+    check_number,
+)
 from tfticket.sparsity import criteria
 
 
@@ -69,8 +74,14 @@ def movement(
     [0, 1, 0, 0]
     """
     bins = check_integer("bins", bins, 1)
-    if not 0 < limit < np.inf:
-        raise ValueError(f"limit must be a number above 0. Received: limit={limit}")
+    limit = check_number("limit", limit, above=0)
+    initial, trained = (
+        check_arrays("initial", initial),
+        check_arrays("trained", trained),
+    )
+    alive, kept = check_arrays("alive", alive), check_arrays("kept", kept)
+    if stds is not None:
+        check_mapping("stds", stds, "names to standard deviations")
     if set(kept) != set(alive):
         raise ValueError(
             "kept and alive must be masks of the same weights. Received: "
@@ -128,11 +139,7 @@ def _arrays(name, initial, trained, alive, kept):
 def _given_std(name, stds):
     if name not in stds:
         raise ValueError(f"stds must have every weight of alive. Missing: '{name}'")
-    if not 0 <= stds[name] < np.inf:
-        raise ValueError(
-            f"stds['{name}'] must be a number of 0 or more. Received: {stds[name]}"
-        )
-    return float(stds[name])
+    return check_number(f"stds[{name!r}]", stds[name], 0)
 
 
 def _group(before, after, std, edges):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfticket.common.arguments import check_arrays, check_integer, check_values
+
 
 def overlap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Weights that two masks both keep, and how many both would keep by chance.
@@ -36,6 +38,7 @@ def overlap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
     >>> found["total"]["both"], found["total"]["expected"], found["total"]["z"]
     (1, 0.5, 1.0)
     """
+    a, b = check_arrays("a", a), check_arrays("b", b)
     if set(a) != set(b):
         raise ValueError(
             "a and b must be masks of the same weights. Received: "
@@ -87,6 +90,9 @@ def pairwise_overlap(
     >>> [(pair["seeds"], pair["total"]["both"]) for pair in pairwise_overlap(masks)]
     [([0, 1], 2), ([0, 2], 2), ([1, 2], 3)]
     """
+    masks_by_seed = check_values("masks_by_seed", masks_by_seed, check_arrays)
+    for seed in masks_by_seed:
+        check_integer("masks_by_seed", seed, 0)
     return [
         {"seeds": [first, second], **overlap(a, b)}
         for (first, a), (second, b) in itertools.combinations(masks_by_seed.items(), 2)

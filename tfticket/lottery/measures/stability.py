@@ -7,7 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfticket.common.arguments import check_integer
+from tfticket.common.arguments import (
+    check_arrays,
+    check_function,
+    check_integer,
+    check_number,
+)
 
 STABLE = 0.02
 
@@ -37,8 +42,8 @@ def interpolate(
     >>> interpolate(a, b, 0.25)["k"]
     array([0., 2.])
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha must be in [0, 1]. Received: alpha={alpha}")
+    alpha = check_number("alpha", alpha, 0, 1)
+    a, b = check_arrays("a", a), check_arrays("b", b)
     if set(a) != set(b):
         raise ValueError(
             "a and b must be weights of the same names. Only in one of them: "
@@ -105,6 +110,7 @@ def barrier(
     (1.0, False)
     """
     points = check_integer("points", points, 3)
+    check_function("evaluate", evaluate, "weights")
     alphas = [i / (points - 1) for i in range(points)]
     losses, errors = [], []
     for alpha in alphas:

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfticket.common.arguments import check_bool
+from tfticket.common.arguments import check_bool, check_path
 from tfticket.common.files import (
     DAMAGE,
     atomic_path,
@@ -100,7 +100,8 @@ def write_page(
             `overwrite`, or a call that was killed left them; nothing is drawn then.
     """
     check_bool("overwrite", overwrite)
-    out = pathlib.Path(out)
+    check_path("folder", folder)
+    out = check_path("out", out)
     if out.suffix != ".md":
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
     numbers, about = numbers_files(out)
