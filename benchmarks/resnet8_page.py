@@ -3,6 +3,7 @@
 import collections
 import csv
 import pathlib
+import re
 import statistics
 
 PAGE = """# A smaller trained network
@@ -186,8 +187,8 @@ def served(rows: list[dict[str, str]]) -> str:
     for form in forms:
         head += [f"{form} kB", "time", "accuracy"]
     lines = []
-    for row in rows:
-        cells = [row["student"].removesuffix("-0").removeprefix("channels-")]
+    for row in sorted(rows, key=lambda row: -int(row["float32_bytes"])):
+        cells = [re.sub(r"^(channels|steps)-|-0$", "", row["student"])]
         for form in forms:
             cells += [
                 f"{int(row[f'{form}_bytes']) / 1000:.1f}",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tfticket.common.arguments import check_path
 from tfticket.common.files import open_regular
 from tfticket.lottery.results import PartResult
 
@@ -83,11 +84,12 @@ def read_trainings(path: str | os.PathLike) -> list[Row]:
             whose seed was not kept.
 
     Raises:
+        TypeError: If `path` is no path.
         FileNotFoundError: If there is no such file.
         ValueError: If it is not such a table, a value is out of range, or a training
             is in it twice. The message has the file and the line.
     """
-    with open_regular(path) as file:
+    with open_regular(check_path("path", path)) as file:
         try:
             text = file.read().decode("utf-8")
         except UnicodeDecodeError as error:

@@ -7,6 +7,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from scipy import special
 
+from tfticket.common.arguments import (
+    check_instance,
+    check_mapping,
+    check_number,
+    shown,
+)
+
 LEVEL = 0.95
 REPRODUCED, REFUTED, UNDECIDED = "reproduced", "refuted", "undecided"
 _POWER = 0.8
@@ -107,7 +114,9 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> Interval:
         level: Confidence level, in (0, 1).
 
     Raises:
-        ValueError: If there are no values.
+        TypeError: If `values` is no list of numbers.
+        ValueError: If there are no values, one is not finite, or `level` is out of
+            range.
 
     Example:
 
@@ -115,9 +124,16 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> Interval:
     >>> found.mean, round(found.low, 2), round(found.high, 2)
     (2.0, -0.48, 4.48)
     """
-    values = [float(value) for value in values]
+    check_number("level", level, above=0, below=1)
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+        raise TypeError(
+            f"values must be a list of numbers. Received: values={shown(values)}"
+        )
+    values = [check_number("values", value) for value in values]
     if not values:
-        raise ValueError("values must be those of one seed or more. Received: none")
+        raise ValueError(
+            "values must be those of one seed or more. Received: values=[]"
+        )
     return _interval(statistics.fmean(values), [values], level, "mean")
 
 
@@ -137,7 +153,9 @@ def difference(
         level: Confidence level, in (0, 1).
 
     Raises:
-        ValueError: If an arm is empty.
+        TypeError: If an arm is no dict of numbers.
+        ValueError: If an arm is empty, a value is not finite, or `level` is out of
+            range.
 
     Example:
 
@@ -146,9 +164,14 @@ def difference(
     >>> difference({0: 2.0, 1: 3.5}, {5: 1.0, 6: 2.0}).kind
     'Welch'
     """
+    check_number("level", level, above=0, below=1)
     for name, arm in (("first", first), ("second", second)):
-        if not arm:
-            raise ValueError(f"{name} must hold one seed or more. Received: {arm}")
+        if not check_mapping(name, arm, "seeds to numbers"):
+            raise ValueError(
+                f"{name} must hold one seed or more. Received: {name}={arm}"
+            )
+        for seed, value in arm.items():
+            check_number(f"{name}[{seed!r}]", value)
     if set(first) == set(second):
         apart = [float(first[seed] - second[seed]) for seed in first]
         return _interval(statistics.fmean(apart), [apart], level, "paired")
@@ -180,6 +203,9 @@ def seeds_to_decide(
     >>> seeds_to_decide(found, Region(low=0.0))
     34
     """
+    check_instance("interval", interval, Interval, "an Interval")
+    check_instance("region", region, Region, "a Region")
+    check_number("level", level, above=0, below=1)
     bounds = [bound for bound in (region.low, region.high) if math.isfinite(bound)]
     distance = min((abs(interval.mean - bound) for bound in bounds), default=0.0)
     spread = math.hypot(*interval.sds)
