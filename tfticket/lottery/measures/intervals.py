@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
@@ -115,8 +116,7 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> Interval:
 
     Raises:
         TypeError: If `values` is no list of numbers.
-        ValueError: If there are no values, one is not finite, or `level` is out of
-            range.
+        ValueError: If there are no values, or `level` is out of range.
 
     Example:
 
@@ -125,11 +125,12 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> Interval:
     (2.0, -0.48, 4.48)
     """
     check_number("level", level, above=0, below=1)
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+    try:
+        values = [_real("values", value) for value in values]
+    except TypeError:
         raise TypeError(
             f"values must be a list of numbers. Received: values={shown(values)}"
-        )
-    values = [check_number("values", value) for value in values]
+        ) from None
     if not values:
         raise ValueError(
             "values must be those of one seed or more. Received: values=[]"
@@ -154,8 +155,7 @@ def difference(
 
     Raises:
         TypeError: If an arm is no dict of numbers.
-        ValueError: If an arm is empty, a value is not finite, or `level` is out of
-            range.
+        ValueError: If an arm is empty, or `level` is out of range.
 
     Example:
 
@@ -171,13 +171,20 @@ def difference(
                 f"{name} must hold one seed or more. Received: {name}={arm}"
             )
         for seed, value in arm.items():
-            check_number(f"{name}[{seed!r}]", value)
+            _real(f"{name}[{seed!r}]", value)
     if set(first) == set(second):
         apart = [float(first[seed] - second[seed]) for seed in first]
         return _interval(statistics.fmean(apart), [apart], level, "paired")
     arms = [[float(value) for value in arm.values()] for arm in (first, second)]
     mean = statistics.fmean(arms[0]) - statistics.fmean(arms[1])
     return _interval(mean, arms, level, "Welch")
+
+
+def _real(name, value):
+    # NaN is one: a training may have ended so, and then decides nothing.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number. Received: {name}={shown(value)}")
+    return float(value)
 
 
 def seeds_to_decide(
