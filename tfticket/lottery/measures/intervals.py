@@ -126,6 +126,8 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> Interval:
     """
     check_number("level", level, above=0, below=1)
     try:
+        if isinstance(values, (bytes, Mapping)):
+            raise TypeError
         values = [_real("values", value) for value in values]
     except TypeError:
         raise TypeError(
