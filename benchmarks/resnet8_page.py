@@ -106,7 +106,7 @@ def write(results: pathlib.Path) -> None:
         later = [after[name] for name in names if name in after]
         left = statistics.mean(float(x["operations_left"]) for x in runs)
         kept = statistics.mean(float(x["weights_left"]) for x in runs)
-        points[left] = (first, later)
+        points[left] = (first, later, [])
         name = "dense" if structure == "none" else f"{target:g}"
         rows.append([name, f"{left:.3f}", f"{kept:.3f}", shown(first), shown(later)])
     stepped = read(folder / "stepped.csv")
@@ -115,7 +115,7 @@ def write(results: pathlib.Path) -> None:
         after_steps = [float(x["test_accuracy"]) for x in stepped]
         left = statistics.mean(float(x["operations_left"]) for x in stepped)
         kept = statistics.mean(float(x["weights_left"]) for x in stepped)
-        points[left] = ([], after_steps)
+        points[left] = ([], [], after_steps)
         name = f"{cuts[-1]}, in steps"
         rows.append([name, f"{left:.3f}", f"{kept:.3f}", "", shown(after_steps)])
     of_weights = groups["weights", 0.2]
@@ -206,8 +206,10 @@ def draw(points, dense: float, path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    kinds = ("pruned and taught", "then trained on")
-    for number, (label, color) in enumerate(zip(kinds, ("C0", "C1"), strict=True)):
+    kinds = ("pruned with a teacher", "then fine-tuned", "pruned in steps, no teacher")
+    for number, (label, color) in enumerate(
+        zip(kinds, ("C0", "C1", "C2"), strict=True)
+    ):
         of = {left: values[number] for left, values in points.items() if values[number]}
         if not of:
             continue
