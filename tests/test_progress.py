@@ -9,6 +9,7 @@ from rich.console import Console
 import tfticket
 from tfticket import schedules
 from tfticket.inspection import progress
+from tfticket.lottery import Part, PartResult
 from tfticket.lottery.figures import progress as part_progress
 
 LOSS = "sparse_categorical_crossentropy"
@@ -109,10 +110,9 @@ def test_in_a_fit_that_prunes_gradually(mlp, data, console):
 
 
 def test_time_left_of_parts_leaves_out_those_found(clock, console):
-    part = types.SimpleNamespace(path="seed_0/ticket/round_1")
-    result = types.SimpleNamespace(
-        part=part, density=0.8, test={"accuracy": 0.5}, early_stop_iteration=7
-    )
+    part = Part(0, round=1)
+    measured = {"accuracy": 0.5}
+    result = PartResult(part, 0.8, 10, {}, 100, 7, *[measured] * 4)
     with part_progress.PartProgress(6, console) as bar:
         bar.on_part(result, 1, 6, fresh=False)
         assert shown(bar) == "starting 1/6"

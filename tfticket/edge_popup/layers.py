@@ -1,6 +1,5 @@
 """Popup layers: frozen random weights, trained scores (edge-popup, 1911.13299)."""
 
-import contextlib
 import inspect
 import math
 from typing import Any
@@ -15,7 +14,10 @@ from tfticket.common.arguments import (
     check_integer,
     check_number,
     optional,
-    shown,
+)
+from tfticket.edge_popup.keras_objects import (
+    check_weight_initializer,
+    keras_object,
 )
 from tfticket.edge_popup.topk_in_graph import top_mask
 from tfticket.keras_models.kernels import MaskedWeight, prunable_weights
@@ -66,30 +68,6 @@ POPUP_ARGUMENTS = (
     "rescale",
     "binarize",
 )
-_WEIGHT_INITIALIZERS = ("signed_constant", "kaiming_normal")
-
-
-def keras_object(name: str, value: Any) -> Any:
-    """What Keras makes of a name, a config or an object, or an error that names it."""
-    kind = name.split("_")[-1]
-    get = getattr(keras, f"{kind}s").get
-    found = None
-    if isinstance(value, (str, dict)) or callable(value):
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            found = get(value)
-    if not callable(found):
-        raise ValueError(
-            f"{name} must be a Keras {kind}, its name or its config. Received: "
-            f"{name}={shown(value)}"
-        )
-    return found
-
-
-def check_weight_initializer(value: Any) -> Any:
-    """The name of one of ours, or an initializer of Keras."""
-    if isinstance(value, str) and value in _WEIGHT_INITIALIZERS:
-        return value
-    return keras_object("weight_initializer", value)
 
 
 class Popup(MaskedLayer):

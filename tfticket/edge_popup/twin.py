@@ -7,11 +7,11 @@ from typing import Any
 import keras
 
 from tfticket.common.arguments import check_density, check_function, check_instance
+from tfticket.edge_popup.keras_objects import check_weight_initializer
 from tfticket.edge_popup.layers import (
     POPUP_ARGUMENTS,
     POPUP_LAYERS,
     Popup,
-    check_weight_initializer,
 )
 from tfticket.edge_popup.model import PopupModel, popup_layers
 from tfticket.keras_models.copies import (
