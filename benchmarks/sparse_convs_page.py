@@ -27,6 +27,15 @@ sparse path, and all of these ratios are 1.0x: see [LiteRT, what runs
 right](litert_matrix.md). ARM was [emulated](arm.md), so outputs and instructions are
 known there, but times are not.
 
+## What limits it
+
+Depthwise convolutions, the first convolution and the head stay dense. A straight line
+through the ratios at 80 and 90 % zeros gives their part of the dense time: it is what
+would be left at 100 %, if the 1x1 convolutions took no time. Its inverse is a speed-up
+that no sparsity can exceed on this machine.
+
+{limits}
+
 {trained}## Reproduce
 
 You need Chromium, and LiteRT.js from `npm install @litertjs/core`.
@@ -89,6 +98,7 @@ def write(results: pathlib.Path) -> None:
         engine=f"LiteRT.js {one['litertjs']}",
         threads=one["threads"],
         browser=chromium(one["browser"]),
+        limits=limits(rows),
         trained=trained(read(folder / "trained.csv")),
     )
     (results / "sparse_convs.md").write_text(text)
@@ -98,6 +108,22 @@ def write(results: pathlib.Path) -> None:
 def order(rows: list[dict[str, str]], network: str) -> float:
     """Networks by what they gain most, the best first."""
     return -max(float(row["speedup"]) for row in rows if row["network"] == network)
+
+
+def limits(rows: list[dict[str, str]]) -> str:
+    """What is not a 1x1 convolution, by network, and the speed-up it allows."""
+    ratios = {
+        (row["network"], float(row["sparsity"])): 1 / float(row["speedup"])
+        for row in rows
+    }
+    lines = ["| network | stays dense | at most |", "| --- | --- | --- |"]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        near, far = ratios.get((network, 0.9)), ratios.get((network, 0.8))
+        if near is None or far is None or not 2 * near > far:
+            continue
+        rest = 2 * near - far
+        lines.append(f"| {network} | {rest:.0%} of the time | {1 / rest:.1f}x |")
+    return "\n".join(lines)
 
 
 def chromium(agent: str) -> str:
