@@ -348,6 +348,26 @@ def check_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
     return {key: check_array(f"{name}[{key!r}]", held) for key, held in value.items()}
 
 
+def check_masked_arrays(
+    weights: Any, masks: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Arguments `weights` and `masks`: an array of its shape for each mask.
+
+    Raises:
+        TypeError: If one of them is no dict of names to arrays of numbers.
+        ValueError: If a mask has no weight of its shape.
+    """
+    weights, masks = check_arrays("weights", weights), check_arrays("masks", masks)
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape:
+            raise ValueError(
+                f"weights must have an array of the shape of masks['{name}'], "
+                f"{mask.shape}. Received: weights of {list(weights)}, masks of "
+                f"{list(masks)}"
+            )
+    return weights, masks
+
+
 def check_values(
     name: str, value: Any, check: Callable[[str, Any], Any] = check_sparsity
 ) -> dict[Any, Any]:

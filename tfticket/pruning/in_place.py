@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfticket.keras_models.copies import copy_by_name, copy_state
+from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.internals import (
     entry_layer,
     is_training,
@@ -16,7 +16,6 @@ from tfticket.keras_models.kernels import (
     MaskedWeight,
     PrunableWeight,
     apply_mask,
-    has_adapter,
     prunable_weights,
 )
 from tfticket.keras_models.masked_layer import ON_LAYER, MaskedLayer, carrier
@@ -27,11 +26,15 @@ from tfticket.keras_models.names import (
     is_only,
     join,
     sublayers,
-    weights_by_path,
 )
 from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.follower import require_follower
-from tfticket.pruning.masking import constrain, masked_call, without_masking
+from tfticket.pruning.masking import (
+    constrain,
+    copy_masked,
+    masked_call,
+    without_masking,
+)
 from tfticket.pruning.optimizer_care import care_for
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
@@ -126,11 +129,7 @@ class MasksOnLayer(MaskedLayer):
         return without_masking(copy_layer(self.layer))
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
-        merged = {weight.name for weight in self._masked if has_adapter(weight)}
-        if not merged:
-            copy_state(self.layer, plain)
-        values = {x.name: apply_mask(x.value(), x.mask) for x in self._masked}
-        copy_by_name(values, weights_by_path(self.layer), plain, freed=merged)
+        copy_masked(self, plain)
 
     def copy_from(self, plain: keras.layers.Layer) -> None:
         copy_state(plain, self.layer)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfticket.keras_models.copies import copy_by_name, copy_state
 from tfticket.keras_models.internals import value_is_there
 from tfticket.keras_models.kernels import (
     MaskedWeight,
@@ -14,7 +15,7 @@ from tfticket.keras_models.kernels import (
     effective_value,
     has_adapter,
 )
-from tfticket.keras_models.names import every_layer
+from tfticket.keras_models.names import every_layer, weights_by_path
 
 
 def constrain(weights: Iterable[MaskedWeight]) -> None:
@@ -90,6 +91,22 @@ def masked_call(
             mask = masks.get(key)
             variable.assign(after if mask is None else apply_mask(after, mask))
     return outputs, list(scope.losses)
+
+
+def copy_masked(owner: Any, plain: keras.layers.Layer) -> None:
+    """Gives a plain layer the values of a masked one, masks applied, LoRA merged.
+
+    Args:
+        owner: The `MaskedLayer`.
+        plain: A built layer of the kind inside it.
+    """
+    layer, masked = owner.inner_layer(), owner.masked_weights()
+    merged = {weight.name for weight in masked if has_adapter(weight)}
+    if not merged:
+        copy_state(layer, plain)
+    values = {x.name: apply_mask(x.value(), x.mask) for x in masked}
+    # A kernel that LoRA froze is free again once merged.
+    copy_by_name(values, weights_by_path(layer), plain, freed=merged)
 
 
 def _states(layer):

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import (
-    check_arrays,
     check_bool,
     check_function,
     check_instance,
     check_list,
+    check_masked_arrays,
     check_number,
     check_rate,
 )
@@ -77,15 +77,8 @@ def threshold_masks(
     >>> threshold_masks(weights, masks, 0.5)  # threshold 1.08
     {'a': array([ True, False,  True])}
     """
-    weights, masks = check_arrays("weights", weights), check_arrays("masks", masks)
+    weights, masks = check_masked_arrays(weights, masks)
     check_bool("allow_empty", allow_empty)
-    for name, mask in masks.items():
-        if name not in weights or weights[name].shape != mask.shape:
-            raise ValueError(
-                f"weights must have an array of the shape of masks['{name}'], "
-                f"{mask.shape}. Received: weights of {list(weights)}, masks of "
-                f"{list(masks)}"
-            )
     if not isinstance(quality, Mapping):
         quality = dict.fromkeys(masks, quality)
     if unknown := [name for name in quality if name not in masks]:

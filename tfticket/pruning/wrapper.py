@@ -8,20 +8,24 @@ from typing import Any
 import keras
 
 from tfticket.common.arguments import check_instance, check_list, optional
-from tfticket.keras_models.copies import copy_by_name, copy_state
+from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.internals import clear_losses, entry_layer
 from tfticket.keras_models.kernels import (
     MaskedWeight,
     apply_mask,
-    has_adapter,
     prunable_weights,
     weights_named,
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
-from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.keras_models.names import every_layer
 from tfticket.keras_models.twins import copy_layer, live_config
 from tfticket.pruning.follower import require_follower
-from tfticket.pruning.masking import constrain, masked_call, without_masking
+from tfticket.pruning.masking import (
+    constrain,
+    copy_masked,
+    masked_call,
+    without_masking,
+)
 from tfticket.pruning.optimizer_care import care_for
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
@@ -210,12 +214,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     def copy_to(self, plain: keras.layers.Layer) -> None:
         """Gives a plain layer the values, masks applied, LoRA weights merged."""
         self._require_no_other_adapters()
-        merged = {weight.name for weight in self._masked if has_adapter(weight)}
-        if not merged:
-            copy_state(self.layer, plain)
-        values = {x.name: apply_mask(x.value(), x.mask) for x in self._masked}
-        # A kernel that LoRA froze is free again once merged.
-        copy_by_name(values, weights_by_path(self.layer), plain, freed=merged)
+        copy_masked(self, plain)
 
     def copy_from(self, plain: keras.layers.Layer) -> None:
         """Takes over the values of a plain layer; masks stay."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfticket.common.arguments import (
-    check_arrays,
     check_integer,
     check_mapping,
+    check_masked_arrays,
     check_number,
     check_values,
 )
@@ -61,16 +61,10 @@ def noisy_weights(
     >>> noisy_weights(weights, mask, 0.0, {"a": 0.1}, seed=0)["a"]
     array([0., 0., 0.], dtype=float32)
     """
-    weights, masks = check_arrays("weights", weights), check_arrays("masks", masks)
+    weights, masks = check_masked_arrays(weights, masks)
     factor = check_number("factor", factor, 0)
     check_mapping("stds", stds, "names to standard deviations")
-    for name, mask in masks.items():
-        if name not in weights or weights[name].shape != mask.shape:
-            raise ValueError(
-                f"weights must have an array of the shape of masks['{name}'], "
-                f"{mask.shape}. Received: weights of {list(weights)}, masks of "
-                f"{list(masks)}"
-            )
+    for name in masks:
         if name not in stds:
             raise ValueError(f"stds must have '{name}'. Received: stds={stds}")
         check_number(f"stds[{name!r}]", stds[name], 0)
