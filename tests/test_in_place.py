@@ -259,6 +259,19 @@ def test_lora():
     assert_zeros(model)
 
 
+def test_a_stripped_copy_has_lora_merged():
+    model = _graph()
+    tfticket.prune(model, in_place=True)
+    tfticket.sparsify(model, 0.5)
+    layer = model.layers[1]
+    layer.enable_lora(1)
+    layer.lora_kernel_b.assign(np.ones((1, 2)))
+    x = np.eye(4, dtype=np.float32)
+    plain = tfticket.strip(model)
+    assert [weight.name for weight in plain.layers[1].weights] == ["kernel", "bias"]
+    np.testing.assert_allclose(plain(x), model(x), atol=1e-6)
+
+
 def test_what_is_chosen():
     model = net()
     tfticket.prune(model, exclude=["head", keras.layers.LSTM], in_place=True)

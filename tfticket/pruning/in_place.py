@@ -27,12 +27,12 @@ from tfticket.keras_models.names import (
     join,
     sublayers,
 )
-from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.follower import require_follower
 from tfticket.pruning.masking import (
     constrain,
     copy_masked,
     masked_call,
+    plain_layer,
     without_masking,
 )
 from tfticket.pruning.optimizer_care import care_for
@@ -126,7 +126,7 @@ class MasksOnLayer(MaskedLayer):
         return outputs
 
     def plain(self) -> keras.layers.Layer:
-        return without_masking(copy_layer(self.layer))
+        return plain_layer(self.layer)
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
         copy_masked(self, plain)

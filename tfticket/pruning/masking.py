@@ -16,6 +16,7 @@ from tfticket.keras_models.kernels import (
     has_adapter,
 )
 from tfticket.keras_models.names import every_layer, weights_by_path
+from tfticket.keras_models.twins import copy_layer, live_config
 
 
 def constrain(weights: Iterable[MaskedWeight]) -> None:
@@ -91,6 +92,20 @@ def masked_call(
             mask = masks.get(key)
             variable.assign(after if mask is None else apply_mask(after, mask))
     return outputs, list(scope.losses)
+
+
+def plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A copy of a layer without what masks put on its weights, and without LoRA.
+
+    Args:
+        layer: The layer that a masked one holds.
+    """
+    if not getattr(layer, "lora_enabled", False):
+        return without_masking(copy_layer(layer))
+    config = live_config(layer)
+    for name in ("lora_rank", "lora_alpha"):
+        config.pop(name, None)
+    return layer.__class__.from_config(config)
 
 
 def copy_masked(owner: Any, plain: keras.layers.Layer) -> None:

@@ -18,12 +18,12 @@ from tfticket.keras_models.kernels import (
 )
 from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import every_layer
-from tfticket.keras_models.twins import copy_layer, live_config
 from tfticket.pruning.follower import require_follower
 from tfticket.pruning.masking import (
     constrain,
     copy_masked,
     masked_call,
+    plain_layer,
     without_masking,
 )
 from tfticket.pruning.optimizer_care import care_for
@@ -193,12 +193,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
 
     def plain(self) -> keras.layers.Layer:
         """A copy of the wrapped layer, without LoRA."""
-        if not getattr(self.layer, "lora_enabled", False):
-            return without_masking(copy_layer(self.layer))
-        config = live_config(self.layer)
-        for name in ("lora_rank", "lora_alpha"):
-            config.pop(name, None)
-        return self.layer.__class__.from_config(config)
+        return plain_layer(self.layer)
 
     def twin(self, copy: Callable[[Any], Any]) -> "Prune":
         inner = without_masking(copy(self.layer))
