@@ -8,6 +8,7 @@ directory, or `TFTICKET_LITERTJS`.
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import json
 import urllib.request
@@ -200,9 +201,8 @@ def test_the_page_on_a_phone(right, browser, tmp_path, monkeypatch):
     profile = tmp_path / "profile"
     flags = (*chromium._FLAGS, "--remote-debugging-port=0")
     monkeypatch.setattr(chromium, "_FLAGS", flags)
-    monkeypatch.setattr(
-        chromium.tempfile, "TemporaryDirectory", lambda **_: _At(tmp_path)
-    )
+    here = contextlib.nullcontext(tmp_path)
+    monkeypatch.setattr(chromium, "temporary_folder", lambda: here)
     with (
         comparison.serving(files, None, 2, "127.0.0.1", 0, None) as server,
         chromium.opened(browser, server.url),
@@ -215,19 +215,6 @@ def test_the_page_on_a_phone(right, browser, tmp_path, monkeypatch):
     assert found["dark"] == "rgb(20, 23, 26)"
     assert "times as fast as dense" in found["text"]
     assert "LiteRT.js 2" in found["text"]
-
-
-class _At:
-    """Takes the place of a temporary folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return str(self.path)
-
-    def __exit__(self, *_):
-        pass
 
 
 @pytest.mark.parametrize("name", after_cluster.CASES)
