@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 import tfticket
-from tfticket.pruning.calibration import Recorded, Rows, recording
+from tfticket.pruning import blocks
+from tfticket.pruning.calibration import Recorded, Rows, batches_of, recording
 from tfticket.pruning.masks import masked_weights
 from tfticket.sparsity import reconstruction
 
@@ -16,29 +17,37 @@ RANDOM = np.random.default_rng(0)
 def reference_sparse_gpt(rows, moments, sparsity):
     """The paper's algorithm by explicit inverses, in a block of all columns.
 
-    The mask is chosen first, of the whole; then each column's error goes to those
-    after it by the inverse of what is left of H.
+    The mask is chosen first, of the whole, or of four columns where they begin if
+    sparsity is "2:4"; then each column's error goes to those after it by the inverse
+    of what is left of H.
     """
     hessian = moments + 0.01 * np.mean(np.diag(moments)) * np.eye(len(moments))
     weights = np.array(rows)
     columns = len(hessian)
     # [H_F^-1]_00 of the columns from j on.
     inverses = [np.linalg.inv(hessian[j:, j:]) for j in range(columns)]
-    scores = np.stack(
-        [weights[:, j] ** 2 / inverses[j][0, 0] for j in range(columns)], 1
-    )
-    count = round(sparsity * weights.size)
-    order = np.argsort(scores.ravel(), kind="stable")
-    mask = np.ones(weights.size, bool)
-    mask[order[:count]] = False
-    mask = mask.reshape(weights.shape)
+    diagonal = np.array([x[0, 0] for x in inverses])
+    mask = np.ones(weights.shape, bool)
+    if sparsity != "2:4":
+        order = np.argsort((weights**2 / diagonal).ravel(), kind="stable")
+        mask.ravel()[order[: round(sparsity * weights.size)]] = False
     for j in range(columns):
+        if sparsity == "2:4" and j % 4 == 0:
+            mask[:, j : j + 4] = best_two(
+                weights[:, j : j + 4] ** 2 / diagonal[j : j + 4]
+            )
         inverse = inverses[j]
         for i in range(len(weights)):
             if not mask[i, j]:
                 weights[i, j:] -= weights[i, j] / inverse[0, 0] * inverse[0]
                 weights[i, j] = 0
     return mask, np.where(mask, weights, 0)
+
+
+def best_two(scores):
+    """Of each row and every four columns the two that score most."""
+    ranks = scores.reshape(len(scores), -1, 4).argsort(-1).argsort(-1)
+    return (ranks >= 2).reshape(scores.shape)
 
 
 def correlated(count, size):
@@ -143,6 +152,48 @@ def test_rows_times_features_are_the_outputs(kind):
     assert "call" not in vars(weight.layer)
 
 
+LINEAR = {
+    "dense": (layers.Dense(10), (16,), lambda k: k.T),
+    "einsum": (
+        layers.EinsumDense("abc,cde->abde", (None, 2, 5)),
+        (6, 16),
+        lambda k: k.reshape(16, 10).T,
+    ),
+    "1x1": (layers.Conv2D(10, 1), (3, 4, 16), lambda k: k.reshape(16, 10).T),
+}
+
+
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+@pytest.mark.parametrize("kind", LINEAR)
+def test_one_layer_is_pruned_as_the_papers_say(kind, sparsity):
+    layer, shape, rows = LINEAR[kind]
+    x = RANDOM.normal(size=(60, *shape)) @ RANDOM.normal(size=(16, 16))
+    x = x.astype("float32")
+    seen = x.reshape(-1, 16).astype("float64")
+    arguments = {"structure": tfticket.structures.NM(2, 4)}
+    if sparsity == 0.5:
+        arguments = {"sparsity": 0.5}
+    for method in ("wanda", "sparsegpt"):
+        plain = type(layer).from_config(layer.get_config())
+        model = tfticket.prune(keras.Sequential([keras.Input(shape), plain]))
+        kernel = model.layers[0].layer.kernel
+        before = rows(keras.ops.convert_to_numpy(kernel).copy()).astype("float64")
+        tfticket.one_shot(model, x, method=method, **arguments)
+        (mask,) = tfticket.get_masks(model).values()
+        if method == "wanda":
+            scores = np.abs(before) * np.linalg.norm(seen, axis=0)
+            wanted_mask = best_two(scores)
+            if sparsity == 0.5:
+                wanted_mask = scores > np.sort(scores, 1)[:, 7:8]
+            wanted = before * wanted_mask
+        else:
+            moments = seen.T @ seen / len(seen)
+            wanted_mask, wanted = reference_sparse_gpt(before, moments, sparsity)
+        np.testing.assert_array_equal(rows(mask), wanted_mask)
+        found = rows(keras.ops.convert_to_numpy(kernel))
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
 def network():
     image = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(image)
@@ -220,8 +271,8 @@ def test_better_methods_change_the_outputs_less():
     wanted = plain.predict(SAMPLES, verbose=0)
     errors = {}
     for method, again in (
-        *(("magnitude", False), ("wanda", False), ("sparsegpt", False)),
-        ("wanda", True),
+        *(("magnitude", None), ("wanda", None), ("sparsegpt", None)),
+        *(("wanda", "layer"), ("wanda", "block")),
     ):
         model = tfticket.prune(plain)
         report = tfticket.one_shot(
@@ -230,11 +281,168 @@ def test_better_methods_change_the_outputs_less():
         found = model.predict(SAMPLES, verbose=0)
         errors[method, again] = np.mean((found - wanted) ** 2)
         assert all(
-            (row.error is not None) == (again or method == "sparsegpt")
+            (row.error is not None) == (again == "layer" or method == "sparsegpt")
             for row in report.rows
         )
-    assert errors["sparsegpt", False] < errors["wanda", False]
-    assert errors["wanda", True] < errors["wanda", False]
+    assert errors["sparsegpt", None] < errors["wanda", None]
+    assert errors["wanda", "layer"] < errors["wanda", None]
+    assert errors["wanda", "block"] < 0.5 * errors["wanda", None]
+
+
+def test_blocks_end_where_one_value_goes_on():
+    model = tfticket.prune(network())
+    report = tfticket.one_shot(model, SAMPLES[:8], 0.5, reconstruct="block", epochs=1)
+    assert [block.names for block in report.blocks] == [
+        ("stem/kernel",),
+        ("depthwise/kernel", "mix/kernel"),  # up to the sum
+        tuple(
+            f"attention/{x}_dense/kernel" for x in ("query", "key", "value", "output")
+        ),
+        ("logits/kernel",),
+    ]
+    assert "block from" in str(report)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_blocks_learn_to_do_what_they_did(in_place):
+    plain = network()
+    wanted = plain.predict(SAMPLES, verbose=0)
+    norm = plain.get_layer("batch_normalization")
+    statistics = np.array(norm.moving_mean)
+    model = tfticket.prune(plain, in_place=in_place)
+    report = tfticket.one_shot(
+        *(model, SAMPLES, 0.5),
+        **{"reconstruct": "block", "epochs": 20, "learning_rate": 0.01},
+        batch_size=20,
+    )
+    assert all(x.trained < x.pruned for x in report.blocks)
+    assert sum(x.trained for x in report.blocks) < 0.7 * sum(
+        x.pruned for x in report.blocks
+    )
+    # The last block's outputs are the model's.
+    off = np.mean((model.predict(SAMPLES, verbose=0) - wanted) ** 2)
+    off /= np.mean(wanted**2)
+    assert off == pytest.approx(report.blocks[-1].trained, rel=1e-3)
+    masks = tfticket.get_masks(model)
+    for name, value in tfticket.pruning.masks.get_pruned_weights(model).items():
+        assert not value[~masks[name]].any()
+        assert np.count_nonzero(masks[name]) > 0
+    # Nothing runs as in training.
+    norm = model.get_layer("batch_normalization")
+    np.testing.assert_array_equal(norm.moving_mean, statistics)
+
+
+def test_blocks_that_get_worse_are_put_back():
+    model = tfticket.prune(network())
+    report = tfticket.one_shot(
+        model, SAMPLES, 0.5, reconstruct="block", epochs=2, learning_rate=100.0
+    )
+    for block in report.blocks:
+        assert block.trained == block.pruned
+
+
+def test_a_model_without_a_graph_is_one_block():
+    model = Subclassed()
+    x = RANDOM.normal(size=(30, 5, 6)).astype("float32")
+    wanted = np.array(model(x))
+    wrapped = tfticket.prune(model)
+    with pytest.warns(UserWarning, match="pruned by magnitude"):
+        report = tfticket.one_shot(
+            wrapped, x, 0.5, reconstruct="block", epochs=30, learning_rate=0.01
+        )
+    (block,) = report.blocks
+    assert block.trained < 0.5 * block.pruned
+    off = np.mean((np.array(wrapped(x)) - wanted) ** 2) / np.mean(wanted**2)
+    assert off == pytest.approx(block.trained, rel=1e-3)
+
+
+def test_in_place_prunes_as_wrapped():
+    plain = network()
+    models = [tfticket.prune(plain)]
+    models.append(tfticket.prune(keras.models.clone_model(plain), in_place=True))
+    models[1].set_weights(plain.get_weights())
+    for model in models:
+        tfticket.one_shot(model, SAMPLES, 0.5, "sparsegpt")
+    one, other = map(tfticket.get_masks, models)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_criterion_may_ask_for_hessians():
+    plain = network()
+    model = tfticket.prune(plain)
+    tfticket.sparsify(model, 0.5, "obs", data=SAMPLES)
+    masks = tfticket.get_masks(model)
+    # Of the first layer by hand: w^2 over the diagonal of the damped inverse.
+    patches = keras.ops.image.extract_patches(SAMPLES, 3, 1, padding="same")
+    seen = np.array(patches).reshape(-1, 27).astype("float64")
+    hessian = seen.T @ seen / len(seen)
+    hessian += 0.01 * np.mean(np.diag(hessian)) * np.eye(27)
+    kernel = np.array(plain.get_layer("stem").kernel).reshape(27, 8)
+    scores = kernel**2 / np.diag(np.linalg.inv(hessian))[:, None]
+    wanted = scores > np.sort(scores, None)[107]
+    np.testing.assert_array_equal(masks["stem/kernel"].reshape(27, 8), wanted)
+
+    seen = []
+
+    def largest(weight, input_hessian):
+        seen.append((weight.shape, input_hessian.moments.shape))
+        return weight
+
+    tfticket.sparsify(model, 0.6, largest, data=SAMPLES)
+    assert ((3, 3, 3, 8), (1, 27, 27)) in seen
+    assert ((3, 3, 8, 1), (8, 9, 9)) in seen
+
+
+def test_hessians_are_held_one_call_at_a_time(monkeypatch):
+    model = tfticket.prune(network())
+    runs = []
+    real = blocks.Stream.look
+    monkeypatch.setattr(
+        blocks.Stream, "look", lambda *given: (runs.append(1), real(*given))
+    )
+    names = list(tfticket.get_masks(model))
+    found = blocks.Hessians(model, names, list(batches_of(SAMPLES)))
+    for name in names:
+        assert found[name].shape == masked_weights(model)[name].variable.shape
+        assert len(found._held) <= 4
+    assert len(runs) == 5  # of attention all four at once
+    assert found[names[0]].moments.shape == (1, 27, 27)  # from the start again
+    assert len(runs) == 6
+
+
+def test_renewed_statistics_are_those_of_the_data():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(4, 3)])
+    model.add(layers.BatchNormalization(momentum=0.0))
+    model.add(layers.Dropout(0.9))
+    model.add(layers.Conv2D(5, 3))
+    model.add(layers.BatchNormalization(momentum=0.0))
+    x = RANDOM.normal(2, 3, size=(64, 6, 6, 3)).astype("float32")
+    # Without dropout and with a momentum of 0, training would leave the same behind.
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    twin.layers[2].rate = 0.0
+    twin(x, training=True)
+    assert tfticket.renew_batch_norm(model, x) == 2
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    wrapped = tfticket.prune(model)
+    assert tfticket.renew_batch_norm(wrapped, x, batch_size=16) == 2
+    first = wrapped.layers[1]
+    np.testing.assert_allclose(first.moving_mean, twin.layers[1].moving_mean, rtol=1e-4)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="not finite"):
+        tfticket.renew_batch_norm(model, x * np.nan)
+    with pytest.raises(ValueError, match="no samples"):
+        tfticket.renew_batch_norm(model, x[:0])
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_a_quantized_model_is_refused_with_what_to_do():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantized 'dense.*call quantize last"):
+        tfticket.one_shot(model, np.ones((4, 8)), 0.5)
 
 
 def test_two_of_four():
@@ -312,6 +520,8 @@ def test_batches_of_a_dataset_and_of_pairs():
         ({"data": SAMPLES * np.nan}, "not finite"),
         ({"sparsity": 1.0}, "sparsity"),
         ({"method": "hessian"}, "method must be"),
+        ({"reconstruct": True}, "reconstruct must be"),
+        ({"epochs": 0}, "epochs must be"),
         ({"layer_sparsity": "erk"}, "layer_sparsity must be"),
         ({"structure": tfticket.structures.Block((2, 1))}, "structure must be None"),
         ({"structure": tfticket.structures.NM(2, 4)}, "Leave sparsity out"),

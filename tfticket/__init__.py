@@ -30,13 +30,19 @@ from tfticket.keras_models.channels.registry import channel_rule
 from tfticket.keras_models.channels.rule import Channels, Member
 from tfticket.keras_models.channels.rule import Rule as ChannelRule
 from tfticket.pruning import thresholds as sensitivity
-from tfticket.pruning.calibrated import OneShotReport, OneShotRow, one_shot
+from tfticket.pruning.calibrated import (
+    OneShotBlock,
+    OneShotReport,
+    OneShotRow,
+    one_shot,
+)
 from tfticket.pruning.dynamic import DynamicSparseTraining, UpdateRecord
 from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
 from tfticket.pruning.prune_strip import prune, strip
 from tfticket.pruning.quantized import mask_quantized, quantized_masks
+from tfticket.pruning.statistics import renew_batch_norm
 from tfticket.pruning.targets import ChannelPlan, channel_plan
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity import criteria, schedules, structures
@@ -75,6 +81,7 @@ __all__ = [
     "GradualPruning",
     "IterativeMagnitudePruning",
     "Member",
+    "OneShotBlock",
     "OneShotReport",
     "OneShotRow",
     "PopupConv1D",
@@ -102,6 +109,7 @@ __all__ = [
     "popup",
     "prune",
     "quantized_masks",
+    "renew_batch_norm",
     "schedules",
     "sensitivity",
     "set_density",

@@ -1,6 +1,8 @@
 """`one_shot`: a trained model pruned once, by what its layers see on a few samples."""
 
+import contextlib
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,6 +13,8 @@ import numpy as np
 from tfticket.common.arguments import (
     check_bool,
     check_choice,
+    check_integer,
+    check_number,
     check_sparsity,
     check_values,
     shown,
@@ -18,9 +22,17 @@ from tfticket.common.arguments import (
 from tfticket.common.columns import aligned
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.kernels import has_adapter
-from tfticket.keras_models.masked_layer import MaskedLayer
 from tfticket.keras_models.names import Pattern, choose, is_graph
-from tfticket.keras_models.variables import host_copy
+from tfticket.keras_models.quantized import require_not_quantized
+from tfticket.keras_models.variables import State, host_copy
+from tfticket.pruning.blocks import (
+    Stream,
+    blocks_of,
+    gradients,
+    holders_of,
+    in_turn,
+    reproduce,
+)
 from tfticket.pruning.calibration import (
     Recorded,
     Rows,
@@ -62,16 +74,34 @@ class OneShotRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class OneShotBlock:
+    """How a block was trained to make what it made before it was pruned.
+
+    Args:
+        names: Its kernels.
+        pruned: Error of its outputs on the samples once they were pruned: mean square,
+            relative to that of the dense outputs.
+        trained: The same at the end.
+    """
+
+    names: tuple[str, ...]
+    pruned: float
+    trained: float
+
+
+@dataclasses.dataclass(frozen=True)
 class OneShotReport:
     """What `one_shot` did. `print` shows a table.
 
     Args:
         rows: One for each kernel, in the order in which they were pruned.
         notes: What else to know: layers that were pruned by magnitude, and why.
+        blocks: With `reconstruct="block"`, one for each block.
     """
 
     rows: tuple[OneShotRow, ...]
     notes: tuple[str, ...]
+    blocks: tuple[OneShotBlock, ...] = ()
 
     def __str__(self) -> str:
         cells = [("weight", "pruned", "method", "inputs", "output error")]
@@ -80,7 +110,14 @@ class OneShotReport:
             cells.append(
                 (row.name, f"{row.sparsity:.1%}", row.method, f"{row.inputs:,}", error)
             )
-        return "\n".join([*aligned(cells), *self.notes])
+        lines = aligned(cells)
+        if self.blocks:
+            cells = [("block from", "pruned", "trained")]
+            cells += [
+                (x.names[0], f"{x.pruned:.2%}", f"{x.trained:.2%}") for x in self.blocks
+            ]
+            lines += ["", *aligned(cells)]
+        return "\n".join([*lines, *self.notes])
 
 
 def one_shot(
@@ -92,7 +129,9 @@ def one_shot(
     *,
     layer_sparsity: Literal["uniform", "owl"] = "uniform",
     sparsities: Mapping[Pattern, float] | None = None,
-    reconstruct: bool = False,
+    reconstruct: Literal["layer", "block"] | None = None,
+    epochs: int = 10,
+    learning_rate: float = 0.001,
     batch_size: int = 32,
     batches: int | None = None,
     verbose: bool = False,
@@ -114,11 +153,17 @@ def one_shot(
             (arXiv 2301.00774) also makes the weights that are left make up for those
             that go. `"magnitude"` is the lowest |w| of each kernel, for comparison.
         structure: `tfticket.structures.NM(2, 4)`, or `None` for single weights.
-        layer_sparsity: `"uniform"`, or `"owl"` (arXiv 2310.05175): layers whose scores
-            have more outliers keep more, within 0.08 of `sparsity`.
+        layer_sparsity: `"uniform"`, or `"owl"` (arXiv 2310.05175): blocks whose scores
+            have more outliers keep more, within 0.08 of `sparsity`. A block is as
+            for `reconstruct`.
         sparsities: Kernels that get a sparsity of their own, as in `sparsify`.
-        reconstruct: Whether to solve for the kept weights of each kernel, by least
-            squares of its outputs, once it is pruned.
+        reconstruct: `"layer"` solves for the kept weights of each kernel, once it is
+            pruned, by least squares of its outputs. `"block"` trains the kept weights
+            of each block (up to where a single value goes on, so a whole attention or
+            residual block) to make what the dense model made there, by Adam on the
+            same samples (arXiv 2510.14444). Weights that are not `trainable` stay.
+        epochs: With `"block"`, how many times to go through the samples.
+        learning_rate: With `"block"`, Adam's at the beginning; it falls to 0.
         batch_size: Samples in a batch, of arrays.
         batches: How many batches to take. `None` is all.
         verbose: Whether to show a progress bar.
@@ -144,7 +189,9 @@ def one_shot(
     """
     check_choice("method", method, METHODS)
     check_choice("layer_sparsity", layer_sparsity, ("uniform", "owl"))
-    check_bool("reconstruct", reconstruct)
+    check_choice("reconstruct", reconstruct, ("layer", "block", None))
+    check_integer("epochs", epochs, 1)
+    check_number("learning_rate", learning_rate, above=0)
     check_bool("verbose", verbose)
     sparsities = check_values("sparsities", sparsities)
     group = _group(structure)
@@ -157,7 +204,7 @@ def one_shot(
         sparsity = check_sparsity("sparsity", sparsity)
     elif layer_sparsity == "owl":
         raise ValueError("layer_sparsity='owl' goes with a sparsity, not with N:M.")
-    work = _Work(model, method, group, reconstruct)
+    work = _Work(model, method, group, reconstruct, (epochs, learning_rate))
     samples = list(batches_of(data, batch_size, batches))
     if not samples:
         raise ValueError("data holds no samples.")
@@ -167,13 +214,14 @@ def one_shot(
         wanted = work.sparsities(
             0.0 if sparsity is None else sparsity, sparsities, layer_sparsity, samples
         )
-        rows = list(work.run(samples, wanted, verbose))
+        with gradients(False):
+            rows = list(work.run(samples, wanted, verbose))
     except BaseException:
         work.restore(before)
         raise
     for note in work.notes:
         warnings.warn(note, stacklevel=2)
-    return OneShotReport(tuple(rows), tuple(work.notes))
+    return OneShotReport(tuple(rows), tuple(work.notes), tuple(work.blocks))
 
 
 def _require_fit(model, batch, data):
@@ -201,10 +249,11 @@ def _group(structure):
 class _Work:
     """One pruning of a model."""
 
-    def __init__(self, model, method, group, reconstruct):
+    def __init__(self, model, method, group, reconstruct, training):
         self.model, self._method, self._group = model, method, group
-        self._reconstruct = reconstruct
-        self._second = method == "sparsegpt" or reconstruct
+        self._solves = reconstruct == "layer"
+        self._trains = training if reconstruct == "block" else None
+        self._second = method == "sparsegpt" or self._solves
         self._masks = ModelMasks.of(model)
         self.weights = {
             name: weight
@@ -212,6 +261,7 @@ class _Work:
             if weight.is_kernel
         }
         if not self.weights:
+            require_not_quantized(model, "pruned")
             raise ValueError(
                 f"Model '{model.name}' has no masks. Wrap it with tfticket.prune."
             )
@@ -222,16 +272,19 @@ class _Work:
             )
         self._unseen = {name: why_not(x) for name, x in self.weights.items()}
         self.notes: list[str] = []
+        self.blocks: list[OneShotBlock] = []
 
     def snapshot(self):
-        values = {name: host_copy(x.variable) for name, x in self.weights.items()}
-        return values, self._masks.masks()
+        changed = [x.variable for x in self.weights.values()]
+        if self._trains:
+            changed += self.model.trainable_variables
+        state = State({str(id(x)): x for x in changed})
+        return state, self._masks.masks()
 
     def restore(self, before):
-        values, masks = before
-        for name, value in values.items():
-            self.weights[name].variable.assign(value)
+        state, masks = before
         self._masks.set_masks(masks)
+        state.restore()
 
     def sparsities(self, sparsity, own, layer_sparsity, samples):
         """Sparsity of each kernel."""
@@ -249,83 +302,94 @@ class _Work:
         return found
 
     def _owl(self, sparsity, samples):
-        recorders = self._recorders(self.weights, second=False)
+        recorders = {
+            name: Recorded(Rows(weight), second=False)
+            for name, weight in self.weights.items()
+            if not self._unseen[name]
+        }
         with recording(recorders):
             for batch in samples:
                 self.model(batch, training=False)
-        outliers = {}
-        for name, recorder in recorders.items():
-            if recorder.count:
-                scores = np.abs(host_copy(self.weights[name].variable))
-                scores = scores * recorder.norm_of_weights()
-                outliers[name] = float(np.mean(scores > _OUTLIER * scores.mean()))
+        outliers, sizes, found = {}, {}, {}
+        for number, names in enumerate(self._units()):
+            seen = [x for x in names if x in recorders and recorders[x].count]
+            if not seen:
+                continue
+            scores = np.concatenate(
+                [
+                    np.abs(host_copy(self.weights[name].variable).ravel())
+                    * recorders[name].norm_of_weights().ravel()
+                    for name in seen
+                ]
+            )
+            unit = str(number)
+            outliers[unit] = float(np.mean(scores > _OUTLIER * scores.mean()))
+            sizes[unit] = scores.size
+            found |= dict.fromkeys(seen, unit)
         if not outliers:
             return {}
-        sizes = {name: self.weights[name].variable.shape for name in outliers}
-        sizes = {name: int(np.prod(shape)) for name, shape in sizes.items()}
-        return reconstruction.owl_sparsities(outliers, sizes, sparsity)
+        wanted = reconstruction.owl_sparsities(outliers, sizes, sparsity)
+        return {name: wanted[unit] for name, unit in found.items()}
+
+    def _units(self):
+        """Kernels that have one sparsity, as the papers give one to each block."""
+        holders = holders_of(self._masks, self.weights)
+        if is_graph(self.model):
+            return [x.names for x in blocks_of(FlatGraph(self.model), holders)]
+        return list(holders.values())
 
     def run(self, samples, wanted, verbose):
         """Prunes layer after layer; a row for each kernel."""
-        blocks: dict[int, list[str]] = {}
-        for name in self.weights:
-            blocks.setdefault(id(self._masks.layers[name]), []).append(name)
-        bar = keras.utils.Progbar(len(blocks), unit_name="layer") if verbose else None
-        walk = self._along_graph if is_graph(self.model) else self._whole
-        for names in walk(samples, blocks):
-            for name, recorder in self._recorded.items():
+        bar = None
+        if verbose:
+            bar = keras.utils.Progbar(len(self.weights), unit_name="kernel")
+        holders = holders_of(self._masks, self.weights)
+        seen = {k: x for k, x in self.weights.items() if not self._unseen[k]}
+        function = functools.partial(self.model, training=False)
+        whole = bool(self._trains) and not is_graph(self.model)
+        targets = [function(batch) for batch in samples] if whole else None
+        self._dense: Stream | None = None
+        around = self._reproduced if self._trains else None
+        walk = in_turn(self.model, samples, seen, holders, self._second, around)
+        self._done: set[str] = set()
+        for names, recorded in walk:
+            for name, recorder in recorded.items():
                 yield self._prune(name, recorder, wanted[name])
-            for name in names - set(self._recorded):
-                yield self._by_magnitude(name, wanted[name])
+            for name in names:
+                if name not in recorded:
+                    yield self._by_magnitude(name, wanted[name])
+            self._done |= set(names)
             if bar is not None:
-                bar.add(1)
+                bar.add(len(names))
         left = [name for name in self.weights if name not in self._done]
         for name in left:  # of layers that are never called
             yield self._by_magnitude(name, wanted[name])
+        if whole:
+            names = tuple(self.weights)
+            self._train(names, function, [self.model], samples, targets)
+        # One by one they are only assigned, which is faster; now for the optimizer too.
+        self._masks.set_masks(self._masks.masks())
         self._note_unseen()
 
-    def _along_graph(self, samples, blocks):
-        """Calls every layer once it is pruned, and those with kernels before it too."""
-        graph = FlatGraph(self.model)
-        self._done: set[str] = set()
-        last = {number: i for i, x in enumerate(graph.calls) for number in x.inputs}
-        values = [
-            dict(zip(graph.inputs, _flat(self.model, batch), strict=True))
-            for batch in samples
-        ]
-        for i, call in enumerate(graph.calls):
-            names = set(blocks.get(id(call.operation), ())) - self._done
-            if names:
-                self._recorded = self._recorders(names, self._second)
-                with recording(self._recorded):
-                    for known in values:
-                        _called(call, known)
-                yield names
-                self._done |= names
-            for known in values:
-                made = keras.tree.flatten(_called(call, known))
-                known.update(zip(call.outputs, made, strict=True))
-                for number in call.inputs:
-                    if last[number] == i and number not in graph.outputs:
-                        known.pop(number, None)
+    @contextlib.contextmanager
+    def _reproduced(self, block, here):
+        """Trains a block, once it is pruned, to make what it made before."""
+        if self._dense is None:
+            self._dense = here.copy()  # before the first kernel both are the same
+        else:
+            self._dense.run(block.before)
+        inputs = here.of(block.inputs)
+        self._dense.run(block.calls)
+        targets = [x for (x,) in self._dense.of([block.output])]
+        yield
+        layers = block.layers()
+        self._train(block.names, block.function(), layers, inputs, targets)
+        here.put(block.inputs, inputs)
+        here.run(block.calls)
 
-    def _whole(self, samples, blocks):
-        """Of a model without a graph: the whole of it again for each layer."""
-        self._done = set()
-        for names in blocks.values():
-            self._recorded = self._recorders(names, self._second)
-            with recording(self._recorded):
-                for batch in samples:
-                    self.model(batch, training=False)
-            yield set(names)
-            self._done |= set(names)
-
-    def _recorders(self, names, second):
-        return {
-            name: Recorded(Rows(self.weights[name]), second)
-            for name in self.weights
-            if name in names and not self._unseen[name]
-        }
+    def _train(self, names, function, layers, inputs, targets):
+        found = reproduce(function, layers, inputs, targets, *self._trains)
+        self.blocks.append(OneShotBlock(names, *found))
 
     def _prune(self, name, recorder, sparsity):
         if not recorder.count:
@@ -349,7 +413,7 @@ class _Work:
         weight.variable.assign(
             rows.back(found).astype(host_copy(weight.variable).dtype)
         )
-        self._masks.set_masks({name: rows.back(masks)})
+        weight.mask.assign(rows.back(masks))
         error = None
         if moments is not None:
             error = reconstruction.output_error(kernel, found, moments)
@@ -359,7 +423,7 @@ class _Work:
                     "features: too few to tell them apart, which damping makes up for. "
                     "Pass more samples"
                 )
-        method = self._method + (" + least squares" if self._reconstruct else "")
+        method = self._method + (" + least squares" if self._solves else "")
         return OneShotRow(name, float(1 - masks.mean()), method, recorder.count, error)
 
     def _rows(self, kernel, alive, norms, moments, sparsity):
@@ -373,7 +437,7 @@ class _Work:
                 scores = scores * norms
             mask = self._lowest(scores, alive, sparsity, self._method == "wanda")
             found = np.where(mask, kernel, 0)
-        if self._reconstruct:
+        if self._solves:
             found = reconstruction.least_squares(kernel * alive, mask, moments)
         return mask, found
 
@@ -400,7 +464,8 @@ class _Work:
         living = np.moveaxis(alive, axes, range(-len(axes), 0)).reshape(rows.shape)
         mask = self._lowest(rows, living, sparsity, by_row=False).reshape(shape)
         mask = np.moveaxis(mask, range(-len(axes), 0), axes)
-        self._masks.set_masks({name: mask})
+        weight.mask.assign(mask)
+        weight.variable.assign(np.where(mask, value, np.zeros_like(value)))
         return OneShotRow(name, float(1 - mask.mean()), "magnitude", 0, None)
 
     def _note_unseen(self):
@@ -408,27 +473,9 @@ class _Work:
         for name, reason in self._unseen.items():
             if reason:
                 by_reason.setdefault(reason, []).append(name)
-        if self._method == "magnitude" and not self._reconstruct:
+        if self._method == "magnitude" and not self._solves:
             return  # they are pruned as all others are
         self.notes += [
             f"pruned by magnitude, since {reason}: {', '.join(names)}"
             for reason, names in by_reason.items()
         ]
-
-
-def _called(call, values):
-    args, kwargs = call.with_values(values)
-    if isinstance(call.operation, MaskedLayer):
-        kwargs = {**kwargs, "training": False}
-    return call.operation(*args, **kwargs)
-
-
-def _flat(model, batch):
-    """The tensors of a batch, in the order of the model's inputs."""
-    given = keras.tree.flatten(batch)
-    if len(given) != len(model.inputs):
-        raise ValueError(
-            f"Model '{model.name}' takes {len(model.inputs)} inputs. data has batches "
-            f"of {len(given)}."
-        )
-    return given

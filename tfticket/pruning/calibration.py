@@ -17,6 +17,7 @@ from keras import ops
 from tfticket.common.arguments import check_integer, shown
 from tfticket.keras_models.kernels import MaskedWeight
 from tfticket.keras_models.variables import host_copy
+from tfticket.sparsity.rows import KernelRows
 
 layers = keras.layers
 
@@ -24,17 +25,17 @@ _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 
 
-class Rows:
+class Rows(KernelRows):
     """The rows of one kernel, and the features that they multiply.
 
     Args:
         weight: A masked weight of a layer that `why_not` has nothing against.
     """
 
+    weight: MaskedWeight
+
     def __init__(self, weight: MaskedWeight):
-        self.weight = weight
         layer, shape = weight.layer, tuple(weight.variable.shape)
-        self._shape = shape
         # The axes of the kernel: of groups, of outputs, of features.
         if isinstance(layer, layers.EinsumDense):
             axes = _einsum_axes(layer)
@@ -42,22 +43,11 @@ class Rows:
             axes = ((len(shape) - 2,), (len(shape) - 1,), tuple(range(len(shape) - 2)))
         else:
             axes = ((), (len(shape) - 1,), tuple(range(len(shape) - 1)))
-        self.axes = axes
-        self.groups = math.prod(shape[i] for i in axes[0])
+        groups = math.prod(shape[i] for i in axes[0])
         if isinstance(layer, _CONVOLUTIONS):
-            self.groups = layer.groups
-        self.size = math.prod(shape[i] for i in axes[2])
-
-    def of(self, kernel: np.ndarray) -> np.ndarray:
-        """An array of the kernel's shape as (groups, outputs, features)."""
-        order = [i for axes in self.axes for i in axes]
-        return np.transpose(kernel, order).reshape(self.groups, -1, self.size)
-
-    def back(self, rows: np.ndarray) -> np.ndarray:
-        """What `of` has made, in the kernel's shape."""
-        order = [i for axes in self.axes for i in axes]
-        moved = rows.reshape([self._shape[i] for i in order])
-        return np.transpose(moved, np.argsort(order))
+            groups = layer.groups
+        super().__init__(shape, axes, groups)
+        object.__setattr__(self, "weight", weight)
 
     def features(self, x: Any) -> Any:
         """The features in an input of the layer: (groups, places, features)."""
@@ -203,6 +193,20 @@ def batches_of(data: Any, size: int = 32, most: int | None = None) -> Iterator[A
         yield keras.tree.map_structure(ops.convert_to_tensor, batch)
 
 
+def require_seen(weights: Mapping[str, MaskedWeight]) -> None:
+    """Raises a ValueError if the inputs of a kernel can't be told.
+
+    Args:
+        weights: The kernels, by name.
+    """
+    for name, weight in weights.items():
+        if reason := why_not(weight):
+            raise ValueError(
+                f"The inputs of '{name}' are not known: {reason}. Exclude it, or use "
+                "tfticket.one_shot, which prunes such kernels by magnitude."
+            )
+
+
 def input_norms(
     weights: Mapping[str, MaskedWeight], model: keras.Model, batches: Iterable[Any]
 ) -> dict[str, np.ndarray]:
@@ -214,14 +218,8 @@ def input_norms(
         batches: As `batches_of` yields them.
 
     Raises:
-        ValueError: If the inputs of a kernel can't be told, or no data reaches it.
+        ValueError: If no data reaches a kernel.
     """
-    for name, weight in weights.items():
-        if reason := why_not(weight):
-            raise ValueError(
-                f"The inputs of '{name}' are not known: {reason}. Exclude it, or use "
-                "tfticket.one_shot, which prunes such kernels by magnitude."
-            )
     recorders = {name: Recorded(Rows(x), second=False) for name, x in weights.items()}
     with recording(recorders):
         for batch in batches:

@@ -14,13 +14,14 @@ from tfticket.keras_models.gradients import (
 )
 from tfticket.keras_models.internals import jax_state_sync
 from tfticket.keras_models.variables import host_copy
-from tfticket.pruning.calibration import batches_of, input_norms
+from tfticket.pruning.blocks import Hessians
+from tfticket.pruning.calibration import batches_of, input_norms, require_seen
 from tfticket.pruning.masks import get_pruned_weights, masked_weights
 from tfticket.pruning.synflow import synaptic_flow
 from tfticket.sparsity.criteria import EVIDENCE
 
 FROM_DATA = ("gradient", "hessian_gradient")
-FROM_INPUTS = ("input_norm",)
+FROM_INPUTS = ("input_norm", "input_hessian")
 GATHERED = (*FROM_DATA, *FROM_INPUTS, "flow")
 
 
@@ -44,7 +45,7 @@ def gather(
     Args:
         model: A wrapped model.
         kinds: Names out of `GATHERED`: "gradient", "hessian_gradient", "input_norm",
-            "flow".
+            "input_hessian", "flow".
         data: Not for "flow": a tuple of arrays (x, y) or (x, y, sample_weight), or
             a `tf.data.Dataset`, a `keras.utils.PyDataset` or an iterable of such
             tuples as batches. "hessian_gradient" holds the batches in memory.
@@ -58,7 +59,9 @@ def gather(
 
     Returns:
         Kind to name as in `tfticket.get_masks` to array in the weight's shape:
-        float32 or wider, flow float64.
+        float32 or wider, flow float64. "input_hessian" is a mapping to
+        `tfticket.sparsity.rows.InputHessian`, which computes those of a layer when they
+        are asked for.
 
     Raises:
         NotImplementedError: For flow, as `synaptic_flow`.
@@ -89,11 +92,14 @@ def gather(
         if kind in (*FROM_DATA, *FROM_INPUTS):
             require_data(kind, model, data, loss, criterion)
     found = {}
-    if "input_norm" in kinds:
+    if set(kinds) & set(FROM_INPUTS):
         kernels = {k: x for k, x in masked_weights(model).items() if x.is_kernel}
-        found["input_norm"] = input_norms(
-            kernels, model, batches_of(data, batch_size, batches)
-        )
+        require_seen(kernels)
+        samples = list(batches_of(data, batch_size, batches))
+        if "input_norm" in kinds:
+            found["input_norm"] = input_norms(kernels, model, samples)
+        if "input_hessian" in kinds:
+            found["input_hessian"] = Hessians(model, kernels, samples)
     if "flow" in kinds:
         found["flow"] = synaptic_flow(model)
     if set(kinds) & set(FROM_DATA):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfticket.common import arguments
+from tfticket.sparsity.rows import obs, wanda, wide
 
 
 def magnitude(weight: np.ndarray) -> np.ndarray:
@@ -242,27 +243,6 @@ def synflow(weight: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return np.abs(wide(weight) * wide(flow))
 
 
-def wanda(weight: np.ndarray, input_norm: np.ndarray) -> np.ndarray:
-    """|w| times the norm of what it multiplies (Sun et al. 2023, arXiv 2306.11695).
-
-    Args:
-        weight: Float array of any shape. The paper ranks it within each output.
-        input_norm: L2 norm over the data of the weight's input, in its shape.
-
-    Example:
-
-    >>> wanda(np.array([-2.0, 1.0]), np.array([1.0, 3.0]))
-    array([2., 3.])
-    """
-    return np.abs(wide(weight)) * wide(input_norm)
-
-
-def wide(array: Any) -> np.ndarray:
-    """At least float32: products of float16 weights would overflow or vanish."""
-    array = np.asarray(array)
-    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
-
-
 Criterion = Callable[..., np.ndarray]
 
 EVIDENCE = {
@@ -272,6 +252,7 @@ EVIDENCE = {
     "gradient": "mean gradient of the loss over the data",
     "hessian_gradient": "Hessian of that loss times its gradient",
     "input_norm": "norm over the data of what each weight multiplies",
+    "input_hessian": "mean of x x^T over what each row multiplies",
     "flow": "gradient of SynFlow's objective with respect to |w|",
     "generator": "a np.random.Generator",
 }
@@ -280,7 +261,7 @@ _CRITERIA: dict[str, Criterion] = {
     criterion.__name__: criterion
     for criterion in (
         *(magnitude, lamp, random, movement, magnitude_increase, change),
-        *(recent_change, taylor, snip, grasp, synflow, wanda),
+        *(recent_change, taylor, snip, grasp, synflow, wanda, obs),
     )
 }
 
@@ -432,7 +413,7 @@ def score(
     function, name = get(criterion), name_of(criterion)
     kinds = needs(criterion)
     weights = arguments.check_arrays("weights", weights)
-    evidence = arguments.check_values("evidence", evidence, arguments.check_arrays)
+    evidence = arguments.check_values("evidence", evidence, _check_kind)
     seed = arguments.optional(arguments.check_integer, "seed", seed, 0)
     if seed is None:
         seed = np.random.SeedSequence().entropy  # type: ignore[assignment]
@@ -464,6 +445,12 @@ def generator_for(name: str, *seeds: Any) -> np.random.Generator:
     seed, *others = seeds
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:16], "big"), *others])
+
+
+def _check_kind(name, value):
+    if name == "evidence['input_hessian']":  # computed when they are asked for
+        return arguments.check_instance(name, value, Mapping, "names to Hessians")
+    return arguments.check_arrays(name, value)
 
 
 def _evidence(name, kind, key, shape, evidence):

@@ -8,11 +8,10 @@ import math
 
 import numpy as np
 
+from tfticket.sparsity.rows import damped
+
 # Columns that SparseGPT goes through before it spreads their error to all later ones.
 _BLOCK = 128
-
-# Part of the mean diagonal that is added to the moments, for their inverse to exist.
-DAMPING = 0.01
 
 
 def lowest_of_rows(scores: np.ndarray, alive: np.ndarray, count: int) -> np.ndarray:
@@ -125,7 +124,7 @@ def least_squares(
     >>> least_squares(np.array([[1.0, 1.0]]), kept, inputs).round(2)
     array([[1.5, 0. ]])
     """
-    hessian = _damped(np.array(moments, np.float64))
+    hessian = damped(np.array(moments, np.float64))
     wanted = np.asarray(rows, np.float64) @ hessian
     found = np.zeros(rows.shape)
     for i, kept in enumerate(mask):
@@ -199,14 +198,9 @@ def _lowest(scores, alive, count):
     return gone[::-1].reshape(scores.shape) | ~alive
 
 
-def _damped(hessian):
-    mean = float(np.mean(np.diag(hessian)))
-    return hessian + (DAMPING * mean if mean > 0 else 1.0) * np.eye(len(hessian))
-
-
 def _inverse_factor(hessian):
     """The upper triangular U with U^T U = (H + damping)^-1."""
-    damped = _damped(hessian)
-    if not math.isfinite(float(damped.sum())):
+    with_damping = damped(hessian)
+    if not math.isfinite(float(with_damping.sum())):
         raise ValueError("moments must be finite. Is there a NaN in the data?")
-    return np.linalg.cholesky(np.linalg.inv(damped)).T
+    return np.linalg.cholesky(np.linalg.inv(with_damping)).T
