@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from fixtures import pages
 
 import tfticket
 from tfticket.keras_models.names import named_weights
@@ -159,8 +160,7 @@ assert found >= {zeros}, found
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_language_model_generates():
-    pytest.importorskip("tokenizers")
+def writer():
     hub = keras_hub.models
     pieces = ["!", *"airplneothbĠ", "Ġa", "Ġt", "Ġi", "Ġb", "ai", "pl", "ne", "Ġat"]
     pieces += ["po", "rt", "Ġth", "air", "pla", "port", "Ġair", "Ġai", "plane"]
@@ -168,13 +168,18 @@ def test_a_language_model_generates():
     merges = ["Ġ a", "Ġ t", "Ġ i", "Ġ b", "a i", "p l", "n e", "Ġa t", "p o", "r t"]
     merges += ["Ġt h", "ai r", "pl a", "po rt", "Ġai r", "Ġa i", "pla ne"]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    keras.utils.set_random_seed(0)
-    model = hub.GPT2CausalLM(
+    return hub.GPT2CausalLM(
         hub.GPT2Backbone(len(vocabulary), 2, 2, 8, 16, max_sequence_length=8),
         hub.GPT2CausalLMPreprocessor(
             hub.GPT2Tokenizer(vocabulary=vocabulary, merges=merges), sequence_length=8
         ),
     )
+
+
+def test_a_language_model_generates():
+    pytest.importorskip("tokenizers")
+    keras.utils.set_random_seed(0)
+    model = writer()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, sampler="greedy")
     before = model.generate("airplane", max_length=8)
@@ -191,3 +196,18 @@ def test_a_language_model_generates():
     pruned = model.generate("airplane", max_length=8)
     tfticket.strip(model, in_place=True)
     assert model.generate("airplane", max_length=8) == pruned
+
+
+def test_the_guide(tmp_path, monkeypatch):
+    """With presets made here in the place of those that would be downloaded."""
+    pytest.importorskip("tensorflow_text")
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    for kind, make in (("BertTextClassifier", classifier), ("GPT2CausalLM", writer)):
+        real = getattr(keras_hub.models, kind)
+
+        def made(preset, make=make, load=real.from_preset, **given):
+            return load(preset, **given) if preset == "pruned_bert" else make()
+
+        monkeypatch.setattr(real, "from_preset", staticmethod(made))
+    pages.run_python("docs/guides/keras_hub.md")

@@ -159,6 +159,10 @@ class FlatGraph:
     def _can_be_inlined(self, model, args, kwargs, within):
         if not _has_graph(model) or not _only_tensors(args, kwargs):
             return False
+        # A class of its own may do more than its graph says.
+        graph = type(_functional(model))
+        if type(model).call not in (graph.call, keras.Sequential.call):
+            return False
         # Two outputs of one nested model share its name, which only it can give them.
         if not within and self.output_names.count(model.name) > 1:
             return False
@@ -393,5 +397,5 @@ def _only_tensors(args, kwargs):
     return (
         all(_is_tensor(leaf) for leaf in leaves)
         and not kwargs.get("training")
-        and kwargs.get("mask") is None
+        and all(x is None for x in keras.tree.flatten(kwargs.get("mask")))
     )
