@@ -60,8 +60,8 @@ class InputHessian:
     >>> inputs = np.array([[[1.0, 0.5], [0.5, 1.0]]])
     >>> hessian = InputHessian(KernelRows((2, 3), ((), (1,), (0,))), inputs)
     >>> hessian.inverse_diagonal().round(2)
-    array([[1.32, 1.32, 1.32],
-           [1.32, 1.32, 1.32]])
+    array([[1.31, 1.31, 1.31],
+           [1.31, 1.31, 1.31]])
     """
 
     rows: KernelRows
