@@ -1,8 +1,11 @@
 """`one_shot`: against plain NumPy, on graphs of all kinds of layers."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
+from fixtures import pages
 from keras import layers
 
 import tfticket
@@ -11,6 +14,10 @@ from tfticket.pruning.calibration import Recorded, Rows, batches_of, recording
 from tfticket.pruning.masks import masked_weights
 from tfticket.sparsity import reconstruction
 
+sys.path.append(str(pages.ROOT / "benchmarks"))
+import one_shot_page
+
+RESULTS = pages.ROOT / "docs" / "results"
 RANDOM = np.random.default_rng(0)
 
 
@@ -540,3 +547,12 @@ def test_bad_arguments_change_nothing(arguments, words):
             **{"data": SAMPLES, "sparsity": 0.5, "method": "sparsegpt"} | arguments,
         )
     assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_the_page_is_made_of_the_rows(tmp_path):
+    (tmp_path / "one_shot").mkdir()
+    for path in (RESULTS / "one_shot").glob("*.csv"):
+        (tmp_path / "one_shot" / path.name).symlink_to(path)
+    one_shot_page.write(tmp_path)
+    text = (tmp_path / "one_shot.md").read_text()
+    assert text == (RESULTS / "one_shot.md").read_text()

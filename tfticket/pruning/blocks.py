@@ -17,7 +17,7 @@ from tfticket.keras_models.graph import Call, FlatGraph
 from tfticket.keras_models.kernels import MaskedWeight
 from tfticket.keras_models.masked_layer import carrier
 from tfticket.keras_models.names import every_layer, is_graph
-from tfticket.keras_models.variables import State
+from tfticket.keras_models.variables import State, built_optimizer
 from tfticket.pruning.calibration import Recorded, Rows, recording
 from tfticket.pruning.masks import ModelMasks
 from tfticket.sparsity.rows import InputHessian
@@ -349,12 +349,14 @@ def reproduce(
         return before, before
     state = State(trained)
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(inputs))
-    model.compile(keras.optimizers.Adam(rate), "mse", jit_compile=_compiles())
+    model.compile(keras.optimizers.Adam(rate), "mse", jit_compile="auto")
+    built_optimizer(model)  # TensorFlow traces a step that makes variables twice
     order = np.random.default_rng(0)
+    step = _step(model, inputs, targets)
     with gradients(True):
         for _ in range(epochs):
             for i in order.permutation(len(inputs)):
-                model.train_on_batch(inputs[i], targets[i])
+                step(inputs[i], targets[i])
     after = _error(function, inputs, targets)
     if not after < before:  # NaN counts as larger
         state.restore()
@@ -398,6 +400,25 @@ def _error(function, inputs, targets):
     return off / size if size > 0 else 0.0
 
 
-def _compiles():
-    # XLA takes longer to compile a block on TensorFlow than the block trains.
-    return False if keras.backend.backend() == "tensorflow" else "auto"
+def _step(model, inputs, targets):
+    """A training step, on TensorFlow traced once for batches of all lengths.
+
+    Tracing and compiling a block takes longer than it trains.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return model.train_on_batch
+    import tensorflow as tf
+
+    def spec(*batches):
+        shapes = zip(*(x.shape for x in batches), strict=True)
+        same = [sizes[0] if len({*sizes}) == 1 else None for sizes in shapes]
+        return tf.TensorSpec(same, batches[0].dtype)
+
+    signature = [
+        keras.tree.map_structure(spec, *batches) for batches in (inputs, targets)
+    ]
+    return tf.function(
+        lambda x, y: model.train_step((x, y)),
+        input_signature=signature,
+        autograph=False,
+    )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.kernels import has_adapter
 from tfticket.keras_models.names import Pattern, choose, is_graph
 from tfticket.keras_models.quantized import require_not_quantized
-from tfticket.keras_models.variables import State, host_copy
+from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.blocks import (
     Stream,
     blocks_of,
@@ -130,8 +131,8 @@ def one_shot(
     layer_sparsity: Literal["uniform", "owl"] = "uniform",
     sparsities: Mapping[Pattern, float] | None = None,
     reconstruct: Literal["layer", "block"] | None = None,
-    epochs: int = 10,
-    learning_rate: float = 0.001,
+    epochs: int = 8,
+    learning_rate: float = 0.0015,
     batch_size: int = 32,
     batches: int | None = None,
     verbose: bool = False,
@@ -209,16 +210,12 @@ def one_shot(
     if not samples:
         raise ValueError("data holds no samples.")
     _require_fit(model, samples[0], data)
-    before = work.snapshot()
-    try:
+    with work.put_back():
         wanted = work.sparsities(
             0.0 if sparsity is None else sparsity, sparsities, layer_sparsity, samples
         )
         with gradients(False):
             rows = list(work.run(samples, wanted, verbose))
-    except BaseException:
-        work.restore(before)
-        raise
     for note in work.notes:
         warnings.warn(note, stacklevel=2)
     return OneShotReport(tuple(rows), tuple(work.notes), tuple(work.blocks))
@@ -274,17 +271,27 @@ class _Work:
         self.notes: list[str] = []
         self.blocks: list[OneShotBlock] = []
 
-    def snapshot(self):
+    @contextlib.contextmanager
+    def put_back(self):
+        """After an error, leaves the model as it was."""
         changed = [x.variable for x in self.weights.values()]
         if self._trains:
             changed += self.model.trainable_variables
-        state = State({str(id(x)): x for x in changed})
-        return state, self._masks.masks()
-
-    def restore(self, before):
-        state, masks = before
-        self._masks.set_masks(masks)
-        state.restore()
+        masks = self._masks.masks()
+        # On disk: it is looked at only if something goes wrong.
+        with tempfile.TemporaryFile() as file:
+            for variable in changed:
+                file.write(host_copy(variable).tobytes())
+            try:
+                yield
+            except BaseException:
+                self._masks.set_masks(masks)
+                file.seek(0)
+                for variable in changed:
+                    empty = np.empty_like(host_copy(variable))
+                    found = np.frombuffer(file.read(empty.nbytes), empty.dtype)
+                    variable.assign(found.reshape(empty.shape))
+                raise
 
     def sparsities(self, sparsity, own, layer_sparsity, samples):
         """Sparsity of each kernel."""

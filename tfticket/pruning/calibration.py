@@ -76,7 +76,8 @@ class Recorded:
 
     def __init__(self, rows: Rows, second: bool):
         self.rows, self._second = rows, second
-        self._sum: Any = 0.0
+        self._sum: Any = None
+        self._is_mean = False
         self.count = 0
 
     def see(self, x: Any) -> None:
@@ -87,16 +88,23 @@ class Recorded:
             found = ops.matmul(ops.transpose(found, (0, 2, 1)), found)
         else:
             found = ops.sum(ops.square(found), axis=1)
-        self._sum = self._sum + ops.convert_to_numpy(found).astype(np.float64)
+        found = ops.convert_to_numpy(found)
+        if self._sum is None:
+            self._sum = np.zeros(found.shape, np.float64)
+        self._sum += found
 
     def moments(self) -> np.ndarray:
-        """Mean of x x^T by group: (groups, features, features)."""
-        return self._sum / max(1, self.count)
+        """Mean of x x^T by group: (groups, features, features), at the end."""
+        if not self._is_mean:  # in place, since it may be as large as the model
+            self._sum /= self.count
+            self._is_mean = True
+        return self._sum
 
     def norms(self) -> np.ndarray:
         """Root of the sum of squares of each feature: (groups, features)."""
         if self._second:
-            return np.sqrt(np.diagonal(self._sum, axis1=1, axis2=2))
+            count = self.count if self._is_mean else 1
+            return np.sqrt(count * np.diagonal(self._sum, axis1=1, axis2=2))
         return np.sqrt(self._sum)
 
     def norm_of_weights(self) -> np.ndarray:

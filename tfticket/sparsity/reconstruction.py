@@ -7,8 +7,9 @@ has seen is in `moments`, the mean of x x^T over its inputs.
 import math
 
 import numpy as np
+from scipy.linalg import lapack
 
-from tfticket.sparsity.rows import damped
+from tfticket.sparsity.rows import damp
 
 # Columns that SparseGPT goes through before it spreads their error to all later ones.
 _BLOCK = 128
@@ -73,7 +74,7 @@ def sparse_gpt(
     dead = np.diag(hessian) == 0
     hessian[dead, dead] = 1
     weights[:, dead] = 0
-    inverse = _inverse_factor(hessian)
+    inverse = _inverse_factor(hessian)  # in the memory of the copy
     size = rows.shape[1]
     given = 0
     for start in range(0, size, _BLOCK):
@@ -124,7 +125,7 @@ def least_squares(
     >>> least_squares(np.array([[1.0, 1.0]]), kept, inputs).round(2)
     array([[1.5, 0. ]])
     """
-    hessian = damped(np.array(moments, np.float64))
+    hessian = damp(np.array(moments, np.float64))
     wanted = np.asarray(rows, np.float64) @ hessian
     found = np.zeros(rows.shape)
     for i, kept in enumerate(mask):
@@ -199,8 +200,14 @@ def _lowest(scores, alive, count):
 
 
 def _inverse_factor(hessian):
-    """The upper triangular U with U^T U = (H + damping)^-1."""
-    with_damping = damped(hessian)
-    if not math.isfinite(float(with_damping.sum())):
+    """The upper triangular U with U^T U = (H + damping)^-1, in place of the Hessian."""
+    damp(hessian)
+    if not math.isfinite(float(hessian.sum())):
         raise ValueError("moments must be finite. Is there a NaN in the data?")
-    return np.linalg.cholesky(np.linalg.inv(with_damping)).T
+    # It is symmetric, and LAPACK overwrites arrays in Fortran's order only.
+    factor, _ = lapack.dpotrf(hessian.T, overwrite_a=True)
+    inverse, _ = lapack.dpotri(factor, overwrite_c=True)  # its upper triangle
+    found, wrong = lapack.dpotrf(inverse, overwrite_a=True, clean=True)
+    if wrong:
+        raise np.linalg.LinAlgError("The inverse of the Hessian is not positive.")
+    return found

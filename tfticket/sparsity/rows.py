@@ -78,7 +78,7 @@ class InputHessian:
         Damped by 1 % of the mean diagonal, as in SparseGPT (arXiv 2301.00774).
         """
         outputs = math.prod(self.shape) // (self.rows.groups * self.rows.size)
-        found = [np.diag(np.linalg.inv(damped(x))) for x in self.moments]
+        found = [np.diag(np.linalg.inv(damp(np.array(x)))) for x in self.moments]
         wide = np.broadcast_to(
             np.array(found)[:, None], (len(found), outputs, self.rows.size)
         )
@@ -89,14 +89,16 @@ class InputHessian:
 DAMPING = 0.01
 
 
-def damped(moments: np.ndarray) -> np.ndarray:
-    """Moments of which an inverse exists.
+def damp(moments: np.ndarray) -> np.ndarray:
+    """Changes moments so that an inverse exists, and returns them.
 
     Args:
-        moments: Mean of x x^T, (features, features).
+        moments: Mean of x x^T, (features, features); changed in place.
     """
-    mean = float(np.mean(np.diag(moments)))
-    return moments + (DAMPING * mean if mean > 0 else 1.0) * np.eye(len(moments))
+    diagonal = np.einsum("ii->i", moments)
+    mean = float(np.mean(diagonal))
+    diagonal += DAMPING * mean if mean > 0 else 1.0
+    return moments
 
 
 def obs(weight: np.ndarray, input_hessian: InputHessian) -> np.ndarray:
