@@ -13,6 +13,8 @@ from tfticket.sparsity.rows import damp
 
 # Columns that SparseGPT goes through before it spreads their error to all later ones.
 _BLOCK = 128
+# And before it spreads their error within these.
+_PART = 32
 
 
 def lowest_of_rows(scores: np.ndarray, alive: np.ndarray, count: int) -> np.ndarray:
@@ -77,29 +79,51 @@ def sparse_gpt(
     inverse = _inverse_factor(hessian)  # in the memory of the copy
     size = rows.shape[1]
     given = 0
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
+    width = _BLOCK if group is None else _multiple(group[1], _BLOCK)
+    for start in range(0, size, width):
+        stop = min(start + width, size)
         block = slice(start, stop)
-        diagonal = np.diag(inverse)[block]
         if group is None:
-            scores = (weights[:, block] / diagonal) ** 2
+            scores = (weights[:, block] / np.diag(inverse)[block]) ** 2
             count = round(sparsity * stop * len(rows)) - given
             given += count
-            gone = _lowest(scores, mask[:, block], count)
-            mask[:, block] = ~gone
-        errors = np.zeros((len(rows), stop - start))
+            mask[:, block] = ~_lowest(scores, mask[:, block], count)
+        # Columns as rows, so that what one changes lies together in memory.
+        columns = np.ascontiguousarray(weights[:, block].T)
+        errors = _spread(columns, mask[:, block].T, inverse[block, block], group)
+        weights[:, block] = columns.T
+        weights[:, stop:] -= errors.T @ inverse[block, stop:]
+    return mask, np.where(mask, weights, 0)
+
+
+def _spread(columns, mask, inverse, group):
+    """Prunes the columns of a block one after the other; returns their errors.
+
+    In parts, whose errors go to the later ones together.
+    """
+    size = len(columns)
+    errors = np.zeros(columns.shape)
+    width = _PART if group is None else _multiple(group[1], _PART)
+    for start in range(0, size, width):
+        stop = min(start + width, size)
         for j in range(start, stop):
             if group is not None and (j - start) % group[1] == 0:
-                part = slice(j, min(j + group[1], size))
-                scores = (weights[:, part] / np.diag(inverse)[part]) ** 2
+                part = slice(j, min(j + group[1], stop))
+                scores = (columns[part].T / np.diag(inverse)[part]) ** 2
                 count = max(0, part.stop - part.start - group[0])
-                mask[:, part] = ~lowest_of_rows(scores, mask[:, part], count)
-            kept = np.where(mask[:, j], weights[:, j], 0)
-            errors[:, j - start] = (weights[:, j] - kept) / inverse[j, j]
-            weights[:, j:stop] -= np.outer(errors[:, j - start], inverse[j, j:stop])
-            weights[:, j] = kept
-        weights[:, stop:] -= errors @ inverse[block, stop:]
-    return mask, np.where(mask, weights, 0)
+                mask[part] = ~lowest_of_rows(scores, mask[part].T, count).T
+            gone = np.where(mask[j], 0, columns[j])
+            errors[j] = gone / inverse[j, j]
+            columns[j] -= gone
+            columns[j + 1 : stop] -= inverse[j, j + 1 : stop, None] * errors[j]
+        here = slice(start, stop)
+        columns[stop:] -= inverse[here, stop:].T @ errors[here]
+    return errors
+
+
+def _multiple(number, most):
+    """The largest multiple of a number up to `most`, and at least the number."""
+    return max(number, most - most % number)
 
 
 def least_squares(
