@@ -103,12 +103,14 @@ def blocks_of(graph: FlatGraph, holders: Mapping[int, Sequence[str]]) -> list[Bl
             learned |= set(call.outputs)
         live = {x for x in live | (learned & set(call.outputs)) if last.get(x, -1) > i}
         if names and len(live) == 1:
-            calls = graph.calls[start:first], graph.calls[first : i + 1]
-            found.append(Block(*map(tuple, calls), *live, tuple(names)))
+            before, calls = graph.calls[start:first], graph.calls[first : i + 1]
+            (output,) = live
+            found.append(Block(tuple(before), tuple(calls), output, tuple(names)))
             start, names = i + 1, []
     if names:  # several outputs, of which the first counts
-        calls = graph.calls[start:first], graph.calls[first:]
-        found.append(Block(*map(tuple, calls), graph.outputs[0], tuple(names)))
+        before, calls = graph.calls[start:first], graph.calls[first:]
+        output = graph.outputs[0]
+        found.append(Block(tuple(before), tuple(calls), output, tuple(names)))
     return found
 
 
@@ -164,7 +166,7 @@ def called(call: Call, values: dict[int, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def gradients(kept: bool):
+def gradients(kept: bool) -> Iterator[None]:
     """Whether PyTorch keeps what a way back needs; other backends are told when to.
 
     Args:
@@ -290,9 +292,9 @@ class Hessians(Mapping):
                     second=True,
                 )
             with gradients(False):
-                _, self._held = next(self._walk, (None, None))
-            if self._held is None:
-                self._walk, self._held = None, {}
+                _, self._held = next(self._walk, ([], {}))
+            if not self._held:
+                self._walk = None
                 if again:
                     raise ValueError(
                         f"The data never reaches '{name}'. Exclude its layer."

@@ -113,11 +113,11 @@ class OneShotReport:
             )
         lines = aligned(cells)
         if self.blocks:
-            cells = [("block from", "pruned", "trained")]
-            cells += [
+            head = ("block from", "pruned", "trained")
+            of_blocks = (
                 (x.names[0], f"{x.pruned:.2%}", f"{x.trained:.2%}") for x in self.blocks
-            ]
-            lines += ["", *aligned(cells)]
+            )
+            lines += ["", *aligned([head, *of_blocks])]
         return "\n".join([*lines, *self.notes])
 
 

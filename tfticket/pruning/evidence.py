@@ -91,7 +91,7 @@ def gather(
     for kind in kinds:
         if kind in (*FROM_DATA, *FROM_INPUTS):
             require_data(kind, model, data, loss, criterion)
-    found = {}
+    found: dict[str, Any] = {}
     if set(kinds) & set(FROM_INPUTS):
         kernels = {k: x for k, x in masked_weights(model).items() if x.is_kernel}
         require_seen(kernels)
