@@ -1,0 +1,3 @@
+"""The page of `benchmarks/dynamic.py`, and its picture."""
+
+COLUMNS = ("method", "sparsity", "seed", "accuracy", "flops", "seconds")
