@@ -22,6 +22,7 @@ import dynamic_page
 import keras
 import numpy as np
 from absl import app, flags
+from timing import random_batches
 
 import tfticket
 from tfticket import models
@@ -44,6 +45,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS has MNIST.")
 _OUT = flags.DEFINE_string("out", "docs/results/dynamic.csv", "The table of trainings.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", 1)
 _METHODS = flags.DEFINE_list("methods", None, "Methods to train; all if left out.")
+_TIMED = flags.DEFINE_integer("timed_steps", STEPS, "Steps of a timed fit.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 11, "Fits of each kind that are timed.", 1)
 
 
@@ -76,16 +78,16 @@ def start(seed, kind="masked", width=1.0):
     return model
 
 
-def dense(sparsity, seed, data):
+def dense(sparsity, seed, of_gradients):
     return start(seed, "plain"), None
 
 
-def small_dense(sparsity, seed, data):
+def small_dense(sparsity, seed, of_gradients):
     width = width_with(NETWORK, SHAPE, CLASSES, round((1 - sparsity) * WEIGHTS))
     return start(seed, "plain", width), None
 
 
-def gradual(sparsity, seed, data):
+def gradual(sparsity, seed, of_gradients):
     schedule = tfticket.schedules.PolynomialDecay(
         0.0, sparsity, 0, END, frequency=FREQUENCY
     )
@@ -93,8 +95,8 @@ def gradual(sparsity, seed, data):
 
 
 def dynamic(method):
-    def prepare(sparsity, seed, data):
-        source = {"data": batches(*data.train, seed)} if method == "rigl" else {}
+    def prepare(sparsity, seed, of_gradients):
+        source = {"data": of_gradients(seed)} if method == "rigl" else {}
         return start(seed), tfticket.DynamicSparseTraining(
             *(sparsity, method),
             **{"scope": "erk", "frequency": FREQUENCY, "seed": seed, **source},
@@ -103,17 +105,17 @@ def dynamic(method):
     return prepare
 
 
-def batches(x, y, seed):
+def batches(x, y, size, seed):
     """What RigL takes its gradients of, one batch per update."""
     order = np.random.default_rng(seed).permutation(len(x))
-    starts = range(0, len(x) - IMAGES + 1, IMAGES)
-    return [(x[order[i : i + IMAGES]], y[order[i : i + IMAGES]]) for i in starts]
+    starts = range(0, len(x) - size + 1, size)
+    return [(x[order[i : i + size]], y[order[i : i + size]]) for i in starts]
 
 
 def largest(method, **arguments):
     kind = "masked" if method == "ac_dc" else "keeps dense"
 
-    def prepare(sparsity, seed, data):
+    def prepare(sparsity, seed, of_gradients):
         own = {name: value(sparsity) for name, value in arguments.items()}
         callback = tfticket.TopKTraining(
             *(sparsity, method), **{"scope": "erk", "frequency": FREQUENCY, **own}
@@ -157,7 +159,9 @@ def train(path):
     for method, sparsity, seed in trainings():
         if (method, sparsity, seed) in there:
             continue
-        model, callback = METHODS[method](sparsity, seed, data)
+        model, callback = METHODS[method](
+            sparsity, seed, functools.partial(batches, *data.train, IMAGES)
+        )
         begun = time.perf_counter()
         model.fit(
             data.training_pipeline(BATCH_SIZE, seed),
@@ -177,6 +181,36 @@ def train(path):
             sizes = [math.prod(w.shape) for w in model.weights if len(w.shape) > 1]
             flops = sum(sizes) / WEIGHTS
         add(path, method, sparsity, seed, accuracy, f"{flops:.5f}", seconds)
+
+
+def measure_time(path):
+    """Whole fits with updates against one with masks that stay, turn by turn.
+
+    RigL takes its gradient of one batch of a step, as in its paper. Times are of the
+    processor, since other programs may take the cores meanwhile.
+    """
+    data = random_batches(SHAPE, BATCH_SIZE)()
+    at_hand = list(data.take(20).as_numpy_iterator())
+    steps = _TIMED.value
+    times = {"static": [], "SET": [], "RigL": []}
+    for repeat in range(_REPEATS.value + 1):
+        for method in list(times)[:: -1 if repeat % 2 else 1]:
+            model, callback = METHODS[method](SPARSITIES[0], 0, lambda _: at_hand)
+            begun = time.process_time()
+            model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[callback])
+            times[method].append(time.process_time() - begun)
+            if method != "static" and not callback.records:
+                raise RuntimeError(f"{method} made no update.")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(dynamic_page.TIMES)
+        for method, seconds in times.items():
+            ratios = np.divide(seconds[1:], times["static"][1:])
+            low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+            each = 1e3 * np.median(seconds[1:]) / steps
+            row = [method, steps, len(ratios), f"{each:.3f}"]
+            writer.writerow([*row, *(f"{r:.3f}" for r in (low, middle, high))])
+            print(*row, f"{middle:.3f} ({low:.3f} to {high:.3f})")
 
 
 def rows(path):
@@ -204,6 +238,8 @@ def main(_):
     path = pathlib.Path(_OUT.value)
     if _WHAT.value == "train":
         train(path)
+    elif _WHAT.value == "time":
+        measure_time(path.with_name(f"{path.stem}_time.csv"))
     elif _WHAT.value == "page":
         dynamic_page.write(path)
 

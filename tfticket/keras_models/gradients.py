@@ -82,7 +82,9 @@ class MeanGradient:
         # What a batch may change (BatchNorm statistics, seeds), and what only stands
         # by.
         self._others = [v for v in model.variables if id(v) not in own]
-        self._instead = {id(variable): value for variable, value in instead}
+        self._instead = {
+            id(variable): ops.convert_to_tensor(value) for variable, value in instead
+        }
         self._differentiate = differentiate or gradient_of
         self._add = compiled(self._add_batch)
         self.samples = 0
@@ -91,9 +93,7 @@ class MeanGradient:
         """The gradient at the present values, the mean over all samples."""
         values = tensors(self._weights)
         state = [
-            ops.convert_to_tensor(self._instead[id(v)])
-            if id(v) in self._instead
-            else tensors([v])[0]
+            self._instead[id(v)] if id(v) in self._instead else tensors([v])[0]
             for v in self._others
         ]
         total = [

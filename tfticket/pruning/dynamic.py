@@ -336,10 +336,12 @@ class DynamicSparseTraining(StepCallback):
                 scores, growth[name], masks[name], fraction, *self._units(name)
             )
         lived = self._ages.exchanged(step, masks, found)
-        # In two steps, so that what grows is 0.0, its slots at rest, whatever another
-        # callback has loaded into the model.
-        self._masked.set_masks({name: x.survivors for name, x in found.items()})
-        self._masked.set_masks({name: x.mask for name, x in found.items()})
+        # What grows is 0.0, its slots at rest, whatever another callback has loaded
+        # into the model.
+        self._masked.set_masks(
+            {name: x.mask for name, x in found.items()},
+            kept={name: x.survivors for name, x in found.items()},
+        )
         self._start_grown(found, turn)
         counts = {name: x.moved for name, x in found.items()}
         self.records.append(UpdateRecord(step, fraction, counts, dict(counts), lived))

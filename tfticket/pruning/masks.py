@@ -180,14 +180,17 @@ class ModelMasks:
         self,
         masks: Mapping[str, np.ndarray],
         gradient_masks: Mapping[str, np.ndarray] | None = None,
+        kept: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """As `set_masks`, unchecked. Masks not named stay; all weights are masked.
 
         Args:
             masks: Name to boolean array.
             gradient_masks: The same for gradients of weights that keep dense values.
+            kept: The same of weights that keep their value and their slots, if it is
+                not all that the mask keeps: what comes back starts at 0.0.
         """
-        both = dict(masks), dict(gradient_masks or {})
+        given = dict(masks), dict(gradient_masks or {}), dict(kept or {})
         optimizer = getattr(self._model(), "optimizer", None)
         care_for(optimizer)
         slots = () if optimizer is None else optimizer.variables
@@ -195,9 +198,9 @@ class ModelMasks:
         key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()
-            self._set(*both)
+            self._set(*given)
         else:
-            self._compiled[1](*both)
+            self._compiled[1](*given)
 
     def _compile(self):
         size = sum(math.prod(weight.mask.shape) for weight in self.weights.values())
@@ -210,20 +213,20 @@ class ModelMasks:
         xla = bool(getattr(self._model(), "jit_compile", False))
         return tf.function(self._set, autograph=False, jit_compile=xla)
 
-    def _set(self, masks, gradient_masks):
+    def _set(self, masks, gradient_masks, kept):
         for name, mask in masks.items():
             self.weights[name].mask.assign(mask)
         for name, mask in gradient_masks.items():
             self.weights[name].gradient_mask.assign(mask)
-        for weight in self.weights.values():
+        pairs = []
+        for name, weight in self.weights.items():
+            mask = weight.gradient_mask if weight.keeps_dense else weight.mask
+            mask = kept.get(name, mask)
+            pairs.append((weight.variable, mask))
             if not weight.keeps_dense:
-                weight.variable.assign(apply_mask(weight.variable, weight.mask))
+                weight.variable.assign(apply_mask(weight.variable, mask))
         optimizer = getattr(self._model(), "optimizer", None)
         if optimizer is not None:
-            pairs = [
-                (w.variable, w.gradient_mask if w.keeps_dense else w.mask)
-                for w in self.weights.values()
-            ]
             mask_slots(optimizer, pairs)
 
 
