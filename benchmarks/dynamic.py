@@ -44,6 +44,9 @@ _WHAT = flags.DEFINE_enum("what", "train", ["train", "time", "page"], "What to d
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS has MNIST.")
 _OUT = flags.DEFINE_string("out", "docs/results/dynamic.csv", "The table of trainings.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", 1)
+_SPARSITIES = flags.DEFINE_list(
+    "sparsities", [*map(str, SPARSITIES)], "Sparsities to train to."
+)
 _METHODS = flags.DEFINE_list("methods", None, "Methods to train; all if left out.")
 _TIMED = flags.DEFINE_integer("timed_steps", STEPS, "Steps of a timed fit.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 11, "Fits of each kind that are timed.", 1)
@@ -148,9 +151,9 @@ METHODS = {
 def trainings():
     """(method, sparsity, seed) of every training, seeds last."""
     for seed in range(_SEEDS.value):
-        for method in _METHODS.value or METHODS:
-            for sparsity in (0.0,) if method == "dense" else SPARSITIES:
-                yield method, sparsity, seed
+        for sparsity in map(float, _SPARSITIES.value):
+            for method in _METHODS.value or METHODS:
+                yield method, 0.0 if method == "dense" else sparsity, seed
 
 
 def train(path):
@@ -159,6 +162,7 @@ def train(path):
     for method, sparsity, seed in trainings():
         if (method, sparsity, seed) in there:
             continue
+        there.add((method, sparsity, seed))  # dense, at the next sparsity
         model, callback = METHODS[method](
             sparsity, seed, functools.partial(batches, *data.train, IMAGES)
         )

@@ -185,16 +185,26 @@ def shared():
     return model, State.of(model)
 
 
-@pytest.mark.parametrize("method", ["ste", "top_kast", "ac_dc"])
-def test_a_resumed_fit_goes_on(method, mlp, data, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "structure"),
+    [("ste", None), ("top_kast", None), ("ac_dc", None), ("ste", NM(2, 4))],
+)
+def test_a_resumed_fit_goes_on(method, structure, mlp, data, tmp_path):
     """Through a saved file, bit for bit, what is behind the masks too."""
 
     def callback():
-        return tfticket.TopKTraining(0.5, method, frequency=5, end_step=21)
+        # Of 2:4, which prunes no more than a half.
+        return tfticket.TopKTraining(
+            0.75, method, frequency=5, end_step=21, structure=structure
+        )
 
-    model = compiled(tfticket.prune(mlp, keep_dense=method != "ac_dc"))
-    begin = State.of(model)
-    fit(model, data, callback(), epochs=2)
+    model = compiled(
+        tfticket.prune(mlp, keep_dense=method != "ac_dc"),
+        keras.optimizers.Adam(0.1),  # so that masks change
+    )
+    begin, first = State.of(model), callback()
+    fit(model, data, first, epochs=2)
+    assert any(record.grown["hidden/kernel"] for record in first.records[1:])
     whole = State.of(model).values
     begin.restore()
     fit(model, data, callback())

@@ -1,6 +1,6 @@
 """How many units `DynamicSparseTraining` keeps, how long, and what they start as."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.engine import Pruner
 from tfticket.sparsity.regrowth import Regrowth, kept_by
+from tfticket.sparsity.scopes import Cut
 from tfticket.sparsity.structures import NM
 
 
@@ -53,6 +54,23 @@ def _require(name, structure, density, sparsity):
             f"{1 - density:.4g} of it, more than sparsity={sparsity}. Pass at least "
             "that, or sparsity=None."
         )
+
+
+def cuts_that_fit(pruner: Pruner, cuts: Sequence[Cut]) -> list[Cut]:
+    """The cuts, none of which is of more units than N:M lets go.
+
+    Args:
+        pruner: Of the model.
+        cuts: Which weights lose how many units, if nothing is pruned yet.
+    """
+
+    def most(name):
+        structure, size = pruner.structures[name], pruner.sizes()[name]
+        if not isinstance(structure, NM):
+            return size
+        return size - kept_by(structure, pruner.shapes[name], pruner.axes[name])
+
+    return [(names, min(count, sum(map(most, names)))) for names, count in cuts]
 
 
 class Ages:

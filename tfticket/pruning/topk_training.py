@@ -20,7 +20,7 @@ from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.dynamic import UpdateRecord
 from tfticket.pruning.dynamic_checks import check_dense_behind
 from tfticket.pruning.engine import Pruner
-from tfticket.pruning.grown import Ages
+from tfticket.pruning.grown import Ages, cuts_that_fit
 from tfticket.pruning.step_callback import StepCallback
 from tfticket.sparsity import structures
 from tfticket.sparsity.regrowth import Regrowth
@@ -152,7 +152,9 @@ class TopKTraining(StepCallback):
         super().on_train_begin(logs)
         self._pruner = Pruner(self.model, scope=self.scope, structure=self.structure)
         own = self._pruner.own_sparsities(self.sparsities)
-        self._cuts = self._pruner.cuts_to(self.sparsity, own)
+        self._cuts = cuts_that_fit(
+            self._pruner, self._pruner.cuts_to(self.sparsity, own)
+        )
         self._pruner.check(self._cuts)
         dense = [name for names, count in self._cuts if not count for name in names]
         check_dense_behind(self.model, self.method, self.structure, dense)
@@ -188,7 +190,10 @@ class TopKTraining(StepCallback):
         if self._end is None and self.method == "ac_dc":
             self._end = int(_END * ((step if last is None else last) + 1))
         self._ages = Ages(step)
-        if self._sparse_before(step) != self._is_sparse():
+        as_they_are_to_be = (
+            self._is_sparse() if self._sparse_before(step) else self._is_dense()
+        )
+        if not as_they_are_to_be and self._next_due(step, step) is None:
             self._update(step)
         if last is not None and not self._sparse_before(last + 1):
             warnings.warn(
@@ -204,6 +209,9 @@ class TopKTraining(StepCallback):
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
         cut = {name: sizes[name] - alive[name] for name in sizes}
         return all(sum(cut[x] for x in names) == count for names, count in self._cuts)
+
+    def _is_dense(self):
+        return self._pruner.sizes() == self._pruner.sizes(alive=True)
 
     def _sparse_before(self, step):
         """Whether the masks of the step before this one are to prune."""
