@@ -9,6 +9,11 @@ from tfticket.lottery.measures.intervals import difference, mean_interval
 
 COLUMNS = ("method", "sparsity", "seed", "accuracy", "flops", "seconds")
 TIMES = ("method", "steps", "fits", "ms per step", "low", "ratio", "high")
+# In the order of the tables.
+METHODS = (
+    *("dense", "static", "SET", "RigL", "STE", "Top-KAST", "AC/DC", "gradual"),
+    "small dense",
+)
 # Pairs whose differences the page gives.
 PAIRS = (
     *(("SET", "static"), ("RigL", "SET"), ("STE", "RigL"), ("Top-KAST", "RigL")),
@@ -34,12 +39,12 @@ densities of ERK. {seeds} All figures are in [the table of trainings](dynamic.cs
   75 % of the training.
 - **small dense**: LeNet with narrower layers, and as many weights.
 
-We did not tune any of these settings.
+We did not tune any of these settings.{missing}
 
 ## Test accuracy
 
 The table shows test accuracies in percent after the last step: the mean over seeds, and
-its 95 % interval by Student's t.
+its 95 % interval by Student's t. We did not run what an empty cell stands for.
 
 {accuracies}
 
@@ -111,7 +116,7 @@ def page(found: dict, timed: pathlib.Path) -> str:
         timed: The table of times, which may not be there.
     """
     sparsities = sorted({sparsity for _, sparsity in found} - {0.0})
-    methods = dict.fromkeys(method for method, _ in found)
+    methods = [name for name in METHODS if any(name == x for x, _ in found)]
     head = ["", *(f"{100 * s:g} % sparse" for s in sparsities)]
     accuracies, operations = [], []
     for method in methods:
@@ -129,12 +134,17 @@ def page(found: dict, timed: pathlib.Path) -> str:
         seeds=f"There are {several} per cell."
         if counts[-1] > 1
         else "There is one seed.",
+        missing=_missing([name for name in METHODS if name not in methods]),
         accuracies=_table(head, accuracies),
         differences=_table(head, differences),
         operations=_table(head, operations),
         best="\n".join(_best(found, s) for s in sparsities),
         times=_times(timed),
     )
+
+
+def _missing(names):
+    return f" We have not run {_list(names)} yet." if names else ""
 
 
 def _seeds(count):
@@ -202,7 +212,7 @@ def _best(found, sparsity):
     )
     text = (
         f"- At {100 * sparsity:g} % sparsity, more operations buy more accuracy in "
-        f"this order, by the means: {listed}."
+        f"this order, by the means of the table: {listed}."
     )
     if others := [name for name in means if name not in best]:
         text += (
@@ -245,7 +255,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     sparsities = sorted({sparsity for _, sparsity in found} - {0.0})
-    methods = [m for m in dict.fromkeys(method for method, _ in found) if m != "dense"]
+    methods = METHODS[1:]
     figure, panels = plt.subplots(
         1, len(sparsities), figsize=(10, 3.6), layout="constrained", squeeze=False
     )
