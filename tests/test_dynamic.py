@@ -14,8 +14,14 @@ from tfticket.keras_models.gradients import MeanGradient
 from tfticket.keras_models.internals import slots_by_variable
 from tfticket.keras_models.variables import State
 from tfticket.pruning.dense_gradient import DenseGradient
+from tfticket.pruning.growth import Growth
 from tfticket.pruning.masks import get_pruned_weights, masked_weights
-from tfticket.sparsity.regrowth import drop_and_grow, drop_fraction_at, random_mask
+from tfticket.sparsity.regrowth import (
+    drop_and_grow,
+    drop_fraction_at,
+    kept_by,
+    random_mask,
+)
 from tfticket.sparsity.structures import NM, Axes, Block, Channel, Unstructured
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -29,6 +35,10 @@ def compiled(mlp, optimizer="adam", **kwargs):
     model.compile(optimizer, LOSS, **kwargs)
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+class Odd(Unstructured):
+    """A structure that nobody knows."""
 
 
 def dynamic(sparsity=0.5, method="set", frequency=2, end_step=11, seed=0, **kwargs):
@@ -166,6 +176,60 @@ def test_sets_are_those_of_the_reference(shape, block, fraction, density, levels
     np.testing.assert_array_equal(drawn.survivors, found.survivors)
     units = structure.pool(scores, mask, DENSE)[1].sum()
     assert structure.pool(scores, drawn.mask, DENSE)[1].sum() == units
+
+
+def reference_of_groups(scores, growth, mask, fraction, kept, group):
+    """As `reference`, of N:M along the rows of a Dense kernel, column by column."""
+    after, groups = mask.copy(), []
+    for column in range(mask.shape[1]):
+        for start in range(0, mask.shape[0], group):
+            rows = range(start, min(start + group, mask.shape[0]))
+            groups.append([(row, column) for row in rows])
+    may_go = []
+    for indices in groups:
+        alive = [i for i in indices if mask[i]]
+        lowest = sorted(alive, key=lambda i: (scores[i], [-x for x in i]))
+        may_go += lowest[: len(indices) - len(alive)]
+    alive = int(mask.sum())
+    count = max(0, min(round(alive * fraction), alive - 1, mask.size - alive))
+    count = min(count, len(may_go))
+    dropped = sorted(may_go, key=lambda i: (scores[i], [-x for x in i]))[:count]
+    for index in dropped:
+        after[index] = False
+    for indices in groups:
+        lost = len(set(indices) & set(dropped))
+        dead = [i for i in indices if not mask[i]]
+        for index in sorted(dead, key=lambda i: -growth[i])[:lost]:
+            after[index] = True
+    return after, count
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(st.integers(3, 9), st.integers(1, 5)),
+    nm=st.sampled_from([(1, 2), (2, 4), (1, 4), (2, 3), (2, 50)]),
+    fraction=st.floats(0.01, 0.99),
+    levels=st.integers(1, 5),
+    seed=st.integers(0, 999),
+)
+def test_groups_are_those_of_the_reference(shape, nm, fraction, levels, seed):
+    random = np.random.default_rng(seed)
+    structure = NM(*nm)
+    mask = random_mask(np.ones(shape, bool), 0, random, structure, DENSE)
+    assert mask.sum() == kept_by(structure, shape, DENSE)
+    assert random_mask(mask, 0, random, structure, DENSE) is mask
+    scores = random.integers(0, levels, shape) / 2
+    growth = random.integers(0, levels, shape) / 2
+    found = drop_and_grow(scores, growth, mask, fraction, structure, DENSE)
+    group = min(nm[1], shape[0])
+    expected, count = reference_of_groups(scores, growth, mask, fraction, nm[0], group)
+    np.testing.assert_array_equal(found.mask, expected)
+    assert found.moved == count
+    drawn = drop_and_grow(scores, random, mask, fraction, structure, DENSE).mask
+    for masks in (mask, found.mask, drawn):
+        for start in range(0, shape[0], group):
+            part = masks[start : start + group]
+            assert (part.sum(axis=0) == min(nm[0], len(part))).all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -418,6 +482,126 @@ def test_erk_own_sparsities_and_blocks(model, data):
     assert set(block.records[0].grown) == {"hidden/kernel"}
 
 
+def test_groups_and_channels(model, data):
+    """2:4, where every group keeps its number, and output channels."""
+    begin = State.of(model)
+    seen, nm = EveryStep(), dynamic(None, structure=NM(2, 4), decay="constant")
+    fit(model, data, nm, others=[seen])
+    for masks in seen.masks:
+        assert (masks["hidden/kernel"][:4].sum(axis=0) == 2).all()
+        assert masks["hidden/kernel"][4:].all()  # two of two
+        assert (masks["out/kernel"].reshape(2, 4, 3).sum(axis=1) == 2).all()
+    assert nm.densities == {"hidden/kernel": 32 / 48, "out/kernel": 0.5}
+    assert nm.records[0].grown == {"hidden/kernel": 10, "out/kernel": 4}
+    begin.restore()
+    seen = EveryStep()
+    rigl = dynamic(
+        *(0.5, "rigl"), structure=Channel(grouped=False), decay="constant", data=data
+    )
+    fit(model, data, rigl, others=[seen])
+    for masks in seen.masks:
+        columns = masks["hidden/kernel"]
+        assert (columns == columns[:1]).all()
+        assert columns[0].sum() == 4
+        assert masks["out/kernel"].all()  # the model's answers
+    assert [record.grown for record in rigl.records] == [{"hidden/kernel": 1}] * 5
+
+
+def test_momentum_is_the_average_of_the_gradients():
+    """Learning rate 0: the gradient is that of the batch, and two batches differ."""
+    model = one_layer(MASK, KERNEL, keras.optimizers.SGD(0.0))
+    one = 2 * X[:1].T @ (X[:1] @ KERNEL - Y[:1]) / 2
+    other = 2 * X[1:].T @ (X[1:] @ KERNEL - Y[1:]) / 2
+    growth = Growth(
+        *("momentum", model, masked_weights(model), None, 0.75),
+        data=[(X[:1], Y[:1]), (X[1:], Y[1:])],
+    )
+    averages = [0.25 * one, 0.75 * 0.25 * one + 0.25 * other]
+    for turn, average in enumerate(averages, 1):
+        found = growth.scores(1, turn, {})["dense/kernel"]
+        np.testing.assert_allclose(found, np.abs(average), rtol=1e-5)
+    assert growth.samples == 2
+
+
+def test_growing_by_a_criterion(model, data):
+    """The signed gradient: another set than RigL's, found from the same gradient."""
+
+    def signed(weight, gradient):
+        return gradient
+
+    kernel = one_layer(MASK, KERNEL, keras.optimizers.SGD(0.0))
+    worst = np.where(MASK, -np.inf, GRADIENT)
+    best = np.unravel_index(worst.argmax(), worst.shape)
+    callback = dynamic(
+        None, signed, 1, 2, start="present", decay="constant", data=(X, Y)
+    )
+    kernel.fit(X, Y, batch_size=1, epochs=1, verbose=0, callbacks=[callback])
+    after = tfticket.get_masks(kernel)["dense/kernel"]
+    assert [tuple(map(int, i)) for i in np.argwhere(after & ~MASK)] == [best]
+    # By the values that weights began with, kept by nobody else.
+    masks = fit(model, data, dynamic(method="movement"))
+    assert masks["hidden/kernel"].sum() == 24
+
+
+def test_grown_weights_start_as_asked():
+    """Learning rate 0; another run of the same seed draws the same."""
+    drawn = []
+    for seed in (0, 0, 1):
+        model = one_layer(MASK, KERNEL, keras.optimizers.SGD(0.0))
+        callback = dynamic(
+            *(None, "set", 1, 2, seed),
+            **{"start": "present", "decay": "constant", "drop_fraction": 0.7},
+            initializer="he_uniform",
+        )
+        model.fit(X, Y, batch_size=1, epochs=1, verbose=0, callbacks=[callback])
+        kernel = get_pruned_weights(model)["dense/kernel"]
+        grown = tfticket.get_masks(model)["dense/kernel"] & ~MASK
+        assert grown.sum() == 2
+        assert kernel[grown].all()
+        assert np.abs(kernel[grown]).max() <= np.sqrt(6 / 3)
+        assert not kernel[MASK & (kernel != KERNEL)].any()
+        drawn.append(kernel)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.any(drawn[0] != drawn[2])
+
+
+def test_how_long_weights_had_lived(model, data):
+    """Updates before 3, 6, 9: the first drops what began at 0."""
+    callback = dynamic(frequency=3, end_step=9, decay="constant", drop_fraction=0.9)
+    fit(model, data, callback)
+    first, *later = [record.lived["hidden/kernel"] for record in callback.records]
+    assert first == 3
+    # 24 kept, of which 22 are new: at least 20 of the 22 that go had lived 3 steps.
+    assert all(3 <= lived <= (20 * 3 + 2 * 9) / 22 for lived in later)
+
+
+def test_operations_of_the_training(model, data):
+    """12 steps of 4 with half of 72 weights; 5 gradients of 48 samples."""
+    rigl = dynamic(method="rigl", data=data, decay="constant")
+    history = model.fit(*data, batch_size=4, verbose=0, callbacks=[rigl]).history
+    assert history["relative_flops"] == [0.5]
+    found = rigl.training_flops(4)
+    assert found.dense == 12 * 4 * 3 * 2 * 72
+    assert found.flops == found.dense // 2 + 5 * 48 * 2 * (36 + 36 + 72)
+    assert found.relative == found.flops / found.dense
+    with pytest.raises(ValueError, match="No fit with this DynamicSparseTraining"):
+        dynamic().training_flops(4)
+
+
+def test_operations_of_a_schedule(model, data):
+    """Dense for 4 steps, then half, of a layer that uses its weights 5 times."""
+    layers = [keras.Input((5, 6)), keras.layers.Dense(2, name="dense")]
+    several = tfticket.prune(keras.Sequential([*layers, keras.layers.Flatten()]))
+    several.compile("sgd", LOSS)
+    schedule = tfticket.schedules.ConstantSparsity(0.5, 4)
+    gradual = tfticket.GradualPruning(schedule)
+    x = np.zeros((48, 5, 6), "float32")
+    several.fit(x, data[1], batch_size=4, verbose=0, callbacks=[gradual])
+    found = gradual.training_flops(1)
+    assert found.dense == 12 * 3 * 2 * 5 * 12
+    assert found.relative == (4 + 8 / 2) / 12
+
+
 def test_static_masks_stay_and_a_given_size_is_kept(model, data):
     tfticket.sparsify(model, 0.5)
     ticket = tfticket.get_masks(model)
@@ -478,14 +662,20 @@ def test_of_a_distiller_the_student(mlp, data):
         ({"drop_fraction": 0.0}, "drop_fraction must be"),
         ({"drop_fraction": 1.0}, "drop_fraction must be"),
         ({"sparsity": 1.0}, "sparsity must be"),
-        ({"sparsity": None}, "sparsity must be.*start='present'"),
+        ({"sparsity": None, "sparsities": {"out": 0.5}}, "sparsity has to say"),
+        ({"momentum": 1.0}, "momentum must be"),
+        ({"initializer": "twos"}, "initializer must be the name"),
         ({"begin_step": 5, "end_step": 5}, "end_step must be after begin_step"),
         ({"frequency": 0}, "frequency must be at least 1"),
-        ({"method": "snip"}, "method must be"),
+        ({"method": "rigel"}, "method must be"),
+        ({"method": "magnitude"}, "method='magnitude' can't tell pruned weights apart"),
+        ({"method": "snip"}, "method='snip' can't tell pruned weights apart"),
+        ({"method": "grasp"}, "method='grasp' can't tell pruned weights apart"),
         ({"scope": "global"}, "scope must be"),
         ({"decay": "linear"}, "decay must be"),
         ({"start": "dense"}, "start must be"),
-        ({"structure": NM(2, 4)}, r"Unstructured\(\) or Block.*NM\(kept=2"),
+        ({"structure": Channel()}, r"Channel\(grouped=False\).*Channel\(grouped=True"),
+        ({"structure": Odd()}, r"Block\(shape\), NM\(kept, group\) or.*Odd\(\)"),
         ({"method": "rigl"}, "grows by the dense gradient.*data="),
         ({"method": "rigl", "data": iter(())}, "used up after one"),
         ({"data": ([], [])}, "takes no gradients"),
@@ -513,10 +703,17 @@ def test_models_are_refused(model, mlp, data):
     refused(model, data, dynamic(0.99), "'hidden/kernel' would keep none of its 48")
     refused(model, data, dynamic(0.0), "Every weight would stay dense")
     refused(model, data, dynamic(0.5, start="present"), "has 48 of 48 units.*keeps 24")
-    for structure in (Channel(), NM(2, 4)):
+    for structure, message in (
+        (Channel(), r"Channel\(grouped=False\)"),
+        (NM(1, 3), "'hidden/kernel' is at 1:3, which prunes 0.6667 of it, more than"),
+    ):
         other = tfticket.prune(mlp, structure=structure)
         other.compile("sgd", LOSS)
-        refused(other, data, dynamic(), f"'hidden'.*{type(structure).__name__}")
+        refused(other, data, dynamic(), message)
+    refused(model, data, dynamic(None), "sparsity must be.*start='present'.*NM")
+    keeps = tfticket.prune(mlp, keep_dense=True)
+    keeps.compile("sgd", LOSS)
+    refused(keeps, data, dynamic(), "'hidden' keeps its dense weights")
     schedule = tfticket.schedules.ConstantSparsity(0.5, 0)
     scheduled = tfticket.prune(mlp, schedule=schedule)
     scheduled.compile("sgd", LOSS)

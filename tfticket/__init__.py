@@ -44,6 +44,7 @@ from tfticket.pruning.prune_strip import prune, strip
 from tfticket.pruning.quantized import mask_quantized, quantized_masks
 from tfticket.pruning.statistics import renew_batch_norm
 from tfticket.pruning.targets import ChannelPlan, channel_plan
+from tfticket.pruning.topk_training import TopKTraining
 from tfticket.pruning.wrapper import Prune
 from tfticket.sparsity import criteria, schedules, structures
 from tfticket.tickets.iterative import IterativeMagnitudePruning
@@ -96,6 +97,7 @@ __all__ = [
     "RoundRecord",
     "SummaryRow",
     "Ticket",
+    "TopKTraining",
     "UpdatePruningStep",
     "UpdateRecord",
     "__version__",

@@ -33,7 +33,8 @@ def define(values: flags.FlagValues) -> None:
     about = (
         "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, one_shot, "
         "magnitude_at_init, snip, grasp, synflow, late_rewind:STEP, lr_rewind, "
-        "fine_tune, small_dense, stability, transfer:DATASET."
+        "fine_tune, small_dense, static, set, rigl, ste, gradual, stability, "
+        "transfer:DATASET."
     )
     flag_groups.define(values, "list", "branches", [], about)
     about = "Rounds that controls start from. Default: all but 0."

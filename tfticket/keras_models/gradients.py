@@ -56,6 +56,9 @@ class MeanGradient:
             the gradient is taken, instead of their own.
         differentiate: How a loss and values make gradients, as `gradient_of`.
 
+    Attributes:
+        samples: How many samples gradients have been taken of, over all calls.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -79,17 +82,18 @@ class MeanGradient:
         # What a batch may change (BatchNorm statistics, seeds), and what only stands
         # by.
         self._others = [v for v in model.variables if id(v) not in own]
-        self._instead = {id(variable): value for variable, value in instead}
+        self._instead = {
+            id(variable): ops.convert_to_tensor(value) for variable, value in instead
+        }
         self._differentiate = differentiate or gradient_of
         self._add = compiled(self._add_batch)
+        self.samples = 0
 
     def __call__(self, batches: Iterable[tuple]) -> list[np.ndarray]:
         """The gradient at the present values, the mean over all samples."""
         values = tensors(self._weights)
         state = [
-            ops.convert_to_tensor(self._instead[id(v)])
-            if id(v) in self._instead
-            else tensors([v])[0]
+            self._instead[id(v)] if id(v) in self._instead else tensors([v])[0]
             for v in self._others
         ]
         total = [
@@ -100,6 +104,7 @@ class MeanGradient:
         for batch in batches:
             total, state = self._add(total, values, state, batch)
             samples += int(_samples(batch))
+        self.samples += samples
         return [ops.convert_to_numpy(t) / np.float32(samples) for t in total]
 
     def _add_batch(self, total, values, state, batch):

@@ -77,14 +77,23 @@ class MaskedWeight(PrunableWeight):
     Args:
         mask: Boolean variable in the weight's shape, True where it is kept; of a layer
             that chooses its masks itself, a boolean tensor.
+        gradient_mask: Where the weight keeps its value while it is pruned, the boolean
+            variable that is True where it gets a gradient; else `None`.
     """
 
     mask: Any
+    gradient_mask: Any = None
+
+    @property
+    def keeps_dense(self) -> bool:
+        """Whether its variable keeps the values of what is pruned."""
+        return self.gradient_mask is not None
 
     def value(self) -> Any:
         """What the layer computes with: the variable's value, LoRA's masked sum."""
         value = effective_value(self)
-        return apply_mask(value, self.mask) if has_adapter(self) else value
+        masked = has_adapter(self) or self.keeps_dense
+        return apply_mask(value, self.mask) if masked else value
 
 
 def apply_mask(value: Any, mask: Any) -> Any:

@@ -67,6 +67,11 @@ class DenseGradient:
         ]
         self._gradient = MeanGradient(model, variables, as_loss(loss), masks)
 
+    @property
+    def samples(self) -> int:
+        """How many samples gradients have been taken of so far."""
+        return self._gradient.samples
+
     def at_turn(self, turn: int) -> dict[str, np.ndarray]:
         """Name to array in the weight's shape, over the batches of one turn.
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from tfticket.common.arguments import (
@@ -15,17 +16,18 @@ from tfticket.common.arguments import (
     check_values,
 )
 from tfticket.keras_models.names import Pattern
-from tfticket.pruning.dense_gradient import DenseGradient
 from tfticket.pruning.dynamic_checks import (
+    check_initializer,
     check_layers,
-    check_source,
     check_structure,
     check_trains,
 )
 from tfticket.pruning.engine import Pruner
-from tfticket.pruning.evidence import require_data
+from tfticket.pruning.grown import Ages, initial_values, units_kept
+from tfticket.pruning.growth import Growth, check_method, check_source
 from tfticket.pruning.step_callback import StepCallback
 from tfticket.sparsity import criteria
+from tfticket.sparsity.criteria import Criterion
 from tfticket.sparsity.regrowth import (
     DECAYS,
     Decay,
@@ -36,26 +38,29 @@ from tfticket.sparsity.regrowth import (
 )
 from tfticket.sparsity.structures import Unstructured
 
-METHODS = ("rigl", "set", "static")
 # Part of a fit after which masks stay as they are, as in RigL's paper.
 _END = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateRecord:
-    """One update of `DynamicSparseTraining`.
+    """One update of the masks by `DynamicSparseTraining` or `TopKTraining`.
 
     Attributes:
         step: The step before which it was due, by the optimizer's count.
-        drop_fraction: Fraction of the survivors that was to be dropped.
+        drop_fraction: Fraction of the survivors that was to be dropped; `None` of
+            `TopKTraining`, which takes the largest.
         dropped: Name of the weight to the number of units dropped.
         grown: Name of the weight to the number of units grown.
+        lived: Name of the weight to the mean number of steps for which the dropped
+            units had been kept, since they grew or this `fit` began.
     """
 
     step: int
-    drop_fraction: float
+    drop_fraction: float | None
     dropped: dict[str, int]
     grown: dict[str, int]
+    lived: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class DynamicSparseTraining(StepCallback):
@@ -63,22 +68,36 @@ class DynamicSparseTraining(StepCallback):
 
     Masks of an exact size are drawn before the first step. At every update the
     survivors of least magnitude are dropped in each weight, and exactly as many of
-    those that were pruned before are grown: where the gradient of the dense weight is
-    largest (RigL, Evci et al. 2020, arXiv 1911.11134), at random (SET, Mocanu et al.
-    2018, arXiv 1707.04780), or there are no updates ("static"). What is dropped is
-    0.0 at once. What is grown starts at 0.0, its optimizer slots at rest.
+    those that were pruned before are grown, as `method` says:
+
+    - `"rigl"`: where the gradient of the dense weight is largest (Evci et al. 2020,
+      arXiv 1911.11134).
+    - `"momentum"`: where the moving average of these gradients is largest (Dettmers &
+      Zettlemoyer 2019, arXiv 1907.04840). It is of the updates of one `fit`.
+    - `"set"`: at random (Mocanu et al. 2018, arXiv 1707.04780).
+    - A criterion: where it scores highest, of the gradient of the dense weight for
+      example. Pruned weights are 0.0, so it has to take `gradient`, `initial` or
+      `generator`, and nothing else but the weight.
+    - `"static"`: there are no updates.
+
+    What is dropped is 0.0 at once. What is grown starts at 0.0 or as `initializer`
+    says, its optimizer slots at rest.
 
     Updates are due before the steps `begin_step + frequency`, `begin_step + 2 *
     frequency` and so on up to `end_step`, counted by the optimizer's `iterations`, as
     for `GradualPruning`. With `steps_per_execution` above 1, of several that are due
     within an execution the latest takes place. A `fit` that resumes goes on with the
     masks of the model, and with the draws and batches that would have come. Logs get
-    `sparsity`. Of a `keras.distillation.Distiller` the student is trained so.
+    `sparsity` and `relative_flops`, the operations of all steps so far as a fraction of
+    those of dense ones; `training_flops` has the cost of gradients too. Of a
+    `keras.distillation.Distiller` the student is trained so.
 
     Args:
-        sparsity: Fraction of the units (weights, blocks) that is pruned, in [0, 1).
-            `None` only with `start="present"`.
-        method: `"rigl"`, `"set"` or `"static"`.
+        sparsity: Fraction of the units (weights, blocks, channels) that is pruned, in
+            [0, 1). Where the structure is N:M it prunes as far as that goes. `None`
+            only with `start="present"`, or where N:M decides everywhere.
+        method: `"rigl"`, `"momentum"`, `"set"`, `"static"`, the name of a criterion of
+            `tfticket.criteria`, or a function.
         drop_fraction: Fraction of each weight's survivors to drop at an update, in (0,
             1): `round(drop_fraction * survivors)`, fewer if fewer can grow. One
             survivor always stays.
@@ -91,18 +110,25 @@ class DynamicSparseTraining(StepCallback):
             there are more, and keeps a mask that has that size. `"present"` keeps all
             masks, as of a ticket or of `set_masks`, and refuses those of another size.
         scope: `"layerwise"` prunes every weight alike, `"erk"` by its shape.
-        structure: What goes and comes back together: `Unstructured()` or `Block`, for
-            wrappers that don't say themselves.
+        structure: What goes and comes back together, for wrappers that don't say
+            themselves: `Unstructured()`, `Block`, `Channel(grouped=False)`, or `NM`,
+            of which every group keeps its number. `NM(k, n)` with a group as long as
+            the fan-in keeps k inputs of each unit (arXiv 2305.02299).
         sparsities: Weights with a sparsity of their own: by path, compiled regular
             expression or layer class; 0.0 leaves them dense.
-        data: For `"rigl"`: (x, y), of which 128 samples are a batch, or a dataset of
+        data: For gradients: (x, y), of which 128 samples are a batch, or a dataset of
             batches. Each update takes the next ones, and starts again after the last.
         loss: The loss, if not the one the model is compiled with.
         batches: How many batches to take at each update.
         seed: Seed of what is drawn. `None`: another one each time.
+        momentum: Decay rate of the average of `"momentum"`, in (0, 1).
+        initializer: What grown weights start as: the name of a Keras initializer, or
+            one. It draws a weight of the whole shape, of which they take their part.
 
     Attributes:
         records: List of `UpdateRecord`, one for each update of the last `fit`.
+        densities: Name of the weight to the fraction of its units that is kept, those
+            of ERK for example.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -130,11 +156,12 @@ class DynamicSparseTraining(StepCallback):
 
     # It would not know what another callback prunes meanwhile.
     alone = True
+    logs_flops = True
 
     def __init__(
         self,
         sparsity: float | None,
-        method: Literal["rigl", "set", "static"] = "rigl",
+        method: Literal["rigl", "set", "momentum", "static"] | str | Criterion = "rigl",
         drop_fraction: float = 0.3,
         decay: Decay = "cosine",
         begin_step: int = 0,
@@ -148,9 +175,11 @@ class DynamicSparseTraining(StepCallback):
         loss: Any = None,
         batches: int = 1,
         seed: int | None = None,
+        momentum: float = 0.9,
+        initializer: str | keras.initializers.Initializer = "zeros",
     ):
         super().__init__()
-        self.method = check_choice("method", method, METHODS)
+        self.method = check_method(method)
         self.drop_fraction = check_rate("drop_fraction", drop_fraction)
         self.decay: Decay = check_choice("decay", decay, DECAYS)
         self.begin_step = check_integer("begin_step", begin_step, 0)
@@ -165,10 +194,10 @@ class DynamicSparseTraining(StepCallback):
             )
         self.end_step = end_step
         self.start = check_choice("start", start, ("random", "present"))
-        if sparsity is None and (start == "random" or sparsities):
+        if sparsity is None and sparsities:
             raise ValueError(
-                "sparsity must be a fraction in [0, 1), unless start='present' takes "
-                "all masks as they are. Received: sparsity=None"
+                "sparsities are of some weights, and sparsity has to say that of the "
+                f"others. Received: sparsity=None, sparsities={sparsities}"
             )
         self.sparsity = (
             None if sparsity is None else check_sparsity("sparsity", sparsity)
@@ -182,7 +211,10 @@ class DynamicSparseTraining(StepCallback):
         check_source(self.method, data, loss)
         self.data, self.loss = data, loss
         self.seed = None if seed is None else check_integer("seed", seed, 0)
+        self.momentum = check_rate("momentum", momentum)
+        self.initializer = check_initializer(initializer)
         self.records: list[UpdateRecord] = []
+        self.densities: dict[str, float] = {}
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -190,17 +222,19 @@ class DynamicSparseTraining(StepCallback):
         self._pruner = Pruner(self.model, scope=self.scope, structure=self.structure)
         self._kept = self._counts()
         sizes = self._pruner.sizes()
+        self.densities = {name: n / sizes[name] for name, n in self._kept.items()}
         self._sparse = [name for name, n in self._kept.items() if n < sizes[name]]
-        weights = {name: self._masked.weights[name] for name in self._sparse}
+        self.records = []
+        self._seed = self.seed
+        if self._seed is None:
+            self._seed = np.random.SeedSequence().entropy
+        self._growth = None
         if self.method != "static":
+            weights = {name: self._masked.weights[name] for name in self._sparse}
             check_trains(weights)
-        self._dense_gradient = None
-        if self.method == "rigl":
-            require_data(
-                "the dense gradient of method='rigl'", self.model, self.data, self.loss
-            )
-            self._dense_gradient = DenseGradient(
-                self.model, weights, self.data, self.loss, self.batches
+            self._growth = Growth(
+                *(self.method, self.model, weights, self._generator, self.momentum),
+                *(self.data, self.loss, self.batches),
             )
         ends_by_itself = self.method != "static" and self.end_step is None
         if ends_by_itself and not self._updates_left():
@@ -208,19 +242,13 @@ class DynamicSparseTraining(StepCallback):
                 "How long this fit trains is not known, so neither is where 75 % of it "
                 "are. Pass end_step=, or fit with steps_per_epoch=."
             )
-        self.records = []
-        self._seed = self.seed
-        if self._seed is None:
-            self._seed = np.random.SeedSequence().entropy
 
     def _counts(self):
         """Name to the number of units kept, all of them where a weight stays dense."""
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
         kept = alive
-        if self.sparsity is not None:
-            own = self._pruner.own_sparsities(self.sparsities)
-            cuts = self._pruner.cuts_to(self.sparsity, own)
-            kept = {names[0]: sizes[names[0]] - count for names, count in cuts}
+        if self.sparsity is not None or self.start == "random":
+            kept = units_kept(self._pruner, self.sparsity, self.sparsities)
         for name, count in kept.items():
             if count < 1:
                 raise ValueError(
@@ -254,6 +282,7 @@ class DynamicSparseTraining(StepCallback):
         starts = any(drawn[name] is not masks[name] for name in drawn)
         if starts:
             self._masked.set_masks(drawn)
+        self._ages = Ages(step)
         last = self._last_step
         self._end = self.end_step
         if self._end is None:
@@ -291,37 +320,42 @@ class DynamicSparseTraining(StepCallback):
             step, self.begin_step, self._end, self.drop_fraction, self.decay
         )
         sizes, alive = self._pruner.sizes(), self._pruner.sizes(alive=True)
-        counts = {n: exchanged(alive[n], sizes[n], fraction) for n in self._sparse}
-        self.records.append(UpdateRecord(step, fraction, counts, dict(counts)))
-        if not any(counts.values()):
+        if not any(exchanged(alive[n], sizes[n], fraction) for n in self._sparse):
+            none = dict.fromkeys(self._sparse, 0)
+            self.records.append(UpdateRecord(step, fraction, none, dict(none)))
             return
-        growth = self._growth(step)
         masks, values = self._masked.masks(), self._masked.values()
-        survivors, after = {}, {}
+        before = self._growth.samples
+        turn = (step - self.begin_step) // self.frequency
+        growth = self._growth.scores(step, turn, values)
+        self._meter.took_gradient(self._growth.samples - before)
+        found = {}
         for name in self._sparse:
             scores = criteria.score("magnitude", {name: values[name]})[name]
-            survivors[name], after[name], _ = drop_and_grow(
+            found[name] = drop_and_grow(
                 scores, growth[name], masks[name], fraction, *self._units(name)
             )
-        # In two steps, so that what grows is 0.0, its slots at rest, whatever another
-        # callback has loaded into the model.
-        self._masked.set_masks(survivors)
-        self._masked.set_masks(after)
+        lived = self._ages.exchanged(step, masks, found)
+        # What grows is 0.0, its slots at rest, whatever another callback has loaded
+        # into the model.
+        self._masked.set_masks(
+            {name: x.mask for name, x in found.items()},
+            kept={name: x.survivors for name, x in found.items()},
+        )
+        self._start_grown(found, turn)
+        counts = {name: x.moved for name, x in found.items()}
+        self.records.append(UpdateRecord(step, fraction, counts, dict(counts), lived))
 
-    def _growth(self, step):
-        """Name to scores of where to grow, or to a generator that draws them."""
-        turn = (step - self.begin_step) // self.frequency
-        if self._dense_gradient is None:
-            return {name: self._generator(name, turn) for name in self._sparse}
-        gradients = self._dense_gradient.at_turn(turn - 1)
-        for name, gradient in gradients.items():
-            if not np.isfinite(gradient).all():
-                raise ValueError(
-                    f"The dense gradient of '{name}' before step {step} is NaN or "
-                    "infinite, so nothing can be grown by it. Look for such values in "
-                    "data, lower the learning rate or clip gradients."
-                )
-        return {name: np.abs(gradient) for name, gradient in gradients.items()}
+    def _start_grown(self, found, turn):
+        """Gives grown weights the values that they start with, if not 0.0."""
+        if isinstance(self.initializer, keras.initializers.Zeros):
+            return
+        for name, (survivors, mask, _) in found.items():
+            variable = self._masked.weights[name].variable
+            seed = int(self._generator(f"{name} grown", turn).integers(2**31))
+            drawn = initial_values(self.initializer, seed, variable)
+            grown = keras.ops.convert_to_tensor(mask & ~survivors)
+            variable.assign(keras.ops.where(grown, drawn, variable.value))
 
     def _generator(self, name, turn):
         return criteria.generator_for(name, self._seed, turn)

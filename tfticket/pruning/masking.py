@@ -27,8 +27,8 @@ def constrain(weights: Iterable[MaskedWeight]) -> None:
     """
     for weight in weights:
         variable, mask = weight.variable, weight.mask
-        if not variable.trainable and weight.is_statistic:
-            continue  # no optimizer sees it
+        if weight.keeps_dense or (not variable.trainable and weight.is_statistic):
+            continue  # its values are to stay, or no optimizer sees it
         variable.constraint = MaskConstraint(mask, variable.constraint)
         if variable.regularizer is not None:
             variable.regularizer = MaskedRegularizer(mask, variable.regularizer)
@@ -73,9 +73,13 @@ def masked_call(
         if has_adapter(weight):
             # What the layer would add to its kernel is added here, where the
             # sum can be masked.
-            value = apply_mask(effective_value(weight), mask)
+            value = effective_value(weight)
+            if not weight.keeps_dense:
+                value = apply_mask(value, mask)
             adapted.append(weight.layer)
-        if not weight.is_statistic:
+        if weight.keeps_dense:
+            value = mask_gradient(value, weight.gradient_mask, forward=mask)
+        elif not weight.is_statistic:
             value = mask_gradient(value, mask)
         values[id(weight.variable)] = value
     scope = keras.StatelessScope(
@@ -85,7 +89,7 @@ def masked_call(
     before = {k: scope.get_current_value(v) for k, v in variables.items()}
     with scope, _adapters_off(adapted):
         outputs = call(*args, **kwargs)
-    masks = {id(x.variable): x.mask for x in masked}
+    masks = {id(x.variable): x.mask for x in masked if not x.keeps_dense}
     for key, variable in variables.items():
         after = scope.get_current_value(variable)
         if after is not before[key]:
@@ -221,12 +225,12 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
         return self.regularizer(mask_gradient(ops.convert_to_tensor(weight), self.mask))
 
 
-def mask_gradient(value, mask):
-    """The value unchanged; on the way back its gradient is masked."""
+def mask_gradient(value, mask, forward=None):
+    """The value unchanged, or masked by `forward`; on the way back its gradient is."""
     # The value that holds now: on TensorFlow a variable would be read on the way back,
     # when a `StatelessScope` that holds another mask is over.
-    mask = mask.value if isinstance(mask, keras.Variable) else mask
-    mask = ops.convert_to_tensor(mask)
+    mask = _present(mask)
+    kept = None if forward is None else _present(forward)
 
     @ops.custom_gradient
     def identity(value):
@@ -235,9 +239,16 @@ def mask_gradient(value, mask):
                 (upstream,) = args
             return apply_mask(upstream, mask)
 
-        return value, gradient
+        return value if kept is None else apply_mask(value, kept), gradient
 
     return identity(value)
+
+
+def _present(mask):
+    """A mask as a tensor of the value that holds now."""
+    return ops.convert_to_tensor(
+        mask.value if isinstance(mask, keras.Variable) else mask
+    )
 
 
 @contextlib.contextmanager

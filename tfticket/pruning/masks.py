@@ -47,7 +47,8 @@ def set_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
     """Sets masks by name and zeroes all that belongs to a pruned weight.
 
     That is the weight, and, where the model is compiled, the optimizer's
-    momentum, second moment, average and accumulated gradient of it.
+    momentum, second moment, average and accumulated gradient of it. A weight of
+    `prune(keep_dense=True)` keeps its value behind the mask.
 
     Args:
         model: A wrapped model.
@@ -146,6 +147,14 @@ class ModelMasks:
                 for weight in layer.masked_weights()
             }
 
+    def gradient_masks(self) -> dict[str, np.ndarray]:
+        """Name to where weights that keep their dense values get a gradient."""
+        return {
+            name: _array(weight.gradient_mask.value)
+            for name, weight in self.weights.items()
+            if weight.keeps_dense
+        }
+
     def values(self) -> dict[str, np.ndarray]:
         """As `get_pruned_weights`, but the arrays may be views."""
         return {name: _array(weight.value()) for name, weight in self.weights.items()}
@@ -167,8 +176,21 @@ class ModelMasks:
                 )
         return {name: boolean_mask(name, mask) for name, mask in masks.items()}
 
-    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
+    def set_masks(
+        self,
+        masks: Mapping[str, np.ndarray],
+        gradient_masks: Mapping[str, np.ndarray] | None = None,
+        kept: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """As `set_masks`, unchecked. Masks not named stay; all weights are masked.
+
+        Args:
+            masks: Name to boolean array.
+            gradient_masks: The same for gradients of weights that keep dense values.
+            kept: The same of weights that keep their value and their slots, if it is
+                not all that the mask keeps: what comes back starts at 0.0.
+        """
+        given = dict(masks), dict(gradient_masks or {}), dict(kept or {})
         optimizer = getattr(self._model(), "optimizer", None)
         care_for(optimizer)
         slots = () if optimizer is None else optimizer.variables
@@ -176,9 +198,9 @@ class ModelMasks:
         key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()
-            self._set(dict(masks))
+            self._set(*given)
         else:
-            self._compiled[1](dict(masks))
+            self._compiled[1](*given)
 
     def _compile(self):
         size = sum(math.prod(weight.mask.shape) for weight in self.weights.values())
@@ -191,14 +213,20 @@ class ModelMasks:
         xla = bool(getattr(self._model(), "jit_compile", False))
         return tf.function(self._set, autograph=False, jit_compile=xla)
 
-    def _set(self, masks):
+    def _set(self, masks, gradient_masks, kept):
         for name, mask in masks.items():
             self.weights[name].mask.assign(mask)
-        for weight in self.weights.values():
-            weight.variable.assign(apply_mask(weight.variable, weight.mask))
+        for name, mask in gradient_masks.items():
+            self.weights[name].gradient_mask.assign(mask)
+        pairs = []
+        for name, weight in self.weights.items():
+            mask = weight.gradient_mask if weight.keeps_dense else weight.mask
+            mask = kept.get(name, mask)
+            pairs.append((weight.variable, mask))
+            if not weight.keeps_dense:
+                weight.variable.assign(apply_mask(weight.variable, mask))
         optimizer = getattr(self._model(), "optimizer", None)
         if optimizer is not None:
-            pairs = [(w.variable, w.mask) for w in self.weights.values()]
             mask_slots(optimizer, pairs)
 
 

@@ -60,6 +60,7 @@ def prune(
     schedule: Schedule | None = None,
     structure: Unstructured | None = None,
     in_place: bool = False,
+    keep_dense: bool = False,
 ) -> keras.Model | Prune:
     """Copies a model with every prunable layer wrapped in `Prune`.
 
@@ -89,6 +90,9 @@ def prune(
             copy and no wrapper: its class, methods, variables and optimizer stay, and
             so do its files, which hold no masks. For KerasHub's models, subclassed
             ones and what can't be copied. `strip(model, in_place=True)` takes them off.
+        keep_dense: Whether pruned weights keep their values behind the mask, as of
+            `Prune`, so that `TopKTraining` can bring them back. `strip` returns the
+            sparse model.
 
     Returns:
         A model of the same kind, layer names unchanged; or, for a layer, a
@@ -98,7 +102,8 @@ def prune(
         TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
             subclass with methods that a copy would lose.
         ValueError: If the model is not built, is wrapped already, is quantized, has
-            nothing to prune, or `exclude` or `include` names a layer that isn't there.
+            nothing to prune, or `exclude` or `include` names a layer that isn't there;
+            with both `in_place` and `keep_dense`.
 
     Example:
 
@@ -107,11 +112,16 @@ def prune(
     >>> sorted(tfticket.get_masks(wrapped))
     ['dense/kernel']
     """
+    if check_bool("keep_dense", keep_dense) and in_place:
+        raise ValueError(
+            "keep_dense=True needs wrappers: a file of a model that is masked in place "
+            "holds no masks, and would be dense. Leave in_place or keep_dense out."
+        )
     if check_bool("in_place", in_place):
         _require_bare(model_or_layer, structure)
         put_masks_on(model_or_layer, exclude, include, schedule, structure)
         return model_or_layer
-    own = {"schedule": schedule, "structure": structure}
+    own = {"schedule": schedule, "structure": structure, "keep_dense": keep_dense}
     whole = isinstance(structure, Channel) and structure.grouped
     require_keras_3(model_or_layer)
     if not isinstance(model_or_layer, keras.Model):

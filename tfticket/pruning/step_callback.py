@@ -4,7 +4,9 @@ import math
 
 import keras
 
+from tfticket.common.arguments import check_integer
 from tfticket.pruning.masks import ModelMasks
+from tfticket.pruning.training_flops import FlopsMeter, TrainingFlops
 from tfticket.sparsity.topk import density
 
 # How far ahead the next step is asked for at a time.
@@ -21,12 +23,19 @@ class StepCallback(keras.callbacks.Callback):
     With `steps_per_execution` above 1 it acts late by less than one execution, never
     early. Logs get `sparsity`, that of all masked weights.
 
+    A subclass with `logs_flops` logs `relative_flops` too, the operations of all steps
+    so far as a fraction of those of dense steps.
+
     Subclasses say what is due when (`_next_due`), do it (`_act`), and may prepare with
     the first batch (`_begin`).
     """
 
+    logs_flops = False
+    _meter: FlopsMeter | None = None  # of the last fit
+
     def on_train_begin(self, logs=None):
         claim_masks(self)
+        self._meter = None
         self._masked = ModelMasks.of(self.model)
         self._last_step = None  # that is trained; None if it is not known
         self._counted = 0  # executions, where no optimizer counts steps
@@ -48,6 +57,7 @@ class StepCallback(keras.callbacks.Callback):
             self._last_step = last if last >= step else None
             self._step = -1
             self._begin(step)
+            self._meter = FlopsMeter(self.model, self._masked, step)
         self._follow(step)
         if self._furthest is None:
             executions = 1  # how many updates that is, is seen then
@@ -66,12 +76,51 @@ class StepCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch=None, logs=None, **kwargs):
         if logs is not None:
             logs["sparsity"] = 1 - density(self._masked.masks())
+        if logs is not None and self.logs_flops and self._meter is not None:
+            self._meter.up_to(self._iterations())
+            relative = self._meter.relative()
+            if relative is not None:
+                logs["relative_flops"] = relative
 
     def on_train_end(self, logs=None):
+        if self._meter is not None:
+            self._meter.up_to(self._iterations())
         # An average that the optimizer writes over the weights at the very end
         # has seen no constraint.
         self._masked.set_masks({})
         release_masks(self)
+
+    def training_flops(self, batch_size: int) -> TrainingFlops:
+        """The operations of the last `fit`, sparse and if nothing had been pruned.
+
+        Gradients that a method takes beside the steps are counted too.
+
+        Args:
+            batch_size: Samples per update of the optimizer.
+
+        Raises:
+            ValueError: If there has been no `fit`, or it is not known how often a layer
+                uses its weights.
+
+        Example:
+
+        >>> model = tfticket.prune(
+        ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+        ... )
+        >>> model.compile("adam", "mse")
+        >>> static = tfticket.DynamicSparseTraining(0.5, "static", seed=0)
+        >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+        >>> _ = model.fit(x, y, batch_size=4, verbose=0, callbacks=[static])
+        >>> static.training_flops(batch_size=4)
+        TrainingFlops(flops=480, dense=960)
+        """
+        check_integer("batch_size", batch_size, 1)
+        if self._meter is None:
+            raise ValueError(
+                f"No fit with this {type(self).__name__} has trained a step, so no "
+                "operations have been counted. Call training_flops after fit."
+            )
+        return self._meter.total(batch_size)
 
     def _begin(self, step):
         """Prepares, once, before the first step of this `fit`, which is `step`."""
@@ -87,7 +136,11 @@ class StepCallback(keras.callbacks.Callback):
     def _follow(self, step):
         """Does what has fallen due since the last time."""
         if self._step is not None and step > self._step:
+            if self._meter is not None:
+                self._meter.up_to(step)
             self._act(self._step + 1, step)
+            if self._meter is not None:
+                self._meter.changed()
             self._step = step
 
     def _updates_left(self):

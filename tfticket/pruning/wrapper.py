@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfticket.common.arguments import check_instance, check_list, optional
+from tfticket.common.arguments import check_bool, check_instance, check_list, optional
 from tfticket.keras_models.copies import copy_state
 from tfticket.keras_models.internals import clear_losses, entry_layer
 from tfticket.keras_models.kernels import (
@@ -27,6 +27,7 @@ from tfticket.pruning.masking import (
     without_masking,
 )
 from tfticket.pruning.optimizer_care import care_for
+from tfticket.pruning.straight_through import explore
 from tfticket.sparsity import schedules, structures
 from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Unstructured
@@ -81,6 +82,9 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
             is every kernel; channels that go as a whole need masks on biases and
             normalizations too, which `tfticket.prune(model, structure=Channel())` sees
             to.
+        keep_dense: Whether pruned weights keep their values behind the mask: the layer
+            computes with 0.0 in their place, and their gradient goes on to the values,
+            so that the weights can come back. For `tfticket.TopKTraining`.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
@@ -103,6 +107,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         schedule: Schedule | None = None,
         structure: Unstructured | None = None,
         weights: Collection[str] | None = None,
+        keep_dense: bool = False,
         **kwargs: Any,
     ):
         check_instance("layer", layer, keras.layers.Layer, "a keras.layers.Layer")
@@ -131,6 +136,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         self.schedule = None if schedule is None else schedules.get(schedule)
         self.structure = None if structure is None else structures.get(structure)
         self.masked_names = None if weights is None else tuple(weights)
+        self.keep_dense = check_bool("keep_dense", keep_dense)
+        self.exploration: keras.Variable | None = None
         self.masks: list[keras.Variable] = []
         self._masked: tuple[MaskedWeight, ...] = ()
 
@@ -154,21 +161,32 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
                 "prunable weight. Leave it unwrapped, or give it a method "
                 "get_prunable_weights()."
             )
-        self.masks = [
-            self.add_weight(
-                name=f"{weight.name.replace('/', '_')}_mask",
-                shape=weight.variable.shape,
-                dtype="bool",
-                initializer="ones",
-                trainable=False,
-            )
-            for weight in prunable
-        ]
+        self.masks = [self._add_mask(weight, "mask") for weight in prunable]
         self._masked = tuple(
-            MaskedWeight(**vars(weight), mask=mask)
+            MaskedWeight(
+                **vars(weight),
+                mask=mask,
+                gradient_mask=self._add_mask(weight, "gradient_mask")
+                if self.keep_dense and not weight.is_statistic
+                else None,
+            )
             for weight, mask in zip(prunable, self.masks, strict=True)
         )
         constrain(self._masked)
+        if self.keep_dense:
+            self.exploration = self.add_weight(
+                name="exploration", shape=(), initializer="zeros", trainable=False
+            )
+            explore(self._masked, self.exploration)
+
+    def _add_mask(self, weight, kind):
+        return self.add_weight(
+            name=f"{weight.name.replace('/', '_')}_{kind}",
+            shape=weight.variable.shape,
+            dtype="bool",
+            initializer="ones",
+            trainable=False,
+        )
 
     def get_build_config(self):
         return {"layer": self.layer.get_build_config()}
@@ -198,7 +216,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
     def twin(self, copy: Callable[[Any], Any]) -> "Prune":
         inner = without_masking(copy(self.layer))
         made = Prune(
-            *(inner, self.schedule, self.structure, self.masked_names),
+            *(inner, self.schedule, self.structure, self.masked_names, self.keep_dense),
             name=self.name,
             trainable=self.trainable,
         )
@@ -253,6 +271,8 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         config = super().get_config()
         if self.masked_names is not None:
             config["weights"] = list(self.masked_names)
+        if self.keep_dense:
+            config["keep_dense"] = True
         for name, value in (("schedule", self.schedule), ("structure", self.structure)):
             if value is not None:
                 config[name] = keras.saving.serialize_keras_object(value)

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tfticket.sparsity import structures
-from tfticket.sparsity.structures import Axes, Unstructured
-from tfticket.sparsity.topk import keep_largest, pruned_count
+from tfticket.sparsity.structures import NM, Axes, Unstructured
+from tfticket.sparsity.topk import PartError, keep_largest, pruned_count
 
 Decay = Literal["cosine", "constant"]
 DECAYS = ("cosine", "constant")
@@ -83,6 +83,7 @@ def drop_and_grow(
     """Drops the lowest survivors, and grows as many of what was pruned before.
 
     What is dropped is not grown at once. Of equal scores the earlier stays, or grows.
+    With `NM` every group gets back as many as it loses, so that its number stays.
 
     Args:
         scores: Scores of the weights, in their shape: their magnitudes.
@@ -111,6 +112,11 @@ def drop_and_grow(
     count = exchanged(there, alive.size, drop_fraction)
     if count == 0:
         return Regrowth(mask, mask, 0)
+    if isinstance(structure, NM):
+        growing = growth
+        if isinstance(growth, np.random.Generator):
+            growing = growth.random(np.shape(mask))
+        return _within_groups(scores, growing, mask, count, structure, axes)
     if isinstance(growth, np.random.Generator):
         growing = growth.random(alive.shape)
     else:
@@ -121,6 +127,45 @@ def drop_and_grow(
     survivors = mask & structure.spread(kept, np.shape(mask), axes)
     after = survivors | structure.spread(grown, np.shape(mask), axes)
     return Regrowth(survivors, after, count)
+
+
+def _within_groups(scores, growth, mask, count, structure, axes):
+    """As `drop_and_grow` of N:M: a group loses at most what it can grow."""
+    alive = structure.groups(mask, axes, False)
+    there = structure.groups(np.ones(np.shape(mask), bool), axes, False)
+    ranked = structure.groups(np.asarray(scores), axes, 0)
+    most = np.count_nonzero(there & ~alive, axis=-1, keepdims=True)
+    may_go = structure.from_groups(
+        _highest(-ranked, alive, most, later=True), np.shape(mask), axes
+    )
+    count = min(count, int(np.count_nonzero(may_go)))
+    stay = keep_largest([scores], np.count_nonzero(may_go) - count, [may_go])[0]
+    survivors = (mask & ~may_go) | stay
+    lost = alive & ~structure.groups(survivors, axes, False)
+    wanted = np.count_nonzero(lost, axis=-1, keepdims=True)
+    growing = structure.groups(np.asarray(growth), axes, 0)
+    grown = _highest(growing, there & ~alive, wanted)
+    after = survivors | structure.from_groups(grown, np.shape(mask), axes)
+    return Regrowth(survivors, after, count)
+
+
+def _highest(groups, among, counts, later=False):
+    """The highest of those among which to choose, so many in every group.
+
+    Args:
+        groups: Scores, groups along the last axis.
+        among: Booleans in the same shape.
+        counts: How many, 1 along the last axis.
+        later: Whether of equal scores the later is taken.
+    """
+    if not np.isfinite(groups[among]).all():
+        raise PartError(0, "scores must be finite, and some are NaN or infinite.")
+    step = -1 if later else 1
+    # The highest first; what is not to be chosen is last.
+    ranked = np.where(among, -groups, np.inf)[..., ::step]
+    order = np.argsort(ranked, axis=-1, kind="stable")
+    places = np.argsort(order, axis=-1, kind="stable")[..., ::step]
+    return among & (places < counts)
 
 
 def random_mask(
@@ -137,7 +182,8 @@ def random_mask(
 
     Args:
         mask: The present mask.
-        keep: Number of units to be alive, from 0 to all.
+        keep: Number of units to be alive, from 0 to all. `NM` keeps all that it may in
+            every group, and needs no number.
         random: Draws.
         structure: What is a unit. `None`: every weight by itself.
         axes: What the weight's axes mean.
@@ -149,6 +195,8 @@ def random_mask(
     6
     """
     structure, axes = structures.get(structure), axes or Axes((), ())
+    if isinstance(structure, NM) and keep < mask.size:
+        return _random_groups(mask, random, structure, axes)
     alive = structure.pool(mask.view(np.int8), mask, axes)[1]
     there = int(np.count_nonzero(alive))
     if there == keep:
@@ -159,3 +207,33 @@ def random_mask(
         return mask & structure.spread(units, np.shape(mask), axes)
     units = keep_largest([drawn], keep - there, [~alive])[0]
     return mask | structure.spread(units, np.shape(mask), axes)
+
+
+def kept_by(structure: NM, shape: tuple[int, ...], axes: Axes) -> int:
+    """How many weights N:M leaves where every group is full.
+
+    Args:
+        structure: N:M.
+        shape: Shape of the weight.
+        axes: What the weight's axes mean.
+
+    Example:
+
+    >>> kept_by(NM(2, 4), (6, 5), Axes((0,), (1,)))
+    20
+    """
+    groups = structure.groups(np.ones(shape, bool), axes, False)
+    return int(np.minimum(np.count_nonzero(groups, axis=-1), structure.kept).sum())
+
+
+def _random_groups(mask, random, structure, axes):
+    there = structure.groups(np.ones(mask.shape, bool), axes, False)
+    alive = structure.groups(mask, axes, False)
+    # Draws are below 1, so the present ones come first.
+    drawn = structure.groups(random.random(mask.shape), axes, 0) + alive
+    kept = _highest(drawn, there, structure.kept)
+    return (
+        mask
+        if np.array_equal(kept, alive)
+        else structure.from_groups(kept, mask.shape, axes)
+    )

@@ -339,17 +339,46 @@ class NM(Unstructured):
     def candidates(
         self, scores: np.ndarray, alive: np.ndarray, axes: Axes
     ) -> np.ndarray:
-        order = [i for i in range(scores.ndim) if i not in axes.reduction]
-        order += axes.reduction
-        length = math.prod(scores.shape[i] for i in axes.reduction)
-        rows = np.transpose(scores, order).reshape(-1, length)
-        living = np.transpose(alive, order).reshape(-1, length)
+        rows, living = self._rows(scores, axes), self._rows(alive, axes)
+        length = rows.shape[1]
         found = np.empty(rows.shape, bool)
         step = max(1, _CHUNK // length)
         for i in range(0, len(rows), step):
             part = slice(i, i + step)
             found[part] = self._lowest(rows[part], living[part])
-        found = found.reshape([scores.shape[i] for i in order])
+        return self._as_weight(found, scores.shape, axes)
+
+    def groups(self, array: np.ndarray, axes: Axes, padding: Any) -> np.ndarray:
+        """An array of a weight's shape as (rows, groups, weights of a group).
+
+        Args:
+            array: In the weight's shape.
+            axes: What the weight's axes mean.
+            padding: What fills the last group where the length does not divide.
+        """
+        rows = self._rows(array, axes)
+        # A group that is longer is all there is, without its padding.
+        size = min(self.group, rows.shape[1])
+        pad = [(0, 0), (0, -rows.shape[1] % size)]
+        padded = np.pad(rows, pad, constant_values=padding)
+        return padded.reshape(len(rows), -1, size)
+
+    def from_groups(
+        self, groups: np.ndarray, shape: tuple[int, ...], axes: Axes
+    ) -> np.ndarray:
+        """The array, in the weight's shape, of what `groups` made of it."""
+        length = math.prod(shape[i] for i in axes.reduction)
+        rows = groups.reshape(len(groups), -1)[:, :length]
+        return self._as_weight(rows, shape, axes)
+
+    def _rows(self, array, axes):
+        """The array with one row for all that is summed to one output."""
+        length = math.prod(array.shape[i] for i in axes.reduction)
+        return np.transpose(array, _order(array.ndim, axes)).reshape(-1, length)
+
+    def _as_weight(self, rows, shape, axes):
+        order = _order(len(shape), axes)
+        found = rows.reshape([shape[i] for i in order])
         return np.transpose(found, np.argsort(order))
 
     def _lowest(self, scores, alive):
@@ -366,6 +395,11 @@ class NM(Unstructured):
         found = np.zeros(groups.shape, bool)
         np.put_along_axis(found, lowest, True, axis=-1)
         return found[..., ::-1].reshape(len(ranked), -1)[:, :length] & alive
+
+
+def _order(rank, axes):
+    """The axes of a weight, those last that its layer sums over."""
+    return [i for i in range(rank) if i not in axes.reduction] + list(axes.reduction)
 
 
 def get(structure: Unstructured | None) -> Unstructured:

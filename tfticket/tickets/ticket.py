@@ -77,7 +77,7 @@ class Ticket:
                 f"Model '{model.name}' has no masks. Wrap it first: "
                 "model = tfticket.prune(model)"
             )
-        weights = State(named_weights(model)).values
+        weights = zero_masked(State(named_weights(model)).values, masks)
         return cls(masks, weights, {"config": plain_config(model), **provenance})
 
     @classmethod

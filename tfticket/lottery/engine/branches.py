@@ -35,9 +35,16 @@ KINDS: dict[str, tuple[type | None, bool]] = {
     "lr_rewind": (None, False),
     "fine_tune": (None, False),
     "small_dense": (None, False),
+    "rigl": (None, True),
+    "set": (None, True),
+    "static": (None, True),
+    "ste": (None, True),
+    "gradual": (None, True),
     "stability": (None, False),
     "transfer": (str, False),
 }
+# Those that find masks while they train.
+_FIND_MASKS = ("rigl", "set", "static", "ste", "gradual")
 # SynFlow's paper scores anew this many times (arXiv 2006.05467).
 _SYNFLOW_ROUNDS = 100
 
@@ -59,6 +66,9 @@ class Branch:
     `fine_tune` there at the last learning rate, or a tenth where it never drops.
 
     `small_dense` is a dense network of narrower layers with as many weights.
+    `rigl`, `set`, `static`, `ste` and `gradual` train weights drawn anew as
+    `DynamicSparseTraining`, `TopKTraining` and `GradualPruning` do, to the ticket's
+    total, shared out by ERK.
     `stability` trains the ticket itself with the data in another order, and measures
     the barrier between the two. `transfer:NAME` trains it on another data set.
 
@@ -126,6 +136,11 @@ class Branch:
     def is_random(self) -> bool:
         """Whether it is drawn at random, and copies of it differ."""
         return KINDS[self.kind][1]
+
+    @property
+    def finds_masks(self) -> bool:
+        """Whether its masks come of its training, and not of the ticket."""
+        return self.kind in _FIND_MASKS
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe that its trainings go by, given the experiment's."""

@@ -12,8 +12,9 @@ import numpy as np
 from tfticket import devices, models
 from tfticket.data import Dataset
 from tfticket.keras_models.names import named_weights
-from tfticket.keras_models.variables import State
+from tfticket.keras_models.variables import State, host_copy
 from tfticket.lottery.engine.checkpoint import Checkpoint
+from tfticket.pruning.masks import masked_weights
 
 METRICS = ("iteration", "loss", "accuracy", "val_loss", "val_accuracy")
 _T = TypeVar("_T")
@@ -143,8 +144,8 @@ class Network:
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
-        """The values of every weight, by name."""
-        return State(self._weights).values
+        """The values that every weight computes with, by name."""
+        return _computed(self.model, self._weights)
 
     @property
     def optimizer_state(self) -> State:
@@ -219,7 +220,7 @@ class Recorder(keras.callbacks.Callback):
         losses = [math.inf if math.isnan(x) else x for x in self.metrics["val_loss"]]
         if losses[-1] < losses[self.best] or self.best < 0:
             self.best = len(losses) - 1
-            self.best_weights = State(self._weights).values
+            self.best_weights = _computed(self._trained, self._weights)
 
     def _save(self):
         groups = {"best": self.best_weights, "variable": State.of(self._trained).values}
@@ -232,6 +233,15 @@ class Recorder(keras.callbacks.Callback):
             },
         )
         self._saved = time.monotonic()
+
+
+def _computed(model, weights):
+    """Values of weights by name, without those that are kept behind masks."""
+    values = State(weights).values
+    for name, weight in masked_weights(model).items():
+        if weight.keeps_dense:
+            values[name] = host_copy(weight.value())
+    return values
 
 
 def made_alike(make: Callable[[], _T]) -> _T:

@@ -17,7 +17,7 @@ from tfticket.lottery.engine.network import Network, made_alike
 from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
-from tfticket.pruning.masks import get_masks
+from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.prune_strip import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
 from tfticket.sparsity import criteria
@@ -53,6 +53,7 @@ class Trained:
         best_weights: Every weight at the minimum validation loss.
         best: Index of that evaluation.
         evidence: What was followed for the criterion, by kind and name.
+        masks: The masks at the end, which callbacks may have changed.
     """
 
     metrics: dict[str, list[float]]
@@ -61,6 +62,7 @@ class Trained:
     best_weights: dict[str, np.ndarray]
     best: int
     evidence: dict[str, dict[str, np.ndarray]]
+    masks: dict[str, np.ndarray]
 
 
 class Trainer(Network):
@@ -74,6 +76,7 @@ class Trainer(Network):
         build: Makes the network from (image shape, classes).
         factor: Factor on the recipe's learning rate.
         stops: Steps at which `prefix` will be asked to stop.
+        keep_dense: As of `tfticket.prune`.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Trainer(Network):
         build: Builder,
         factor: float = 1.0,
         stops: Sequence[int] = (),
+        keep_dense: bool = False,
     ):
         self.recipe = recipe
         self._initial: dict[int, dict[str, np.ndarray]] = {}
@@ -90,7 +94,7 @@ class Trainer(Network):
         # Seeds of dropout are drawn when layers are made.
         keras.utils.set_random_seed(0)
         super().__init__(
-            prune(made_alike(self._build)),
+            prune(made_alike(self._build), keep_dense=keep_dense),
             recipe.optimizer_for(factor),
             dataset,
             recipe.batch_size,
@@ -124,6 +128,7 @@ class Trainer(Network):
         optimizer: Mapping[str, np.ndarray] | None = None,
         checkpoint: Checkpoint | None = None,
         on_evaluation: Callable[[int], None] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> Trained:
         """Trains a ticket for the recipe's iterations, whose weights it then has.
 
@@ -133,6 +138,7 @@ class Trainer(Network):
             optimizer: Its variables by number; `None` starts the optimizer anew.
             checkpoint: Where a training that was cut off goes on, and is kept.
             on_evaluation: Called with the steps done at each evaluation.
+            callbacks: Further callbacks of `fit`.
         """
         keras.utils.set_random_seed(order.seed)
         self.put(start, order.seed, optimizer)
@@ -145,19 +151,27 @@ class Trainer(Network):
             checkpoint=checkpoint,
             on_evaluation=on_evaluation,
             callbacks=[
+                *callbacks,
                 keras.callbacks.LambdaCallback(
                     on_train_batch_end=lambda batch, logs: following.update()
-                )
+                ),
             ],
         )
-        return Trained(
+        trained = Trained(
             recorder.metrics,
             self.weights,
             self.optimizer_state.values,
             recorder.best_weights,
             recorder.best,
             following.evidence(),
+            get_masks(self.model),
         )
+        if callbacks:
+            # The best weights may have had other masks, which are zeros in them.
+            set_masks(
+                self.model, {k: np.ones_like(m) for k, m in trained.masks.items()}
+            )
+        return trained
 
     def prefix(
         self, start: Ticket, order: Order, steps: int

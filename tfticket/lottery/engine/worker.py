@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfticket import data, devices, models
@@ -23,6 +24,7 @@ from tfticket.lottery.engine.run_folder import (
     TRAINED,
     LotteryFolder,
 )
+from tfticket.lottery.engine.sparse_trainings import callback_for
 from tfticket.lottery.engine.trainer import Order, Trained, Trainer
 from tfticket.lottery.measures.adversarial import METHODS, attacked_accuracy
 from tfticket.lottery.measures.movement import movement
@@ -48,6 +50,7 @@ class _Job:
     trainer: Trainer
     start: Start
     inputs: Sequence[str]
+    callbacks: Sequence[keras.callbacks.Callback] = ()
     after: Callable[[Part, "_Job", Trained], _Kept] = lambda *_: ({}, {})
 
 
@@ -133,25 +136,26 @@ class Worker:
             lambda name: data.load(name, setting.data_dir, setting.download)
         )
 
-    def _trainer(self, recipe, factor=1.0):
-        key = (recipe, factor)
+    def _trainer(self, recipe, factor=1.0, keep_dense=False):
+        key = (recipe, factor, keep_dense)
         if key not in self._trainers:
             if len(self._trainers) > _MOST_TRAINERS:
                 # Not the experiment's own: all controls ask for it.
-                own = (self._setting.recipe, 1.0)
+                own = (self._setting.recipe, 1.0, False)
                 del self._trainers[next(k for k in self._trainers if k != own)]
             build = self._setting.build or functools.partial(
                 models.build, recipe.model, width=recipe.width
             )
             self._trainers[key] = Trainer(
-                recipe, self.dataset(recipe.dataset), build, factor, self._setting.stops
+                *(recipe, self.dataset(recipe.dataset), build, factor),
+                *(self._setting.stops, keep_dense),
             )
         return self._trainers[key]
 
     def _train(self, part):
         watch = _Stopwatch()
         job = self._main(part) if part.branch == MAIN else self._control(part)
-        trainer, masks = job.trainer, job.start.ticket.masks
+        trainer = job.trainer
         checkpoint = self._checkpoint(part, job)
         with watch.training():
             trained = trainer.train_ticket(
@@ -160,10 +164,16 @@ class Worker:
                 job.start.optimizer,
                 checkpoint,
                 functools.partial(self._tell, part, trainer.recipe.iterations),
+                job.callbacks,
             )
+        masks = trained.masks
         provenance = self._provenance(part, trainer)
         tickets = {
-            TICKET: dataclasses.replace(job.start.ticket, provenance=provenance),
+            TICKET: Ticket(
+                masks, zero_masked(job.start.ticket.weights, masks), provenance
+            )
+            if job.callbacks
+            else dataclasses.replace(job.start.ticket, provenance=provenance),
             TRAINED: Ticket(masks, zero_masked(trained.weights, masks)),
         }
         more, measured = job.after(part, job, trained)
@@ -216,7 +226,7 @@ class Worker:
         recipe = branch.recipe(recipe)
         if branch.kind == "small_dense":
             recipe = dataclasses.replace(recipe, width=self._width(part))
-        return self._trainer(recipe)
+        return self._trainer(recipe, keep_dense=branch.kind == "ste")
 
     def _width(self, part):
         ticket = self._folder.ticket(Part(part.seed, round=part.round))
@@ -233,7 +243,7 @@ class Worker:
             start, inputs = Start(trainer.dense(initial)), []
         else:
             start, inputs = self._next_start(part, recipe.rewind_to, initial)
-        return _Job(trainer, start, inputs, self._pruned)
+        return _Job(trainer, start, inputs, after=self._pruned)
 
     def _next_start(self, part, rewind_to, initial):
         """Where a round after the first begins, and the files that this is in."""
@@ -262,10 +272,17 @@ class Worker:
         if branch.kind == "small_dense":
             start = Start(trainer.dense(trainer.initial_weights(seed)))
             return _Job(trainer, start, [f"{main.path}/{TICKET}"])
+        if branch.finds_masks:
+            start = Start(trainer.dense(trainer.initial_weights(seed)))
+            callback = callback_for(
+                *(branch, self._folder.ticket(main).density),
+                *(trainer.recipe.iterations, trainer.evidence_data, seed),
+            )
+            return _Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
         origin, inputs = self._origin(branch, main)
         start = start_of(branch, origin, trainer, seed)
         if branch.kind == "stability":
-            return _Job(trainer, start, inputs, self._with_barrier)
+            return _Job(trainer, start, inputs, after=self._with_barrier)
         return _Job(trainer, start, inputs)
 
     def _origin(self, branch, main):

@@ -1,0 +1,281 @@
+"""The page of `benchmarks/dynamic.py`, and its picture."""
+
+import collections
+import csv
+import pathlib
+import statistics
+
+from tfticket.lottery.measures.intervals import difference, mean_interval
+
+COLUMNS = ("method", "sparsity", "seed", "accuracy", "flops", "seconds")
+TIMES = ("method", "steps", "fits", "ms per step", "low", "ratio", "high")
+# In the order of the tables.
+METHODS = (
+    *("dense", "static", "SET", "RigL", "STE", "Top-KAST", "AC/DC", "gradual"),
+    "small dense",
+)
+# Pairs whose differences the page gives.
+PAIRS = (
+    *(("SET", "static"), ("RigL", "SET"), ("STE", "RigL"), ("Top-KAST", "RigL")),
+    *(("AC/DC", "RigL"), ("gradual", "RigL"), ("gradual", "AC/DC")),
+    *(("gradual", "STE"), ("RigL", "small dense"), ("dense", "gradual")),
+)
+PAGE = """# Dynamic sparse training
+
+Which way of training ends with the most accurate sparse network, and what does it
+cost? `benchmarks/dynamic.py` trains LeNet-300-100 on MNIST (55,000 images) for 12,000
+steps of 60 images, with Adam at 1.2e-3 and cosine decay. All sparse networks have the
+densities of ERK. {seeds} All figures are in [the table of trainings](dynamic.csv).
+
+- **static, SET, RigL**: `DynamicSparseTraining`. Every 100 steps, 30 % of the weights
+  are exchanged, decaying along a cosine to zero after 75 % of the training. RigL takes
+  its gradient of 240 images.
+- **STE, Top-KAST**: `TopKTraining`, which chooses the largest weights again every 100
+  steps. Top-KAST gives five times as many weights a gradient as it keeps, and its
+  exploration factor is 1e-5.
+- **AC/DC**: `TopKTraining` with phases of 1,000 steps, sparse from 75 % of the training
+  on.
+- **gradual**: `GradualPruning` with `PolynomialDecay` from 0, every 100 steps, up to
+  75 % of the training.
+- **small dense**: LeNet with narrower layers, and as many weights.
+
+We did not tune any of these settings.{missing}
+
+## Test accuracy
+
+The table shows test accuracies in percent after the last step: the mean over seeds, and
+its 95 % interval by Student's t. We did not run what an empty cell stands for.
+
+{accuracies}
+
+## Differences
+
+The table shows differences of test accuracy in percentage points, with their 95 %
+intervals: paired by seed if both have the same seeds, else Welch's. If an interval
+includes 0, these seeds don't decide which method is better.
+
+{differences}
+
+## Operations of the training
+
+The table shows the operations of the whole training as a fraction of those of dense
+training, as `training_flops` counts them. A step takes three passes: forward and
+backward to the inputs with the kept weights, and backward to the weights that get a
+gradient. RigL's gradients are included. Fewer operations are not faster here, because
+Keras computes with the zeros too.
+
+{operations}
+
+![Accuracy against the operations of the training](dynamic.png)
+
+{best}
+
+## Time
+{times}
+## Reproduce
+
+```sh
+python benchmarks/dynamic.py --data_dir=DIR
+python benchmarks/dynamic.py --what=time
+python benchmarks/dynamic.py --what=page
+```
+
+The first command adds one row per training to the table and leaves out the trainings
+that are there, so you can stop it at any time.
+"""
+
+
+def write(path: pathlib.Path) -> None:
+    """Writes the page and the picture beside a table of trainings.
+
+    Args:
+        path: The table.
+    """
+    found = read(path)
+    draw(found, path.with_suffix(".png"))
+    timed = path.with_name(f"{path.stem}_time.csv")
+    path.with_suffix(".md").write_text(page(found, timed))
+
+
+def read(path: pathlib.Path) -> dict[tuple[str, float], dict[int, tuple[float, float]]]:
+    """(method, sparsity) to seed to (accuracy in percent, operations)."""
+    found: dict = collections.defaultdict(dict)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            of = found[row["method"], float(row["sparsity"])]
+            values = 100 * float(row["accuracy"]), float(row["flops"])
+            of[int(row["seed"])] = values
+    return dict(found)
+
+
+def page(found: dict, timed: pathlib.Path) -> str:
+    """The text of the page.
+
+    Args:
+        found: What `read` returned.
+        timed: The table of times, which may not be there.
+    """
+    sparsities = sorted({sparsity for _, sparsity in found} - {0.0})
+    methods = [name for name in METHODS if any(name == x for x, _ in found)]
+    head = ["", *(f"{100 * s:g} % sparse" for s in sparsities)]
+    accuracies, operations = [], []
+    for method in methods:
+        of = [found.get((method, s), found.get((method, 0.0), {})) for s in sparsities]
+        accuracies.append([method, *map(_accuracy, of)])
+        operations.append([method, *map(_operations, of)])
+    differences = [
+        [f"{one} - {other}", *(_difference(found, one, other, s) for s in sparsities)]
+        for one, other in PAIRS
+        if one in methods and other in methods
+    ]
+    counts = sorted({len(of) for of in found.values()})
+    several = f"{counts[0]} to {counts[-1]} seeds" if counts[1:] else _seeds(counts[0])
+    return PAGE.format(
+        seeds=f"There are {several} per cell."
+        if counts[-1] > 1
+        else "There is one seed.",
+        missing=_missing([name for name in METHODS if name not in methods]),
+        accuracies=_table(head, accuracies),
+        differences=_table(head, differences),
+        operations=_table(head, operations),
+        best="\n".join(_best(found, s) for s in sparsities),
+        times=_times(timed),
+    )
+
+
+def _missing(names):
+    return f" We have not run {_list(names)} yet." if names else ""
+
+
+def _seeds(count):
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _accuracy(of):
+    if not of:
+        return ""
+    interval = mean_interval([accuracy for accuracy, _ in of.values()])
+    if interval.n < 2:
+        return f"{interval.mean:.2f} (one seed)"
+    return (
+        f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f}; {interval.n})"
+    )
+
+
+def _operations(of):
+    return f"{statistics.mean(flops for _, flops in of.values()):.4f}" if of else ""
+
+
+def _difference(found, one, other, sparsity):
+    of = [found.get((m, sparsity), found.get((m, 0.0))) for m in (one, other)]
+    if not all(of):
+        return ""
+    arms = [{seed: accuracy for seed, (accuracy, _) in x.items()} for x in of]
+    interval = difference(*arms)
+    if interval.n < 2:
+        return f"{interval.mean:+.2f} (one seed)"
+    return f"{interval.mean:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})"
+
+
+def _table(head, rows):
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def points(found: dict, sparsity: float) -> dict[str, tuple[float, float]]:
+    """Method to its mean operations and accuracy, of those that end at a sparsity."""
+    means = {}
+    for (method, at), of in found.items():
+        if at == sparsity:
+            accuracies, flops = ([x[i] for x in of.values()] for i in (0, 1))
+            means[method] = statistics.mean(flops), statistics.mean(accuracies)
+    return means
+
+
+def front(means: dict[str, tuple[float, float]]) -> list[str]:
+    """Methods that none is better than with as few operations, the cheapest first."""
+    best, found = -1.0, []
+    for method, (_, accuracy) in sorted(
+        means.items(), key=lambda x: (x[1][0], -x[1][1])
+    ):
+        if accuracy > best:
+            best = accuracy
+            found.append(method)
+    return found
+
+
+def _best(found, sparsity):
+    means = points(found, sparsity)
+    best = front(means)
+    listed = ", ".join(
+        f"{name} ({means[name][1]:.2f} for {means[name][0]:.4f})" for name in best
+    )
+    text = (
+        f"- At {100 * sparsity:g} % sparsity, more operations buy more accuracy in "
+        f"this order, by the means of the table: {listed}."
+    )
+    if others := [name for name in means if name not in best]:
+        text += (
+            f" {_list(others)} {'are' if others[1:] else 'is'} no more accurate than "
+            "one of these that takes no more operations."
+        )
+    return text
+
+
+def _list(names):
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _times(path):
+    if not path.exists():
+        return "\nNot measured.\n"
+    with path.open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    one = rows["RigL"]
+    shown = [
+        [
+            method,
+            row["ms per step"],
+            f"{row['ratio']} ({row['low']} to {row['high']})",
+        ]
+        for method, row in rows.items()
+    ]
+    return f"""
+The table shows the processor time of a whole `fit` of {int(one["steps"]):,} steps with
+updates every 100 steps, and its ratio to a fit with static masks: the median and the
+quartiles of {one["fits"]} fits of each kind, which take turns. RigL takes its gradient
+of a batch of 60 images, as in its paper.
+
+{_table(["", "ms per step", "ratio"], shown)}
+"""
+
+
+def draw(found: dict, path: pathlib.Path) -> None:
+    """Accuracy against operations, one panel per sparsity."""
+    import matplotlib.pyplot as plt
+
+    sparsities = sorted({sparsity for _, sparsity in found} - {0.0})
+    methods = METHODS[1:]
+    figure, panels = plt.subplots(
+        1, len(sparsities), figsize=(10, 3.6), layout="constrained", squeeze=False
+    )
+    for panel, sparsity in zip(panels[0], sparsities, strict=True):
+        means = points(found, sparsity)
+        for number, method in enumerate(methods):
+            if method not in means:
+                continue
+            flops, accuracy = means[method]
+            every = [x for x, _ in found[method, sparsity].values()]
+            below, above = accuracy - min(every), max(every) - accuracy
+            panel.errorbar(
+                *(flops, accuracy, [[below], [above]]),
+                **{"fmt": "osD^v<>*"[number % 8], "color": f"C{number}", "capsize": 3},
+                label=method,
+            )
+        panel.set_xscale("log")
+        panel.set_title(f"{100 * sparsity:g} % sparse")
+        panel.set_xlabel("operations, of dense training")
+    panels[0][0].set_ylabel("test accuracy in %")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
