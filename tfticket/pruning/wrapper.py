@@ -104,7 +104,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         structure: Unstructured | None = None,
         weights: Collection[str] | None = None,
         **kwargs: Any,
-    ):
+    ):  # pragma: no mutate block (Keras reads its arguments)
         check_instance("layer", layer, keras.layers.Layer, "a keras.layers.Layer")
         weights = optional(check_list, "weights", weights, "a list of names")
         for name in weights or ():
