@@ -97,6 +97,13 @@ class TestRequireClose:
         assert (found.error, found.typical, found.agreement) == (255, 1, 0)
         text_of(compare.require_close, "It", right, wrong, 0.9, rounded=True)
 
+    def test_the_range_of_half_floats_does_not_overflow(self):
+        right = {"y": np.array([[-30_000, 39_264, 40_000]] * 10, np.float16)}
+        wrong = {"y": np.array([[-30_000, 39_648, 39_616]] * 10, np.float16)}
+        arguments = ("It", right, wrong, 0.01, "the model", "", True)
+        text = text_of(compare.require_close, *arguments)
+        assert "same or nearly for 0.0%" in text
+
     def test_a_scalar_output(self):
         right, wrong = {"y": np.float64(2.0)}, {"y": np.float64(1.0)}
         text = text_of(compare.require_close, "It", right, wrong, 0.4, rounded=True)
