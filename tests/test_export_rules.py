@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfticket.export.checking import compare, processes
 from tfticket.export.checking.compare import Compared, Rule
@@ -143,6 +144,9 @@ class TestRequireClose:
         empty = {"y": np.ones((0, 3)), "z": np.ones((2, 0))}
         assert compare.difference(empty, empty)[:2] == (0, 0)
         assert compare.scale(empty) == 1
+        none = {"z": empty["z"]}
+        found = compare.require_close("It", none, none, 0.1, rounded=True)
+        assert found == Compared(0, 0, None)
 
 
 class TestRepeatable:
@@ -175,6 +179,15 @@ class TestRepeatable:
     def test_the_worst_call_counts(self):
         for calls in (self.calls(0, 0.5, 0), self.calls(0.5, 0.1), self.calls(0, 0.5)):
             assert "by 0.5 of" in text_of(compare.require_repeatable, "It", calls)
+
+    def test_the_worst_is_relative_to_its_output(self):
+        first = {"large": np.array([1e3]), "small": np.array([1.0])}
+        calls = [
+            *(first, {**first, "large": np.array([1e3 + 1])}),
+            {**first, "small": np.array([0.5])},
+        ]
+        text = text_of(compare.require_repeatable, "It", calls)
+        assert "in output 'small' by 0.5" in text
 
     def test_where_it_need_not(self):
         notes = compare.require_repeatable("It", self.calls(0.25), False)
@@ -264,6 +277,9 @@ def test_outputs_that_hardly_vary():
     assert compare.varies_little({"y": values}, 0.49) == ()
     alone = {"a": values[:1], "b": np.float32(1), "c": np.zeros((3, 2))}
     assert compare.varies_little(alone, 0.5) == ()
+    small = {"y": np.array([[-100], [100]], np.int8)}
+    assert compare.varies_little(small, 1.9) == ()
+    assert len(compare.varies_little(small, 2.0)) == 1
     both = compare.varies_little({**alone, "x": values, "y": values[:2]}, 1.0)
     assert [note[:10] for note in both] == ["output 'x'", "output 'y'"]
 
@@ -308,6 +324,8 @@ def test_what_an_export_says():
         "m (0 kB, checked in another process: largest difference 0.0e+00, same answer "
         "for 0.0% of the samples, 0 ms a sample)"
     )
+    large = Exported(pathlib.Path("m"), 1_999_600, 0.0, None)
+    assert str(large).startswith("m (2000 kB, checked")
     assert not plain.c_api
     assert (plain.notes, plain.compared, plain.typical_error) == ((), "", None)
 
@@ -409,7 +427,7 @@ def checked(monkeypatch, tmp_path):
     written, dense = tmp_path / "w.tflite", tmp_path / "d.tflite"
     written.write_bytes(bytes(77))
 
-    def checked(off, rule=None, twin=False, quantization=None, runtimes=None):
+    def checked(off, rule=None, twin=False, quantization=None, source=None):
         seen = []
 
         def run(program, inputs, runtime, rounds, *files):
@@ -426,10 +444,11 @@ def checked(monkeypatch, tmp_path):
             return found
 
         monkeypatch.setattr(processes, "run", run)
-        runtimes = runtimes or ("xnnpack", "builtin")
+        runtimes = ("xnnpack", "builtin")
         exported = litert_check.check(
             *(written, pathlib.Path("to.tflite"), Serving({"y/z": RIGHT}), SAMPLES),
             *(quantization, rule or Rule(0.1), runtimes, dense if twin else None),
+            source=source,
         )
         assert seen == [name for name in runtimes for _ in range(2)]
         return exported
@@ -494,6 +513,44 @@ class TestLiteRT:
                 assert "Use sparse=False, or fallback=True to have that done." in text
             else:
                 assert checked(*arguments).max_error == 0
+
+    def test_first_calls_of_the_first_process_are_compared_with_the_twin(self, checked):
+        checked(lambda file, call, *_: 0.05 * file * call, None, True)
+        rule = Rule(0.1, deterministic=False)
+        checked(lambda file, _, start, __: 0.05 * start * (1 - file), rule, True)
+        text = text_of(
+            *(checked, lambda file, _, start, __: 0.05 * (1 - start) * (1 - file)),
+            *(rule, True),
+        )
+        assert "differs from the dense one" in text
+
+    @pytest.mark.parametrize(
+        ("rule", "off", "refused"),
+        [
+            (Rule(0.1, True), 0.9e-4, False),
+            (Rule(0.1, True), 1.1e-4, True),
+            (Rule(0.1, True, False), 0.05, False),
+            (Rule(0.1, True, False), 0.2, True),
+            (Rule(1e-5, True, False), 0.9e-4, False),
+            (Rule(0.1), 0.5, False),  # a file that does not round
+        ],
+    )
+    def test_what_is_quantized_has_to_be_the_model(
+        self, rule, off, refused, checked, monkeypatch
+    ):
+        def serve(x):
+            return {"y/z": tf.constant(RIGHT + off)}
+
+        loaded = types.SimpleNamespace(signatures={"serving_default": serve})
+        monkeypatch.setattr(tf.saved_model, "load", {"from": loaded}.__getitem__)
+        arguments = (lambda *_: 0, rule, False, "int8", "from")
+        if refused:
+            text = text_of(checked, *arguments)
+            assert text.startswith(
+                "What to.tflite was to be quantized from differs from the model: output"
+            )
+        else:
+            assert checked(*arguments).max_error == 0
 
     def test_a_sparse_file_that_differs_from_the_model(self, checked):
         text = text_of(checked, lambda *_: 0.5, Rule(0.1), True)

@@ -259,6 +259,33 @@ def test_statistics_of_a_pruned_channel_stay_zero():
     assert array(norm.layer.moving_variance).all()
 
 
+class WithoutConfig(layers.Dense):
+    def __init__(self, factor, units):
+        super().__init__(units)
+        self.factor = factor
+
+
+def test_a_plain_layer_needs_no_configuration():
+    layer = tfticket.Prune(WithoutConfig(2, 3))
+    layer.build((None, 4))
+    assert layer.plain().factor == 2
+
+    class Bare(layers.Layer):  # which knows no LoRA
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
+
+        def get_prunable_weights(self):
+            return [self.kernel]
+
+    layer = tfticket.Prune(Bare(2))
+    layer.build((None, 4))
+    assert layer.plain().factor == 2
+
+
 # The wrapper
 
 
