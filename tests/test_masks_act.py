@@ -479,6 +479,20 @@ def test_what_is_masked_in_a_model():
         tfticket.set_masks(popup, {"a/kernel": masks["a/kernel"]})
 
 
+def test_a_ticket_of_a_popup_model_has_its_edges():
+    plain = tfticket.strip(two())
+    popup = tfticket.popup(plain, density=0.5)
+    ticket = tfticket.Ticket.from_popup(popup, note="mine")
+    for name, mask in tfticket.get_masks(popup).items():
+        np.testing.assert_array_equal(ticket.masks[name], mask)
+        assert not ticket.weights[name][~mask].any()
+    assert ticket.provenance["note"] == "mine"
+    wrapped = ticket.apply(plain)
+    np.testing.assert_allclose(array(wrapped(X)), array(popup(X)), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"has no popup layers\. Make it with"):
+        tfticket.Ticket.from_popup(plain)
+
+
 def test_the_masks_of_a_model_are_found_once_and_again_where_they_change():
     model = two()
     found = ModelMasks.of(model)
