@@ -33,8 +33,8 @@ gc.set_threshold(100_000, 50, 50)
 # What depends on the backend. Export is for TensorFlow, programs end with an export,
 # and the rest knows none.
 _CORE = (
-    *("bad_input", "callbacks", "criteria", "data", "devices", "every_layer"),
-    "dynamic",
+    *("bad_input", "callbacks", "copies", "criteria", "data", "devices"),
+    *("dynamic", "every_layer", "guards"),
     *(
         "evidence",
         "gradual",

@@ -190,3 +190,15 @@ def test_missing_and_misshapen_evidence_is_named():
         criteria.score("movement", {"k": W}, {"change": {"k": W}})
     with pytest.raises(ValueError, match=r"initial.*'k'.*\(4, 5\).*\(5,\)"):
         criteria.score("movement", {"k": W}, {"initial": {"k": W[0]}})
+
+
+def test_arguments_of_register_are_refused_by_name():
+    with pytest.raises(TypeError, match=r"^overwrite must"):
+        criteria.register("mine", overwrite=1)
+    with pytest.raises(TypeError, match=r"^name must"):
+        criteria.register(3)
+
+
+def test_lamp_of_equal_weights_goes_by_their_place():
+    scores = criteria.get("lamp")(np.ones(100))
+    np.testing.assert_allclose(scores, 1 / np.arange(100, 0, -1))

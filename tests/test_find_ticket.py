@@ -15,6 +15,7 @@ from fixtures import without_xla
 
 import tfticket
 from tfticket import devices, lottery
+from tfticket.common import files
 from tfticket.common.runs import RunFolder
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "find_ticket.py"
@@ -271,6 +272,29 @@ def test_what_killed_writes_leave_blocks_nothing(quickly, tmp_path):
         (part / name).touch()
     assert found_in(run, experiment) == (ticket, [False] * 2)
     assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+def test_a_killed_export_replaces_its_own_files_alone(finished, run, tmp_path):
+    for name in ("runs", "saved_models"):
+        shutil.copytree(finished[0] / name, tmp_path / name)
+    served = tmp_path.resolve() / "saved_models" / "digits-lenet_300_100"
+    lite = served.with_name(f"{served.name}.tflite")
+    places = [str(path.relative_to(tmp_path.resolve())) for path in (served, lite)]
+
+    def leave_note(*own):
+        lines = [places, *([str(path), files._identity(path)] for path in own)]
+        note = tmp_path / "runs" / served.name / lottery.single.EXPORTING
+        note.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    lite.write_bytes(b"a user's")
+    leave_note(served / "1")
+    done = run(tmp_path, *FAST, check=False)
+    assert done.returncode == 1
+    assert f"{lite.name} exists. Pass --overwrite" in done.stderr
+    assert lite.read_bytes() == b"a user's"
+    leave_note(served / "1", lite)
+    run(tmp_path, *FAST)
+    assert lite.read_bytes() != b"a user's"
 
 
 def test_its_figures_are_drawn_as_those_of_an_experiment(finished, tmp_path):

@@ -306,27 +306,67 @@ def test_a_page_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         page.write_page(tmp_path / "run", out)
 
 
+def test_a_page_that_is_being_written_is_not_one_that_was_killed(tmp_path):
+    out = tmp_path / "page.md"
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "accuracy.png").touch()
+    with files.atomic_path(out) as temporary:
+        temporary.write_text("another's")
+        with pytest.raises(FileExistsError, match=r"accuracy\.png' exists"):
+            page.write_page(tmp_path / "run", out)
+
+
 def test_a_note_stays_where_its_process_was_cut_off(tmp_path):
     path = tmp_path / "note.json"
 
     def write(said):
         with files.held_note(path, {"version": 2}):
-            assert files.dead_note(path) is None
+            assert files.dead_note(path) == (None, {})
             said()
             signal.pause()
 
-    assert files.dead_note(path) is None
+    assert files.dead_note(path) == (None, {})
     leave(write)
-    assert files.dead_note(path) == {"version": 2}
+    assert files.dead_note(path) == ({"version": 2}, {})
     with files.held_note(path, {"version": 3}):
-        assert files.dead_note(path) is None
+        assert files.dead_note(path) == (None, {})
     assert not path.exists()
     with pytest.raises(ValueError, match="x"), files.held_note(path, 1):
         raise ValueError("x")
     assert not path.exists()
     with pytest.raises(KeyboardInterrupt), files.held_note(path, 1):
         raise KeyboardInterrupt
-    assert files.dead_note(path) == 1
+    assert files.dead_note(path) == (1, {})
+
+
+def test_a_note_knows_what_was_put_from_what_came_after(tmp_path):
+    note, mine, other = (tmp_path / x for x in ("note.json", "a.txt", "b.txt"))
+    model = tmp_path / "model"
+
+    def write(said):
+        with files.held_note(note, 1):
+            files.write_json(mine, 1)
+            with files.temporary_folder(tmp_path) as folder:
+                (folder / "new").mkdir()
+                files.put_folder(folder / "new", model, False)
+            with open(note, "a") as file:
+                file.write('["half of a l')
+            said()
+            signal.pause()
+
+    leave(write)
+    value, own = files.dead_note(note)
+    assert value == 1
+    (model / "used").touch()  # the folder stays the same one
+    other.touch()
+    assert [files.is_own(x, own) for x in (mine, model, other)] == [True, True, False]
+    with pytest.raises(KeyboardInterrupt), files.held_note(note, 2, own):
+        raise KeyboardInterrupt
+    assert files.dead_note(note) == (2, own)
+    mine.unlink()
+    assert not files.is_own(mine, own)
+    mine.write_text("a user's")
+    assert not files.is_own(mine, own)
 
 
 def test_a_damaged_ticket_folder_is_named(tmp_path):

@@ -209,3 +209,16 @@ def test_what_does_not_fit_its_structure_stays_dense_and_is_reported():
     assert two_four["depthwise"] == pytest.approx(4 / 9)
     assert two_four["stem"] == pytest.approx(1 / 3)
     assert two_four["pointwise"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("grouped", 1), ("normalize", None), ("reduce", "least"), ("score", "gamma")),
+        *(("round_to", 0), ("min_channels", 0), ("max_sparsity", 0)),
+        *(("max_sparsity", 1.5), ("round_to", 2.5)),
+    ],
+)
+def test_arguments_of_channels_are_refused_by_name(argument, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{argument} must.*{value}"):
+        structures.Channel(**{argument: value})

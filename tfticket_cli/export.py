@@ -81,8 +81,11 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     _check(values, quantization, path)
     out = pathlib.Path(values.out_dir, values.name or path.stem)
     note = _Note(values, out)
-    if "litert" in values.to and not (values.overwrite or note.resumes):
-        _require_free(_lite(out))
+    lite = out.with_name(f"{out.name}.tflite")
+    if "litert" in values.to and lite.exists() and not note.may_replace(lite):
+        raise FileExistsError(
+            f"{lite} exists. Pass --overwrite to replace it, or choose another --name."
+        )
     from tfticket import data, export
 
     model = load(path)
@@ -108,7 +111,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                     model,
                     out,
                     version,
-                    note.resumes,
+                    note.is_own(out / str(version)),
                     format=values.format,
                     value_dtype=values.value_dtype,
                     labels=values.labels,
@@ -117,12 +120,12 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             else:
                 exported = export.litert(
                     model,
-                    _lite(out),
+                    lite,
                     quantization=quantization,
                     sparse=values.sparse,
                     representative_data=calibration,
                     inputs=checked_on,
-                    overwrite=values.overwrite or note.resumes,
+                    overwrite=note.may_replace(lite),
                 )
             output.begin()
             output.say(exported)
@@ -144,17 +147,6 @@ def _saved_model(model, out, version, overwrite, **settings):
         return export.saved_model(model, out, **settings)
 
 
-def _require_free(lite):
-    if lite.exists():
-        raise FileExistsError(
-            f"{lite} exists. Pass --overwrite to replace it, or choose another --name."
-        )
-
-
-def _lite(out):
-    return out.with_name(f"{out.name}.tflite")
-
-
 class _Note:
     """A file beside the exports that says what is being written, until it is.
 
@@ -162,23 +154,33 @@ class _Note:
         values: The command's flags.
         out: The model's folder.
 
-    Attributes:
-        resumes: Whether this command was killed here, and goes on: what it has written
-            is its own to replace.
+    If this command was killed here, it goes on: what it has written is its own to
+    replace.
     """
 
     def __init__(self, values, out):
         from tfticket.common.files import dead_note, recover_folders
 
         recover_folders(out.parent)
+        self._overwrite = values.overwrite
         self._out, self._path = out, out.with_name(f".{out.name}.exporting.json")
         self._asked = {x: values[x].value for x in sorted(values) if x not in _APART}
-        self._left = dead_note(self._path)
+        left, own = dead_note(self._path)
         # Another process may be at it, which then has the version that it noted.
-        self._is_held = self._left is None and self._path.exists()
-        self.resumes = (
-            isinstance(self._left, dict) and self._left.get("asked") == self._asked
-        )
+        self._is_held = left is None and self._path.exists()
+        resumes = isinstance(left, dict) and left.get("asked") == self._asked
+        self._version = left["version"] if resumes else None
+        self._own = own if resumes else {}
+
+    def is_own(self, path):
+        """Whether this command had put there what is there."""
+        from tfticket.common.files import is_own
+
+        return is_own(path, self._own)
+
+    def may_replace(self, path):
+        """Whether it is its own, or --overwrite was passed."""
+        return self._overwrite or self.is_own(path)
 
     @contextlib.contextmanager
     def held(self):
@@ -188,12 +190,12 @@ class _Note:
         if self._is_held:
             yield None
             return
-        if self.resumes:
-            version = self._left["version"]
-        else:
+        version = self._version
+        if version is None:
             taken = [int(p.name) for p in self._out.glob("*") if p.name.isdecimal()]
             version = max(taken, default=0) + 1
-        with held_note(self._path, {"asked": self._asked, "version": version}):
+        value = {"asked": self._asked, "version": version}
+        with held_note(self._path, value, self._own):
             yield version
 
 

@@ -51,7 +51,7 @@ def experiment(values: flags.FlagValues) -> Any:
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Runs the experiment, writes its files and says what it came to."""
     from tfticket import lottery
-    from tfticket.common.files import dead_note, held_note
+    from tfticket.common.files import dead_note, held_note, is_own
     from tfticket.common.runs import RunFolder
 
     asked = experiment(values)
@@ -60,21 +60,25 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     served = pathlib.Path(values.export_dir, name)
     lite = served.with_name(f"{name}.tflite")
     note, places = out_dir / lottery.single.EXPORTING, [str(served), str(lite)]
-    # Those that this run was writing when it was killed are its own.
-    resumes = dead_note(note) == places
+    # Those that this run had written when it was killed are its own.
+    left, own = dead_note(note)
+    own = own if left == places else {}
+
+    def may_replace(path):
+        return values.overwrite or is_own(path, own)
+
     for path in (served / "1", lite):
-        if path.exists() and not values.overwrite and not resumes:
+        if path.exists() and not may_replace(path):
             raise FileExistsError(
                 f"{path} exists. Pass --overwrite to replace it, or choose another "
                 "--export_dir."
             )
     found = _found(asked, out_dir, values, output)
-    overwrite = values.overwrite or resumes
-    with RunFolder(out_dir).locked(), held_note(note, places):
-        return _written(found, out_dir, served, lite, overwrite, output)
+    with RunFolder(out_dir).locked(), held_note(note, places, own):
+        return _written(found, out_dir, served, lite, may_replace, output)
 
 
-def _written(found, out_dir, served, lite, overwrite, output):
+def _written(found, out_dir, served, lite, may_replace, output):
     from tfticket import lottery
 
     asked = found.experiment
@@ -83,7 +87,7 @@ def _written(found, out_dir, served, lite, overwrite, output):
     lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
     output.say(f"Ticket:      {out_dir / 'ticket.npz'}")
     output.say(f"Plot:        {plot}")
-    exports = _exports(found, served, lite, overwrite, output)
+    exports = _exports(found, served, lite, may_replace, output)
     trained = lite.with_suffix(".npz")
     found.ticket.with_weights(found.model).save(trained)
     output.say(f"Trained:     {trained}, for tfticket export")
@@ -132,12 +136,16 @@ def _found(asked, out_dir, values, output):
         )
 
 
-def _exports(found, served, lite, overwrite, output):
+def _exports(found, served, lite, may_replace, output):
     from tfticket import export
 
-    kwargs = {"inputs": found.dataset.test[0], "overwrite": overwrite}
-    saved_model = export.saved_model(found.model, served, version=1, **kwargs)
+    inputs = found.dataset.test[0]
+    saved_model = export.saved_model(
+        *(found.model, served, 1), inputs=inputs, overwrite=may_replace(served / "1")
+    )
     output.say(f"SavedModel:  {saved_model}")
-    litert = export.litert(found.model, lite, **kwargs)
+    litert = export.litert(
+        found.model, lite, inputs=inputs, overwrite=may_replace(lite)
+    )
     output.say(f"LiteRT:      {litert}")
     return {"saved_model": saved_model, "litert": litert}

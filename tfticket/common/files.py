@@ -70,6 +70,7 @@ def atomic_path(
         temporary.chmod(0o644)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        _note_put(temporary, path)
         if replace:
             os.replace(temporary, path)
         else:
@@ -187,16 +188,18 @@ def is_leftover(path: pathlib.Path, of: str | None = None) -> bool:
     return re.fullmatch(pattern, path.name) is not None
 
 
-def leftovers(folder: pathlib.Path, of: str | None = None) -> list[pathlib.Path]:
-    """The files in a folder that writes left or are about to rename.
+def leftovers(folder: pathlib.Path, of: str | None = None) -> Iterator[pathlib.Path]:
+    """Yields the files that killed writes left in a folder, not what is being written.
 
     Args:
         folder: Where to look.
         of: The name of the file that was written; `None` is any.
     """
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if is_leftover(path, of)]
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path, of):
+            with _seized(path) as dead:
+                if dead:
+                    yield path
 
 
 def remove_leftovers(folder: pathlib.Path, of: str | None = None) -> None:
@@ -215,9 +218,8 @@ def remove_leftovers(folder: pathlib.Path, of: str | None = None) -> None:
     False
     """
     for path in leftovers(folder, of):
-        with _seized(path) as dead, contextlib.suppress(OSError):
-            if dead:
-                path.unlink()
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -297,6 +299,7 @@ def put_folder(written: pathlib.Path, target: pathlib.Path, overwrite: bool) -> 
     made = not target.parent.exists()
     target.parent.mkdir(exist_ok=True)
     try:
+        _note_put(written, target)
         if overwrite and target.exists():
             if not renames.exchange(written, target):
                 _by_two_renames(written, target)
@@ -415,40 +418,81 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Non
 
 
 @contextlib.contextmanager
-def held_note(path: pathlib.Path, value: Any) -> Iterator[None]:
-    """A JSON file that says what a process is doing, and stays where it is cut off.
+def held_note(
+    path: pathlib.Path, value: Any, own: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[None]:
+    """A file that says what a process is doing, and stays where it is cut off.
 
     That is by a kill, an interruption or an error of the disk; of others it is removed.
+    Meanwhile every file and folder that this process puts in its place is noted, just
+    before.
 
     Args:
-        path: The file.
-        value: What it holds.
+        path: The file: a line of JSON for the value, and one for each that was put.
+        value: What it says.
+        own: What an earlier note of the same work had noted, as from `dead_note`.
     """
     with _temporary(path) as temporary:
         with disk_errors(path, temporary):
-            temporary.write_text(json.dumps(value))
+            lines = [value, *([*one] for one in (own or {}).items())]
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
             os.replace(temporary, path)
         # It is locked still: the lock is the file's, not the name's.
+        _HELD.append(path)
         try:
             yield
         except Exception as error:
             if not isinstance(error, OSError):
                 path.unlink(missing_ok=True)
             raise
+        finally:
+            _HELD.remove(path)
         path.unlink(missing_ok=True)
 
 
-def dead_note(path: pathlib.Path) -> Any:
-    """What a killed process's `held_note` holds; `None` if there is none.
+_HELD: list[pathlib.Path] = []
+
+
+def _note_put(written, target):
+    """Notes what is about to be renamed, which keeps what `_identity` is made of."""
+    for note in _HELD:
+        with disk_errors(target), open(note, "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps([os.path.abspath(target), _identity(written)])}\n")
+
+
+def _identity(path):
+    found = os.stat(path)
+    # A folder's time is that of the last rename in it.
+    return [found.st_ino, 0 if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns]
+
+
+def dead_note(path: pathlib.Path) -> tuple[Any, dict[str, list[int]]]:
+    """What a killed process's `held_note` says, and what it was putting in place.
 
     Args:
         path: The file.
+
+    Returns:
+        The value, `None` if there is none; for `is_own`.
     """
     with _seized(path) as dead:
         if not dead:
-            return None
+            return None, {}
         try:
             with open_regular(path) as file:
-                return json.loads(file.read())
+                # A kill may have come in the last line.
+                value, *own = file.read().decode().split("\n")[:-1]
+            return json.loads(value), dict(json.loads(line) for line in own)
         except DAMAGE:
-            return None
+            return None, {}
+
+
+def is_own(path: pathlib.Path, own: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a file or folder is there that a killed process had put there.
+
+    Args:
+        path: Where.
+        own: As from `dead_note`.
+    """
+    known = own.get(os.path.abspath(path))
+    return known is not None and path.exists() and _identity(path) == [*known]

@@ -109,7 +109,7 @@ class Prune(MaskedLayer, keras.layers.Wrapper):
         weights: Collection[str] | None = None,
         keep_dense: bool = False,
         **kwargs: Any,
-    ):
+    ):  # pragma: no mutate block (Keras reads its arguments)
         check_instance("layer", layer, keras.layers.Layer, "a keras.layers.Layer")
         weights = optional(check_list, "weights", weights, "a list of names")
         for name in weights or ():

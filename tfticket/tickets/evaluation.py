@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from tfticket.keras_models.variables import State
+
 
 def check_test_data(data: Any) -> Any:
     """The data, an (x, y) as a tuple, if it can be evaluated again and again.
@@ -43,9 +45,15 @@ def try_test_data(model: keras.Model, data: Any) -> None:
     Raises:
         ValueError: If the model can't be evaluated on it; says why.
     """
+    kept = None
+    if keras.backend.backend() == "jax":
+        # Its trainer loses the weights of a model whose first step fails.
+        kept = State({str(i): value for i, value in enumerate(model.variables)})
     try:
         evaluate(model, data, steps=1)
     except Exception as error:
+        if kept is not None:
+            kept.restore()
         # Keras's and TensorFlow's errors here are of many types.
         raise ValueError(
             "test_data can't be evaluated: pass what model.evaluate takes, (x, y) or a "

@@ -106,7 +106,7 @@ def write_page(
         raise ValueError(f"out must be a Markdown file, NAME.md. Received: out={out}")
     numbers, about = numbers_files(out)
     # All of these come before the page, whose temporary file says whose they are.
-    cut_off = not out.exists() and leftovers(out.parent, out.name)
+    cut_off = not out.exists() and any(leftovers(out.parent, out.name))
     there = (out, numbers, about, *out.with_suffix("").glob("*.png"))
     for path in () if overwrite or cut_off else there:
         if path.exists():
