@@ -11,7 +11,7 @@ from gene_network.network import GeneNetwork
 from gene_network.reward import reward
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_model import prune
 
 # Row a, column b: what gene b does to gene a, for W x; tenths.
 MOTIF_9 = np.array(

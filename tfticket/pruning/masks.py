@@ -169,6 +169,8 @@ class ModelMasks:
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `set_masks`, unchecked. Masks not named stay; all weights are masked."""
+        for layer in self.layers.values():
+            layer.has_pruner = True
         optimizer = getattr(self._model(), "optimizer", None)
         care_for(optimizer)
         slots = () if optimizer is None else optimizer.variables

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from tfticket.pruning.masks import ModelMasks
+from tfticket.pruning.masks import ModelMasks, masked_layers
 from tfticket.sparsity.topk import density
 
 # How far ahead the next step is asked for at a time.
@@ -133,6 +133,8 @@ def claim_masks(callback: keras.callbacks.Callback) -> None:
         ValueError: If another one does, and one of both must be alone; or if it is
             there twice.
     """
+    for _, layer in masked_layers(callback.model):
+        layer.has_pruner = True
     if callback.params is None:
         return  # a loop of one's own, whose callbacks don't know each other
     others = callback.params.setdefault(_WHO, [])

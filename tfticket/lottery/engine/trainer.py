@@ -18,7 +18,7 @@ from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_model import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
 from tfticket.sparsity import criteria
 from tfticket.tickets.ticket import Ticket, plain_config
