@@ -42,6 +42,7 @@ def test_metadata(config):
     extras = config["options.extras_require"]
     wanted = {
         "test",
+        "datasets",
         "docs",
         "ray",
         "served",
