@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 EMBEDDED = "digits"
-# In the package: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits",
-# UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. It is
-# the part that scikit-learn has, in its order: images of 8x8 values from 0 to 16.
+# In the package: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
+# Digits", UCI Machine Learning Repository, 1998, doi.org/10.24432/C50P49, CC BY 4.0. It
+# is the part that scikit-learn has, in its order: images of 8x8 values from 0 to 16.
 _DIGITS = pathlib.Path(__file__).parent / "common" / "digits.npz"
 
 
@@ -147,8 +147,9 @@ def load(
 
     Args:
         name: `"digits"`, 1,797 real 8x8 images that come with tfticket (1,297
-            training, 200 validation, 300 test images, split by a fixed seed); or the name of any TensorFlow Datasets image set with
-            fixed-size images and a train and test split, such as `"mnist"`.
+            training, 200 validation, 300 test images, split by a fixed seed); or the
+            name of any TensorFlow Datasets image set with fixed-size images and a
+            train and test split, such as `"mnist"`.
         data_dir: Directory that holds prepared TFDS sets, or that they are
             downloaded to. `None` is TFDS's own.
         download: Whether TFDS may download. `False` wants `data_dir` prepared.
@@ -199,7 +200,7 @@ def _digits():
         return file["images"][..., None] / 16, file["labels"].astype(np.int64)
 
 
-def _tensorflow(who) -> Any:
+def _tensorflow(who: str) -> Any:
     return need(f"Dataset.{who}, a tf.data.Dataset,", "tensorflow")
 
 
