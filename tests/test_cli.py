@@ -93,6 +93,32 @@ def test_find(program):
     assert f"Error: {error['error']}\n" == again.stderr
 
 
+def test_demo(program):
+    program_flags = ("--iterations=20", "--replicates=2")
+    result = result_of(program("demo", *program_flags, "--json"))
+    files = files_of(result, program.folder)
+    assert files["saved_model"] == program.folder / "saved_models" / "demo" / "1"
+    sizes = [result["exports"][name]["size"] for name in ("dense", "encoded")]
+    assert sizes[1] == bytes_of(files["saved_model"]) < sizes[0] / 2
+    branches = [(row["branch"], row["round"]) for row in result["rows"]]
+    assert branches == [
+        *(("ticket", n) for n in range(7)), ("reinit", 4), ("reinit", 6)
+    ]  # fmt: skip
+    ticket, dense, control = (
+        f"{100 * result['rows'][i]['early_stop_accuracy']:.1f} %" for i in (6, 0, 8)
+    )
+    said = f"{ticket} against {dense} dense and {control} re-initialised"
+    assert said in result["verdict"]
+    again = program(
+        "demo", *program_flags
+    )  # trains nothing, and every row is there once
+    assert result["verdict"].partition(";")[0] in again.stdout
+    lines = [line.split() for line in again.stdout.splitlines()]
+    shown = [line[0] for line in lines if line and line[0].replace(".", "").isdecimal()]
+    assert shown == [f"{100 * row['density']:.1f}" for row in result["rows"][:7]]
+    assert "round" not in again.stderr
+
+
 def test_lottery(program):
     done = program("lottery", "--rounds=1", "--iterations=10", "--json")
     result = result_of(done)
@@ -476,7 +502,7 @@ def bash(tmp_path_factory):
     ("words", "want"),
     [
         (["fi"], ["find"]),
-        ([""], [*SCRIPTS, "help", "version", "completion"]),
+        ([""], ["demo", *SCRIPTS, "help", "version", "completion"]),
         (["find", "--rou"], ["--rounds"]),
         (["find", "--rounds=3", "--over"], ["--overwrite"]),
         (["find", "--rounds", "=", "3", "--over"], ["--overwrite"]),

@@ -14,7 +14,17 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 from absl import app, flags, logging
 
-from tfticket_cli import export, find, lottery, parsers, plot, popup, report, try_
+from tfticket_cli import (
+    demo,
+    export,
+    find,
+    lottery,
+    parsers,
+    plot,
+    popup,
+    report,
+    try_,
+)
 from tfticket_cli.flag_groups import did_you_mean
 from tfticket_cli.output import (
     Output,
@@ -49,6 +59,7 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
+    "demo": demo,
     "find": find,
     "popup": popup,
     "lottery": lottery,

@@ -90,7 +90,7 @@ class PartProgress:
             self._task, completed=done, count=f"{done}/{total}", left=self._left(done)
         )
         if fresh and self._line is not None:
-            self._console.print(self._line(result), highlight=False)
+            self._console.print(self._line(result), highlight=False, soft_wrap=True)
 
     def _left(self, done):
         trained = done - self._found
