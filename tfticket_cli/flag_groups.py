@@ -28,6 +28,7 @@ CRITERIA = (
     "magnitude",
     "magnitude_increase",
     "movement",
+    "obs",
     "random",
     "recent_change",
     "snip",
