@@ -105,7 +105,7 @@ def test_demo(program):
         *(("ticket", n) for n in range(7)), ("reinit", 4), ("reinit", 6)
     ]  # fmt: skip
     ticket, dense, control = (
-        f"{100 * result['rows'][i]['early_stop_accuracy']:.1f} %" for i in (6, 0, 8)
+        f"{100 * result['rows'][i]['test_accuracy']:.1f} %" for i in (6, 0, 8)
     )
     said = f"{ticket} against {dense} dense and {control} re-initialised"
     assert said in result["verdict"]

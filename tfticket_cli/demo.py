@@ -92,13 +92,13 @@ def _table(rows):
 
     seeds = rows[0]["seeds"]
     table = Table(
-        title=f"Test accuracy at early stop: mean ± standard deviation, {seeds} seeds",
+        title=f"Test accuracy after training: mean ± standard deviation, {seeds} seeds",
         box=box.SIMPLE,
     )
-    headings = ("ticket %", "re-initialised %", "ticket stops at", "re-initialised at")
+    headings = ("ticket %", "re-initialised %", "ticket learns by", "re-initialised by")
     for heading in ("weights kept %", *headings):
         table.add_column(heading, justify="right")
-    accuracy, step = "early_stop_accuracy", "early_stop_iteration"
+    accuracy, step = "test_accuracy", "early_stop_iteration"
     controls = {row["round"]: row for row in rows if row["branch"] == "reinit"}
     for row in rows:
         if row["branch"] != "ticket":
@@ -111,7 +111,7 @@ def _table(rows):
         cells += [f"{x[step]:.0f} ± {x[f'{step}_sd']:.0f}" if x else "-" for x in both]
         table.add_row(percent(row["density"], 1), *cells)
     table.caption = (
-        "Early stop: the step of the lowest validation loss. Re-initialised: the "
+        "Learns by: the step of the lowest validation loss. Re-initialised: the "
         "ticket's masks on new initial weights."
     )
     return table
@@ -163,8 +163,7 @@ def _verdict(rows, dense, sparse):
 
     ticket, control = of("ticket", _ROUNDS), of("reinit", _ROUNDS)
     mean = [
-        percent(row["early_stop_accuracy"], 1)
-        for row in (ticket, of("ticket", 0), control)
+        percent(row["test_accuracy"], 1) for row in (ticket, of("ticket", 0), control)
     ]
     kept = percent(ticket["density"], 1)
     text = (
