@@ -87,7 +87,7 @@ def compare(
         test: Images and integer labels; the first output is taken as scores.
         dense: The model before pruning. `None` takes one with the same layers and
             random weights, whose accuracy means nothing and is left out.
-        forms: Which to compare; "dense" always is.
+        forms: The forms to compare; "dense" is always one of them.
         repeats: Calls of each form and batch size, 1 or more.
 
     Returns:

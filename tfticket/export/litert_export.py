@@ -58,7 +58,7 @@ class ExportedLiteRT(Exported):
             absolute value of the output.
         runtimes: Interpreters it was found right in, of "xnnpack" and "builtin".
         fallback: Why the file is dense although a sparse one was asked for, or `None`.
-        expectation: Of a file with unstructured convolutions: how many of them the
+        expectation: For a file with unstructured convolutions: how many of them the
             runtimes will run sparse, and where, as `sparse_plan` says. Else `None`.
         rewritten: With `target`: what `sparse_ready` did, and to which layers.
     """

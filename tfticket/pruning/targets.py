@@ -246,9 +246,9 @@ class Goal:
         nearest = self.left(name, high)
         if nearest > wanted:
             raise ValueError(
-                f"{name}={wanted} can't be reached: with as many channels gone as can "
-                f"be, {nearest:.3f} are left. Ask for that, lower min_channels, raise "
-                "max_sparsity, or exclude less; print(tfticket.channel_groups(model)) "
+                f"{name}={wanted} can't be reached: {nearest:.3f} are left when all "
+                f"channels that can go are pruned. Ask for that, lower min_channels, "
+                "raise max_sparsity, or exclude less; print(tfticket.channel_groups(model)) "
                 "shows what stays."
             )
         for _ in range(_HALVINGS):

@@ -257,8 +257,8 @@ def _number(value):
         return float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "evaluate must return one number, model.evaluate(..., return_dict=True)"
-            f"['accuracy'] for one. Received: {value!r}"
+            "evaluate must return one number, for example model.evaluate(..., "
+            f"return_dict=True)['accuracy']. Received: {value!r}"
         ) from error
 
 

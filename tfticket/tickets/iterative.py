@@ -59,7 +59,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
     under `round_*` once a round, so `History` has them.
 
     Args:
-        rounds: How many times to prune, 1 or more. After r rounds, density is
+        rounds: Number of prunings, 1 or more. After r rounds, density is
             about `(1 - rate) ** r`.
         rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
         output_rate: The same for output layers; `None` is `rate / 2`. Only with
@@ -213,7 +213,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             raise ValueError(
                 "IterativeMagnitudePruning starts at the first epoch. Received: "
                 f"fit(initial_epoch={epoch}). To go on from an earlier run, apply its "
-                "ticket to the model and fit for the rounds that are left."
+                "ticket to the model and fit for the remaining rounds."
             )
         self._begun = True
 
@@ -341,7 +341,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                 )
             return
         raise ValueError(
-            f"monitor='{self.monitor}' is none of the logs: {sorted(logs)}. Name one "
+            f"monitor='{self.monitor}' is not in the logs: {sorted(logs)}. Name one "
             "of these. What another callback adds to the logs is seen if that one "
             "comes first in callbacks."
         )
