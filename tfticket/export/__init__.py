@@ -5,9 +5,9 @@ before it is kept. `compact` removes dead channels, `compare` shows the forms of
 model side by side.
 """
 
-from tfticket.common.on_demand import need
+from tfticket.common.on_demand import need as _need
 
-need(__name__, "tensorflow")  # said here, as `import tfticket.export` asks nobody else
+_need(__name__, "tensorflow")  # said here, as `import tfticket.export` asks nobody else
 
 from tfticket.export.browser.comparison import compare_in_browser
 from tfticket.export.browser.result import (

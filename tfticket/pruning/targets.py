@@ -248,8 +248,8 @@ class Goal:
             raise ValueError(
                 f"{name}={wanted} can't be reached: {nearest:.3f} are left when all "
                 f"channels that can go are pruned. Ask for that, lower min_channels, "
-                "raise max_sparsity, or exclude less; print(tfticket.channel_groups(model)) "
-                "shows what stays."
+                "raise max_sparsity, or exclude less; "
+                "print(tfticket.channel_groups(model)) shows what stays."
             )
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
