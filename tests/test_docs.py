@@ -219,9 +219,18 @@ def site(tmp_path_factory):
 
 def test_the_site_builds_without_a_warning(site):
     home = (site / "index.html").read_text()
-    assert "results/lottery/accuracy.png" in home
+    assert "results/sparse_convs/speedup.png" in home
     assert (site / "results" / "lottery" / "accuracy.png").is_file()
-    assert (site / "notebooks" / "compress_my_keras_model.ipynb").is_file()
+    for path in pages.ROOT.glob("notebooks/*.ipynb"):
+        shown = (site / "notebooks" / f"{path.stem}.html").read_text()
+        assert f'href="{path.name}" download' in shown
+        assert (site / "notebooks" / path.name).is_file()
+        for picture in re.findall(rf'src="({path.stem}_\d+\.png)"', shown):
+            assert (site / "notebooks" / picture).read_bytes()[1:4] == b"PNG"
+        assert f"{path.stem}_0.png" in shown
+    index = (site / "search" / "search_index.json").read_text()
+    for word in ("pip install tfticket", "sparsity"):
+        assert word in index
     prune = (site / "reference" / "prune.html").read_text()
     assert 'id="tfticket.prune"' in prune
 
