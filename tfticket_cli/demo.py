@@ -152,7 +152,7 @@ def _trained(folder, seed, number):
 
 
 def _verdict(rows, dense, sparse):
-    """The comparison in one sentence, whatever it came to."""
+    """The comparison in one sentence, whoever is ahead."""
     from tfticket.tickets.rounds import percent
 
     def of(branch, number):

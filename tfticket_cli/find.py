@@ -4,10 +4,10 @@
     tfticket find --dataset=mnist --iterations=5000 --evaluate_every=50
     tfticket find --model=conv_2 --dataset=cifar10 --rewind_to=500
 
-Trains the network, prunes its smallest weights, rewinds the rest, and again;
-then prints a table of the rounds, plots accuracy and early-stop iteration against
-density, and writes the ticket, a SavedModel and a .tflite file, each checked
-against the model in another process. The same command resumes a run that was stopped.
+Trains the network, prunes its smallest weights, rewinds the others, and repeats this.
+Then it prints a table of the rounds, plots accuracy and early-stop iteration against
+density, and writes the ticket, a SavedModel and a .tflite file, each checked against
+the model in another process. The same command resumes a run that was stopped.
 """
 
 import pathlib
@@ -58,7 +58,7 @@ def experiment(values: flags.FlagValues) -> Any:
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Runs the experiment, writes its files and says what it came to."""
+    """Runs the experiment, writes its files and prints the results."""
     from tfticket import lottery
     from tfticket.common.files import dead_note, held_note
     from tfticket.common.runs import RunFolder

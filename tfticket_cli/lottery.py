@@ -120,7 +120,7 @@ def experiment(values: flags.FlagValues) -> Any:
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Does what is missing of the run, and says what it came to."""
+    """Runs the missing parts, and prints the results."""
     import tensorflow as tf
 
     from tfticket.lottery.figures import tables

@@ -55,7 +55,7 @@ class Command(Protocol):
         """Defines the command's flags."""
 
     def run(self, values: flags.FlagValues, output: Output) -> dict[str, Any]:
-        """Does the work, and returns what it came to."""
+        """Does the work, and returns its results."""
 
 
 COMMANDS: dict[str, Command] = {

@@ -90,7 +90,7 @@ def experiment(values: flags.FlagValues) -> Any:
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Runs what is missing of the experiment, and says what it came to."""
+    """Runs the missing parts, and prints the results."""
     from tfticket import lottery
 
     asked = experiment(values)

@@ -174,7 +174,7 @@ class Motif:
     ) -> list[tuple[int, int]]:
         """Prunes edge by edge until one is left, and tells the order; then restores.
 
-        Each edge goes by a `tfticket.sparsify` of its own, which scores anew.
+        Each edge is pruned by its own `tfticket.sparsify`, which scores again.
 
         Args:
             method: `"magnitude"`: the smallest |W| first. `"leave_one_out"`: the edge
