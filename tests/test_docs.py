@@ -1,6 +1,9 @@
 """The guides run, the reference is complete, links lead somewhere, the site builds."""
 
+import asyncio
+import contextlib
 import functools
+import http.server
 import importlib
 import inspect
 import os
@@ -9,12 +12,15 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import zlib
 
 import pytest
 from fixtures import pages
+from fixtures.devtools import Page
 
 from tfticket import lottery
+from tfticket.export.browser import chromium
 
 DOCS = pages.ROOT / "docs"
 GUIDES = [
@@ -247,6 +253,68 @@ def test_the_reference_shows_functions_where_modules_have_their_names(site):
     found = [line.split()[:2] for line in zlib.decompress(lines).decode().splitlines()]
     roles = dict(found)
     assert "py:module" not in {roles[name] for name in _referenced()}
+
+
+async def _home(port_file, picture):
+    """What the site's first page is like on a desktop and on a phone."""
+    page = await Page.of(port_file)
+    found = {}
+    for name, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
+        await page.resize(width, height, mobile=name == "phone")
+        await page.until("document.readyState == 'complete'")
+        await page.until("[...document.images].every((x) => x.complete)")
+        found[name] = await page.evaluate("document.documentElement.scrollWidth")
+        await page.screenshot(picture.with_name(f"{name}.png"))
+    broken = "[...document.images].filter((x) => !x.naturalWidth).length"
+    found["broken"] = await page.evaluate(broken)
+    found["colours"] = []
+    for prefers, scheme in (("light", "default"), ("dark", "slate")):
+        await page.prefer(prefers)
+        await page.evaluate("localStorage.clear(); location.reload()")
+        await page.until(f"document.body?.dataset.mdColorScheme == '{scheme}'")
+        await page.until("document.readyState == 'complete'")
+        found["colours"].append(
+            await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        )
+    for word in ("install", "sparsity"):
+        await page.evaluate(
+            "(() => { const field = document.querySelector('.md-search__input');"
+            f"field.focus(); field.value = '{word}';"
+            "field.dispatchEvent(new Event('input', {bubbles: true}));"
+            "field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) })()"
+        )
+        await page.until("document.querySelector('.md-search-result__link') != null")
+        found[word] = await page.evaluate(
+            "[...document.querySelectorAll('.md-search-result__link')]"
+            ".map((x) => x.getAttribute('href')).join(' ')"
+        )
+    return found
+
+
+@pytest.mark.browser
+def test_the_site_in_a_browser(site, tmp_path, monkeypatch):
+    try:
+        browser = chromium.find()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(
+        chromium, "_FLAGS", (*chromium._FLAGS, "--remote-debugging-port=0")
+    )
+    here = contextlib.nullcontext(tmp_path)
+    monkeypatch.setattr(chromium, "temporary_folder", lambda: here)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with chromium.opened(browser, f"http://127.0.0.1:{server.server_port}/"):
+            port_file = tmp_path / "profile" / "DevToolsActivePort"
+            look = _home(port_file, tmp_path / "home.png")
+            found = asyncio.run(asyncio.wait_for(look, 120))
+        server.shutdown()
+    assert (found["desktop"], found["phone"]) == (1280, 390)  # nothing sticks out
+    assert found["broken"] == 0
+    assert len(set(found["colours"])) == 2
+    assert "install.html" in found["install"]
+    assert found["sparsity"]
 
 
 def test_the_site_needs_no_network(site):

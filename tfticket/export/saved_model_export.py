@@ -98,8 +98,8 @@ def saved_model(
             weights with two or more dimensions; `notes` say by how much that rounds
             them.
         labels: The names of the classes. They add the signature `classify` with the
-            outputs `classes` (strings) and `scores` (the model's own output), both of shape
-            (batch, `top_k`), the best first.
+            outputs `classes` (strings) and `scores` (the model's own output), both of
+            shape (batch, `top_k`), the best first.
         top_k: Number of classes that this signature names; `None` is all.
         image: Makes the input uint8 and preprocesses in the served function:
             "divide_255", "minus_1_to_1", or a function, made of TensorFlow or Keras
