@@ -268,11 +268,10 @@ async def _home(port_file, picture):
     broken = "[...document.images].filter((x) => !x.naturalWidth).length"
     found["broken"] = await page.evaluate(broken)
     found["colours"] = []
-    for prefers, scheme in (("light", "default"), ("dark", "slate")):
-        await page.prefer(prefers)
-        await page.evaluate("localStorage.clear(); location.reload()")
-        await page.until(f"document.body?.dataset.mdColorScheme == '{scheme}'")
-        await page.until("document.readyState == 'complete'")
+    for scheme in ("default", "slate"):
+        switch = f"document.querySelector('input[data-md-color-scheme={scheme}]')"
+        await page.evaluate(f"{switch}.click()")
+        await page.until(f"document.body.dataset.mdColorScheme == '{scheme}'")
         found["colours"].append(
             await page.evaluate("getComputedStyle(document.body).backgroundColor")
         )
@@ -283,11 +282,9 @@ async def _home(port_file, picture):
             "field.dispatchEvent(new Event('input', {bubbles: true}));"
             "field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) })()"
         )
-        await page.until("document.querySelector('.md-search-result__link') != null")
-        found[word] = await page.evaluate(
-            "[...document.querySelectorAll('.md-search-result__link')]"
-            ".map((x) => x.getAttribute('href')).join(' ')"
-        )
+        links = "[...document.querySelectorAll('.md-search-result__link')]"
+        await page.until(f"{links}.some((x) => x.href.includes('h={word}'))")
+        found[word] = await page.evaluate(f"{links}.map((x) => x.href).join(' ')")
     return found
 
 
