@@ -1,16 +1,16 @@
-# `make ticket` finds and exports a ticket; `make test` runs lint, the type checker
-# and the tests, `make test-jax` and `make test-torch` those that depend on the backend;
+# `make ticket` shows a winning ticket; `make test` runs lint, the type checker and the
+# tests, `make test-jax` and `make test-torch` those that depend on the backend;
 # `make docs` builds the site, `make dist` the wheel and the source distribution. All
-# make the virtual environment first. Choose another Python with
-# `make PYTHON=python3.12 ticket`.
+# make the virtual environment first, and only `make ticket` does without the developers'
+# tools. Choose another Python with `make PYTHON=python3.12 ticket`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: ticket test test-jax test-torch docs dist clean
 
-ticket: $(VENV)/.installed
-	$(BIN)/tfticket find --overwrite
+ticket: $(VENV)/.runs
+	@$(BIN)/tfticket demo
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -29,6 +29,14 @@ docs: $(VENV)/.installed
 
 dist: $(VENV)/.installed
 	$(BIN)/python -m build
+
+# An environment for tests runs tickets too.
+$(VENV)/.runs: setup.cfg pyproject.toml
+	@test -f $(VENV)/.installed || { \
+	    echo "Installing tfticket into $(VENV), once. TensorFlow is most of it."; \
+	    $(PYTHON) -m venv $(VENV) && \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . ; }
+	@touch $@
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

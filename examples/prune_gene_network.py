@@ -7,7 +7,7 @@
 Motif 9 is 46 signed edges among 7 genes. Each seed searches a gradient's effect D on
 the genes under which the network makes stripes; then edges go one by one, by magnitude,
 by leaving each out once, and at random. Prints the table of rewards, writes every
-number as CSV, and draws stripes and rewards. A run that was stopped goes on when it is
+number as CSV, and draws stripes and rewards. A stopped run resumes when it is
 started again, and a finished one takes more seeds.
 """
 

@@ -1,4 +1,4 @@
-"""Exports a saved model or ticket for serving, checked, and says what it came to.
+"""Exports a saved model or ticket for serving, and checks every file.
 
     python scripts/export.py --model=saved_models/digits.npz --compare
     python scripts/export.py --model=ticket.keras --format=encoded --name=digits

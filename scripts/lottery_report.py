@@ -4,8 +4,8 @@
     python scripts/lottery_report.py --run_dir=RUN --out=lottery.md --overwrite
 
 Judges the claims of the lottery ticket paper by intervals over the run's seeds.
-Beside the page go NAME.csv, with a row for each training and moment, NAME.json, with
-the settings, and a folder of pictures, NAME.
+Also writes NAME.csv, with a row for each training and moment, NAME.json, with the
+settings, and a folder NAME of pictures.
 """
 
 from tfticket_cli.main import script

@@ -4,7 +4,7 @@
     python scripts/plot_lottery.py --run_dir=RUN --rounds=0,3,7,15 --out_dir=figures
 
 Prints one line for each branch and round, and writes a PNG file for each figure and
-its numbers as CSV. Says which figures lack data.
+its numbers as CSV. Names the figures that lack data.
 """
 
 from tfticket_cli.main import script

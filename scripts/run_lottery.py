@@ -7,8 +7,8 @@ r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one rec
     python scripts/run_lottery.py --rewind_to=none --retrain_factor=0.1 \
         --scope=sensitivity --rate=0.39 --rounds=5
 
-The run's folder is named by its recipe. The same command goes on where a run was
-stopped, and one that asks for more adds it: what is finished is never done twice.
+The run's folder is named after its recipe. The same command resumes a run that was
+stopped, and a command that asks for more extends it: no training is repeated.
 `scripts/plot_lottery.py` draws the figures of a run, `scripts/lottery_report.py` writes
 its tables.
 """

@@ -4,9 +4,9 @@
     python scripts/train_popup.py --dataset=mnist --epochs=20 --replicates=3
     python scripts/train_popup.py --dataset=cifar10 --model=conv_4 --augment
 
-For every density and initialiser, scores are trained on frozen random weights; then
-comes one line for each, and a plot of accuracy against density with the trained dense
-network as a line. A run that was stopped goes on when it is started again.
+Trains scores on frozen random weights for every density and initializer, then prints
+one line for each and plots accuracy against density, with the trained dense network as
+a line. The same command resumes a run that was stopped.
 """
 
 from tfticket_cli.main import script

@@ -5,8 +5,8 @@
     python scripts/try_in_browser.py dense.tflite sparse.tflite --headless --json
 
 Serves a page with LiteRT.js (`npm install @litertjs/core`) and prints its address.
-Every browser that opens it runs the files in turns, shows what came of it, and sends
-that back: a table here for each, until Ctrl-C.
+Every browser that opens it runs the files in turns, shows the times, and sends them
+back. The program prints a table for each browser, until Ctrl-C.
 """
 
 from tfticket_cli.main import script

@@ -1,6 +1,8 @@
 """The program `tfticket`: its commands, JSON, exit status, help and completion."""
 
+import io
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -11,12 +13,18 @@ import warnings
 import numpy as np
 import pytest
 from absl import logging
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 import tfticket
+from tfticket.common.columns import print_table
 from tfticket.common.runs import read_config
 from tfticket.export.storage import formats
 from tfticket.export.tflite import conversion
+from tfticket.lottery.engine import branches
 from tfticket.lottery.figures import tables
+from tfticket.sparsity import criteria
 from tfticket_cli import find, flag_groups, lottery, main, popup
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -80,9 +88,35 @@ def test_find(program):
     for kind in ("saved_model", "litert"):
         assert result["exports"][kind]["size"] == bytes_of(files[kind])
     again = program("find", "--rounds=1", "--iterations=20", "--json")
-    error = result_of(again, code=main.FAILED)
+    error = result_of(again, code=main.FILES)
     assert error["type"] == "FileExistsError"
     assert f"Error: {error['error']}\n" == again.stderr
+
+
+def test_demo(program):
+    program_flags = ("--iterations=20", "--replicates=2")
+    result = result_of(program("demo", *program_flags, "--json"))
+    files = files_of(result, program.folder)
+    assert files["saved_model"] == program.folder / "saved_models" / "demo" / "1"
+    sizes = [result["exports"][name]["size"] for name in ("dense", "encoded")]
+    assert sizes[1] == bytes_of(files["saved_model"]) < sizes[0] / 2
+    branches = [(row["branch"], row["round"]) for row in result["rows"]]
+    assert branches == [
+        *(("ticket", n) for n in range(7)), ("reinit", 4), ("reinit", 6)
+    ]  # fmt: skip
+    ticket, dense, control = (
+        f"{100 * result['rows'][i]['test_accuracy']:.1f} %" for i in (6, 0, 8)
+    )
+    said = f"{ticket} against {dense} dense and {control} re-initialised"
+    assert said in result["verdict"]
+    again = program(
+        "demo", *program_flags
+    )  # trains nothing, and every row is there once
+    assert result["verdict"].partition(";")[0] in again.stdout
+    lines = [line.split() for line in again.stdout.splitlines()]
+    shown = [line[0] for line in lines if line and line[0].replace(".", "").isdecimal()]
+    assert shown == [f"{100 * row['density']:.1f}" for row in result["rows"][:7]]
+    assert "round" not in again.stderr
 
 
 def test_lottery(program):
@@ -118,12 +152,32 @@ def test_export(program):
         (["find", "--iterations=5", "--epochs=5"], "not both"),
         (["find", "--rounds=few"], "--rounds=few"),
         (["find", "--round=1"], "round"),
+        (["find", "--round=1"], "Did you mean: rounds"),
+        (["find", "--width=nan"], "width must be above 0"),
+        (["find", "--batch_size=0"], "batch_size must be at least 1"),
+        (["find", "--seed=-1"], "seed must be at least 0"),
+        (["find", "--rewind_to=first"], "--rewind_to must be a step"),
+        (["find", "--iterations=100", "--evaluate_every=33"], "must divide"),
+        (["find", "--scope=global", "--conv_rate=0.1"], "needs --scope=layerwise"),
+        (["find", "--scope=sensitivity", "--criterion=random"], "of magnitudes"),
+        (["find", "--drops=a"], "--drops must be whole numbers from 1"),
         (["popup", "--density=half"], "--density must be fractions"),
-        (["lottery", "--branches=renit"], "branches must be of"),
+        (["popup", "--density=1.5"], "--density must be fractions"),
+        (
+            ["popup", "--weight_initializer=kaming_normal"],
+            "mean kaiming_normal",
+        ),
+        (["lottery", "--branches=renit"], "Did you mean reinit?"),
+        (["lottery", "--branches=noise"], "noise needs a value"),
+        (["lottery", "--branches=reinit:2"], "reinit has none"),
+        (["lottery", "--attacks=fgsm:2"], "--attacks must be"),
+        (["lottery", "--rounds=2", "--branch_rounds=3"], "--branch_rounds goes up"),
         (["plot"], "--run_dir"),
-        (["report", "--run_dir=nowhere"], "is not the folder of a run"),
         (["export", "--model=x.npz", "--to=onnx"], "--to takes"),
+        (["export", "--model=x.npz", "--quantization=int8"], "needs --dataset"),
         (["export", "--model=x.npz", "y.npz"], "Flags start with --"),
+        (["try"], "Name .tflite files"),
+        (["try", "x.tflite", "--headless", "--results=2"], "leave --results out"),
     ],
 )
 def test_wrong_flags(program, args, says):
@@ -135,12 +189,33 @@ def test_wrong_flags(program, args, says):
     assert not list(program.folder.iterdir())
 
 
-def test_neither_command_nor_known(program):
-    for args in ([], ["fnd"], ["completion", "tcsh"]):
-        done = program(*args)
-        assert done.returncode == main.WRONG_FLAGS
-        assert done.stdout == ""
-        assert "usage: tfticket" in done.stderr
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["export", "--model=x.npz"],
+        ["plot", "--run_dir=nowhere"],
+        ["report", "--run_dir=nowhere"],
+        ["try", "x.tflite"],
+    ],
+)
+def test_what_is_not_there_has_one_status(program, args):
+    error = result_of(program(*args, "--json"), code=main.FILES)
+    assert error["type"] == "FileNotFoundError"
+
+
+def test_unknown_commands(program):
+    done = program("fnd")
+    assert (done.returncode, done.stdout) == (main.WRONG_FLAGS, "")
+    assert "There is no command 'fnd'. Did you mean find?" in done.stderr
+    assert "\n" not in done.stderr.rstrip()
+    done = program("completion", "tcsh")
+    assert (done.returncode, done.stdout) == (main.WRONG_FLAGS, "")
+
+
+def test_help_and_version_are_commands_too(program):
+    assert program().stdout == program("help").stdout == program("--help").stdout
+    assert program("help", "find").stdout == program("find", "--help").stdout
+    assert program("version").stdout == program("--version").stdout
 
 
 def command(run):
@@ -163,10 +238,11 @@ def as_it_was(monkeypatch):
         (ValueError("rate=2"), False, main.WRONG_FLAGS),
         (TypeError("seed=None"), False, main.WRONG_FLAGS),
         (ValueError("not finite"), True, main.FAILED),
-        (OSError("disk full"), False, main.FAILED),
-        (ImportError("no ray"), False, main.FAILED),
-        (tfticket.export.ExportError("differs"), True, main.FAILED),
-        (tfticket.lottery.RunInUseError("process 1"), False, main.FAILED),
+        (OSError("disk full"), True, main.FILES),
+        (FileExistsError("there"), False, main.FILES),
+        (ModuleNotFoundError("no ray"), False, main.NOT_INSTALLED),
+        (tfticket.export.ExportError("differs"), True, main.DIFFERS),
+        (tfticket.lottery.RunInUseError("process 1"), False, main.IN_USE),
         (KeyboardInterrupt(), True, main.INTERRUPTED),
         (ZeroDivisionError("oops"), True, main.FAILED),
         (TypeError("oops"), True, main.FAILED),
@@ -228,6 +304,9 @@ def test_flags_at_their_defaults_are_the_librarys():
         lottery.experiment(values(lottery)),
     )
     assert vars(found) == vars(want)
+    assert list(flag_groups.CRITERIA) == sorted(criteria._CRITERIA)
+    kinds = {name: takes is not None for name, (takes, *_) in branches.KINDS.items()}
+    assert kinds == lottery.BRANCHES
     assert list(flag_groups.MODELS) == sorted(tfticket.models.MODELS)
     assert flag_groups.STRATEGIES == tfticket.devices.STRATEGIES
     export = main.flag_values(main.COMMANDS["export"])
@@ -244,11 +323,15 @@ from tfticket_cli import main
 for name, command in main.COMMANDS.items():
     assert main.run(command, ["--help"], name) == 0
     assert main.run(command, ["--wrong"], name) == 2
-try:
-    sys.argv = ["tfticket", "--help"]
-    main.main()
-except SystemExit as end:
-    assert end.code == 0
+for name in ("find", "popup", "lottery"):
+    assert main.run(main.COMMANDS[name], ["--width=0"], name) == 2
+assert main.run(main.COMMANDS["lottery"], ["--branches=x"], name) == 2
+for args, status in ((["--help"], 0), (["help"], 0), (["version"], 0), (["fnd"], 2)):
+    try:
+        sys.argv = ["tfticket", *args]
+        main.main()
+    except SystemExit as end:
+        assert end.code == status
 heavy = {"tfticket", "keras", "tensorflow", "numpy", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -286,6 +369,99 @@ def test_zsh_completion_takes_a_value_after_equals():
     assert '"--scope=[Prune each layer' in written
     assert '"--overwrite[Replace' in written
     assert not re.search(r'"--\w+\[[^"]*\]:', written)
+
+
+SCRIPT = ROOT / "scripts" / "find_ticket.py"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--only_check_args", "--rounds=3"], main.DONE, ""),
+        (["--only_check_args", "--rate=7"], main.WRONG_FLAGS, "rate must be above 0"),
+        (["--flagfile=wrong"], main.WRONG_FLAGS, "--rounds=many"),
+        (["--only_check_args", "--flagfile=right"], main.DONE, ""),
+        (["--verbosity=-1", "--only_check_args"], main.DONE, ""),
+        (["--helpfull"], main.DONE, "absl.logging:"),
+    ],
+)
+def test_scripts_are_programs_of_absl(run_script, tmp_path, args, code, says):
+    (tmp_path / "wrong").write_text("--rounds=many\n")
+    (tmp_path / "right").write_text("# As flags files are.\n--rounds=2\n")
+    done = run_script(SCRIPT, *args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_says_how_to_resume(capfd, as_it_was):
+    def run(values, output):
+        raise KeyboardInterrupt
+
+    resumes = command(run)
+    resumes.RESUMES = True
+    assert main.run(resumes, ["--json"], "tfticket find") == main.INTERRUPTED
+    told = capfd.readouterr().err
+    assert told.endswith("To resume, run the same command: tfticket find --json\n")
+
+
+@pytest.mark.parametrize("args", ["help", "help find", "version", "completion bash"])
+def test_a_reader_that_has_seen_enough(args):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "tfticket_cli", *args.split()],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=ROOT,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (main.BROKEN_PIPE, b"")
+
+
+def test_imports_say_nothing(capfd):
+    noise = "os.write(2, b'E0000 no CUDA here\\nI0000 oneDNN\\n')"
+    program = "import os; from tfticket_cli.output import quiet_start\nwith {}: {}"
+    for keep, after, shown in (
+        ("quiet_start()", noise, ""),
+        ("quiet_start('(?i)cuda')", noise, "E0000 no CUDA here\n"),
+        ("quiet_start()", f"{noise}; 1 / 0", "E0000 no CUDA here\nI0000 oneDNN\n"),
+    ):
+        subprocess.run(
+            [sys.executable, "-c", program.format(keep, after)], cwd=ROOT, check=False
+        )
+        told = capfd.readouterr().err
+        assert told.startswith(shown)
+        assert (told == shown) == ("1 / 0" not in after)
+
+
+def test_python_m_is_the_program():
+    for package in ("tfticket", "tfticket_cli"):
+        done = subprocess.run(
+            [sys.executable, "-m", package, "version"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert done.stdout == f"tfticket {tfticket.__version__}\n"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_tables_cut_no_number(width):
+    table = Table(title="Numbers", box=box.SIMPLE)
+    cells = ["97.95 ± 0.12", "12,345,678", "0.000123", "lenet_300_100", "1.234e-05"]
+    for number, _ in enumerate(cells):
+        table.add_column(f"a long heading {number}", justify="right")
+    table.add_row(*cells)
+    file = io.StringIO()
+    print_table(table, Console(file=file, width=width))
+    for word in " ".join(cells).split():
+        assert word in file.getvalue()
+    # No wider than it has to be.
+    assert max(map(len, file.getvalue().splitlines())) <= max(width, 70)
 
 
 def test_version(program):
@@ -326,7 +502,7 @@ def bash(tmp_path_factory):
     ("words", "want"),
     [
         (["fi"], ["find"]),
-        ([""], [*SCRIPTS, "completion"]),
+        ([""], ["demo", *SCRIPTS, "help", "version", "completion"]),
         (["find", "--rou"], ["--rounds"]),
         (["find", "--rounds=3", "--over"], ["--overwrite"]),
         (["find", "--rounds", "=", "3", "--over"], ["--overwrite"]),

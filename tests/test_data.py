@@ -2,6 +2,7 @@
 
 import os
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ def test_a_set_that_tfds_prepared(prepared):
 
 
 def test_tfds_that_does_not_load_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    broken = types.ModuleType("tensorflow_datasets")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", broken)
     with pytest.raises(ImportError, match=r"pip install 'tensorflow-metadata<1.18'"):
         data.load("mnist")
 

@@ -1,6 +1,9 @@
 """The guides run, the reference is complete, links lead somewhere, the site builds."""
 
+import asyncio
+import contextlib
 import functools
+import http.server
 import importlib
 import inspect
 import os
@@ -9,12 +12,15 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import zlib
 
 import pytest
 from fixtures import pages
+from fixtures.devtools import Page
 
 from tfticket import lottery
+from tfticket.export.browser import chromium
 
 DOCS = pages.ROOT / "docs"
 GUIDES = [
@@ -47,8 +53,8 @@ def test_all_blocks_are_of_a_language_that_is_tested(guide):
 def test_scripts_know_the_flags(command, run_script, tmp_path):
     """What a script then does, its own tests run."""
     words = shlex.split(command)
-    if words[0] in ("make", "saved_model_cli"):
-        return  # run by test_readme, and below
+    if words[0] in ("make", "pip", "saved_model_cli"):
+        return  # run by test_readme, by a user, and below
     if words[0] == "python":
         words = [pages.ROOT / words[1], *words[2:]]
     else:
@@ -219,9 +225,18 @@ def site(tmp_path_factory):
 
 def test_the_site_builds_without_a_warning(site):
     home = (site / "index.html").read_text()
-    assert "results/lottery/accuracy.png" in home
+    assert "results/sparse_convs/speedup.png" in home
     assert (site / "results" / "lottery" / "accuracy.png").is_file()
-    assert (site / "notebooks" / "compress_my_keras_model.ipynb").is_file()
+    for path in pages.ROOT.glob("notebooks/*.ipynb"):
+        shown = (site / "notebooks" / f"{path.stem}.html").read_text()
+        assert f'href="{path.name}" download' in shown
+        assert (site / "notebooks" / path.name).is_file()
+        for picture in re.findall(rf'src="({path.stem}_\d+\.png)"', shown):
+            assert (site / "notebooks" / picture).read_bytes()[1:4] == b"PNG"
+        assert f"{path.stem}_0.png" in shown
+    index = (site / "search" / "search_index.json").read_text()
+    for word in ("pip install tfticket", "sparsity"):
+        assert word in index
     prune = (site / "reference" / "prune.html").read_text()
     assert 'id="tfticket.prune"' in prune
 
@@ -238,6 +253,65 @@ def test_the_reference_shows_functions_where_modules_have_their_names(site):
     found = [line.split()[:2] for line in zlib.decompress(lines).decode().splitlines()]
     roles = dict(found)
     assert "py:module" not in {roles[name] for name in _referenced()}
+
+
+async def _home(port_file, picture):
+    """What the site's first page is like on a desktop and on a phone."""
+    page = await Page.of(port_file)
+    found = {}
+    for name, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
+        await page.resize(width, height, mobile=name == "phone")
+        await page.until("document.readyState == 'complete'")
+        await page.until("[...document.images].every((x) => x.complete)")
+        found[name] = await page.evaluate("document.documentElement.scrollWidth")
+        await page.screenshot(picture.with_name(f"{name}.png"))
+    broken = "[...document.images].filter((x) => !x.naturalWidth).length"
+    found["broken"] = await page.evaluate(broken)
+    found["colours"] = []
+    for scheme in ("default", "slate"):
+        switch = f"document.querySelector('input[data-md-color-scheme={scheme}]')"
+        await page.evaluate(f"{switch}.click()")
+        await page.until(f"document.body.dataset.mdColorScheme == '{scheme}'")
+        found["colours"].append(
+            await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        )
+    for word in ("install", "sparsity"):
+        await page.evaluate(
+            "(() => { const field = document.querySelector('.md-search__input');"
+            f"field.focus(); field.value = '{word}';"
+            "field.dispatchEvent(new Event('input', {bubbles: true}));"
+            "field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) })()"
+        )
+        links = "[...document.querySelectorAll('.md-search-result__link')]"
+        await page.until(f"{links}.some((x) => x.href.includes('h={word}'))")
+        found[word] = await page.evaluate(f"{links}.map((x) => x.href).join(' ')")
+    return found
+
+
+@pytest.mark.browser
+def test_the_site_in_a_browser(site, tmp_path, monkeypatch):
+    try:
+        browser = chromium.find()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(
+        chromium, "_FLAGS", (*chromium._FLAGS, "--remote-debugging-port=0")
+    )
+    here = contextlib.nullcontext(tmp_path)
+    monkeypatch.setattr(chromium, "temporary_folder", lambda: here)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with chromium.opened(browser, f"http://127.0.0.1:{server.server_port}/"):
+            port_file = tmp_path / "profile" / "DevToolsActivePort"
+            look = _home(port_file, tmp_path / "home.png")
+            found = asyncio.run(asyncio.wait_for(look, 120))
+        server.shutdown()
+    assert (found["desktop"], found["phone"]) == (1280, 390)  # nothing sticks out
+    assert found["broken"] == 0
+    assert len(set(found["colours"])) == 2
+    assert "install.html" in found["install"]
+    assert found["sparsity"]
 
 
 def test_the_site_needs_no_network(site):

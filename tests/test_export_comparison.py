@@ -141,7 +141,7 @@ def test_the_script_says_what_is_wrong_before_it_writes(run_script, tmp_path):
         return run_script(ROOT / "scripts" / "export.py", *flags, cwd=tmp_path)
 
     done = script("--model=nowhere.npz", f"--out_dir={tmp_path}")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "nowhere.npz" in done.stderr
     sample = ROOT / "saved_models" / "digits.npz"
     done = script(f"--model={sample}", "--quantization=int8", f"--out_dir={tmp_path}")

@@ -17,6 +17,7 @@ import tfticket
 from tfticket import devices, lottery
 from tfticket.common import files
 from tfticket.common.runs import RunFolder
+from tfticket_cli import main
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "find_ticket.py"
 FAST = ["--rounds=2", "--iterations=60", "--rewind_to=4"]
@@ -60,7 +61,8 @@ def test_what_it_prints_and_writes(finished):
     for text in ("density %", "test accuracy", "early-stop", "parameters left"):
         assert text in done.stdout
     assert "normalised by mean" in done.stdout
-    assert "round  1: density 80.2 %" in done.stdout
+    assert "round  1: density 80.2 %" in done.stderr
+    assert "I0000" not in done.stderr  # of TensorFlow's start
     assert done.stdout.count("same answer for 100.0% of the samples") == 2
     served = folder / "saved_models"
     assert (served / "digits-lenet_300_100" / "1" / "saved_model.pb").is_file()
@@ -85,10 +87,10 @@ def test_another_run_is_not_overwritten_unasked(finished, run):
     folder, _ = finished
     before = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
     done = run(folder, *FAST, "--export_dir=elsewhere", "--seed=3", check=False)
-    assert done.returncode == 1
+    assert done.returncode == main.FILES
     assert "holds another run: ['seed'] differ" in done.stderr
     done = run(folder, *FAST, "--out_dir=elsewhere", check=False)
-    assert done.returncode == 1
+    assert done.returncode == main.FILES
     assert "exists" in done.stderr
     assert "--overwrite" in done.stderr
     after = (folder / "runs" / "digits-lenet_300_100" / "ticket.npz").read_bytes()
@@ -115,7 +117,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(finished, run, tmp_path):
     (mine / "thesis.txt").write_text("years of work")
     (mine / "config.json").write_text('{"model_type": "of another program"}')
     done = run(tmp_path, *FAST, "--out_dir=mine", "--overwrite", check=False)
-    assert done.returncode == 1
+    assert done.returncode == main.FILES
     assert "won't be touched" in done.stderr
     assert (mine / "thesis.txt").read_text() == "years of work"
 
@@ -256,7 +258,7 @@ def test_a_second_process_is_told_who_holds_the_folder(finished, run, tmp_path):
     held = copied(finished, tmp_path)
     with RunFolder(held).opened({"seed": 0}):
         done = run(tmp_path, *FAST, "--out_dir=run", check=False)
-    assert done.returncode == 1
+    assert done.returncode == main.IN_USE
     assert f"'run' is in use by process {os.getpid()}" in done.stderr
 
 

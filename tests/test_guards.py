@@ -157,9 +157,9 @@ def test_two_schedules_in_one_fit_still_go_together():
 def test_a_monitor_that_no_log_has_is_refused():
     validated = {"validation_data": (X, Y)}
     refused(
-        [IMP(2, monitor="val_los")], r"'val_los' is none of.*'val_loss'", **validated
+        [IMP(2, monitor="val_los")], r"'val_los' is not in.*'val_loss'", **validated
     )
-    refused([IMP(2, monitor="acuracy")], r"'acuracy' is none of")
+    refused([IMP(2, monitor="acuracy")], r"'acuracy' is not in")
     for monitor in ("loss", "val_mae"):
         model = wrapped(metrics=["mae"])
         imp = IMP(2, monitor=monitor)

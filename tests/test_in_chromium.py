@@ -7,19 +7,16 @@ directory, or `TFTICKET_LITERTJS`.
 """
 
 import asyncio
-import base64
 import contextlib
 import dataclasses
-import json
-import urllib.request
 
 import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from fixtures import benchmark
+from fixtures.devtools import Page
 from keras import layers
-from tornado import websocket
 
 from tfticket import export
 from tfticket.export.browser import chromium, comparison, litertjs
@@ -151,48 +148,21 @@ def test_a_file_that_litertjs_cannot_load(right, browser):
 
 
 async def _look(port_file, picture):
-    """What the page is like at 390 pixels, once it is done, by Chromium's protocol."""
-    while not port_file.exists() or not port_file.read_text().strip():
-        await asyncio.sleep(0.1)
-    port = port_file.read_text().split()[0]
-    targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/json").read())
-    (page,) = (target for target in targets if target["type"] == "page")
-    socket = await websocket.websocket_connect(
-        page["webSocketDebuggerUrl"], max_message_size=1 << 26
-    )
-
-    async def ask(method, **parameters):
-        await socket.write_message(
-            json.dumps({"id": 1, "method": method, "params": parameters})
-        )
-        while True:
-            answer = json.loads(await socket.read_message())
-            if answer.get("id") == 1:
-                return answer["result"]
-
-    async def evaluate(expression):
-        found = await ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        return found["result"].get("value")
-
-    await ask(
-        "Emulation.setDeviceMetricsOverride",
-        **{"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
-    )
-    while not await evaluate(
-        "document.getElementById('status').textContent == 'Done.'"
-    ):
-        await asyncio.sleep(0.2)
-    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    """What the page is like at 390 pixels, once it is done."""
+    page = await Page.of(port_file)
+    await page.resize(390, 844, mobile=True)
+    await page.until("document.getElementById('status').textContent == 'Done.'")
     found = {
-        "width": await evaluate("document.documentElement.scrollWidth"),
-        "text": await evaluate("document.querySelector('main').innerText"),
-        "light": await evaluate("getComputedStyle(document.body).backgroundColor"),
-        "error": await evaluate("document.getElementById('error').hidden"),
+        "width": await page.evaluate("document.documentElement.scrollWidth"),
+        "text": await page.evaluate("document.querySelector('main').innerText"),
+        "light": await page.evaluate("getComputedStyle(document.body).backgroundColor"),
+        "error": await page.evaluate("document.getElementById('error').hidden"),
     }
-    shot = await ask("Page.captureScreenshot", captureBeyondViewport=True)
-    picture.write_bytes(base64.b64decode(shot["data"]))
-    await ask("Emulation.setEmulatedMedia", features=dark)
-    found["dark"] = await evaluate("getComputedStyle(document.body).backgroundColor")
+    await page.screenshot(picture)
+    await page.prefer("dark")
+    found["dark"] = await page.evaluate(
+        "getComputedStyle(document.body).backgroundColor"
+    )
     return found
 
 

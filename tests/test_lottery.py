@@ -509,8 +509,8 @@ class TestBadInput:
         [
             ({"branches": ["renit"]}, "branches must be of.*'renit'"),
             ({"branches": ["noise"]}, "noise:0.5 for one"),
-            ({"branches": ["noise:x"]}, "takes a float above 0"),
-            ({"branches": ["late_rewind:1.5"]}, "takes a int above 0"),
+            ({"branches": ["noise:x"]}, "needs a number above 0"),
+            ({"branches": ["late_rewind:1.5"]}, "needs a whole number above 0"),
             ({"branches": ["reinit:3"]}, "takes no value"),
             ({"branches": ["late_rewind:120"]}, "not before the end"),
             ({"branches": ["small_dense"]}, "can't do so with build"),

@@ -81,7 +81,7 @@ def test_interrupted_by_the_keyboard(tmp_path):
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "the same command goes on" in told
+    assert "To resume, run the same command: python " in told
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_interrupted_by_the_keyboard(tmp_path):
     [
         (["--branches=renit"], "branches must be of"),
         (["--rewind_to=first"], "--rewind_to must be a step"),
-        (["--branch_rounds=a"], "--branch_rounds must be numbers"),
+        (["--branch_rounds=a"], "--branch_rounds must be whole numbers"),
         (["--dataset=nist"], "No data set is named 'nist'"),
     ],
 )

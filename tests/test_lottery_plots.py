@@ -21,6 +21,7 @@ from tfticket.lottery.figures.run import plot_run
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.paper import page
+from tfticket_cli import main
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
@@ -448,13 +449,19 @@ def test_a_page_that_exists_is_kept_unless_it_may_be_replaced(bare, tmp_path):
         page.write_page(bare, out)
 
 
+def told(done):
+    """Standard error without what TensorFlow notes in a fork of the script server."""
+    lines = done.stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if "failed call to cuInit" not in line)
+
+
 def test_report_takes_overwrite(bare, tmp_path, run_script):
     out = tmp_path / "page.md"
     out.write_text("mine")
     flags = [SCRIPTS / "lottery_report.py", f"--run_dir={bare}", "--out=page.md"]
     found = run_script(*flags, cwd=tmp_path)
-    assert found.returncode == 1
-    assert found.stderr.startswith("Error: 'page.md' exists")
+    assert found.returncode == main.FILES
+    assert told(found).startswith("Error: 'page.md' exists")
     assert out.read_text() == "mine"
     found = run_script(*flags, "--overwrite", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -462,19 +469,21 @@ def test_report_takes_overwrite(bare, tmp_path, run_script):
 
 
 @pytest.mark.parametrize(
-    ("script", "flag", "message"),
+    ("script", "flag", "message", "status"),
     [
-        ("plot_lottery.py", "--rounds=x", "--rounds must be numbers"),
-        ("plot_lottery.py", "--run_dir=.", "is not the folder of a run"),
-        ("lottery_report.py", "--run_dir=.", "is not the folder of a run"),
-        ("lottery_report.py", "--out=page.html", "must be a Markdown file"),
+        ("plot_lottery.py", "--rounds=x", "--rounds must be whole", 2),
+        ("plot_lottery.py", "--run_dir=.", "is not the folder of a run", 3),
+        ("lottery_report.py", "--run_dir=.", "is not the folder of a run", 3),
+        ("lottery_report.py", "--out=page.html", "must be a Markdown file", 2),
     ],
 )
-def test_mistakes_are_told_in_a_line(bare, tmp_path, run_script, script, flag, message):
+def test_mistakes_are_told_in_a_line(
+    bare, tmp_path, run_script, script, flag, message, status
+):
     flags = [f"--run_dir={bare}", flag]
     found = run_script(SCRIPTS / script, *flags, cwd=tmp_path)
-    assert found.returncode == 2
+    assert found.returncode == status
     assert found.stdout == ""
-    assert found.stderr.startswith("Error: ")
-    assert found.stderr.count("\n") == 1
-    assert message in found.stderr
+    assert told(found).startswith("Error: ")
+    assert told(found).count("\n") == 1
+    assert message in told(found)

@@ -124,6 +124,41 @@ def test_reproduce_the_lottery_ticket_as_it_stands():
     assert early("ticket") < min(early("reinit"), early("shuffled"))
 
 
+_FASTER = """{
+    "parameters": [model.count_params() for model in networks.values()],
+    "files": [file.size for file in files.values()],
+    "accuracies": list(accuracies.values()),
+    "flops": [x.flops_after / x.flops_before for x in compacted.values()],
+}"""
+
+
+def _faster(**how):
+    path = NOTEBOOKS / "a_faster_resnet.ipynb"
+    return notebooks.executed(path, after=_FASTER, **how)[1]
+
+
+def _check_faster(found):
+    for name in ("parameters", "files"):
+        assert found[name] == sorted(found[name], reverse=True)
+        assert len(set(found[name])) == len(found[name])
+    assert all(
+        0.7 * target < left <= target
+        for left, target in zip(found["flops"], (0.5, 0.25), strict=False)
+    )
+
+
+@pytest.mark.slow
+def test_a_faster_resnet():
+    _check_faster(_faster(before=_QUICK, epochs=2))
+
+
+@pytest.mark.slow
+def test_a_faster_resnet_as_it_stands():
+    found = _faster()
+    _check_faster(found)
+    assert min(found["accuracies"]) > 0.9
+
+
 @pytest.mark.parametrize(
     "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
 )
@@ -133,6 +168,8 @@ def test_stored_outputs_are_complete_and_clean(path):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
+    # Where tfticket is not installed, the first cell of code installs it.
+    assert "%pip install --quiet tfticket" in code[0].source
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert all(output.get("name") != "stderr" for output in outputs)
     assert all(output.output_type != "error" for output in outputs)

@@ -34,6 +34,9 @@ def test_metadata(config):
         tfticket.__version__
     )
     assert f"## {tfticket.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {tfticket.__version__}\n" in citation
+    assert metadata["author"] == "tfticket contributors"
     assert metadata["license"] == "Apache-2.0"
     text = (ROOT / metadata["license_files"]).read_text()
     assert "Apache License" in text
@@ -42,6 +45,7 @@ def test_metadata(config):
     extras = config["options.extras_require"]
     wanted = {
         "test",
+        "datasets",
         "docs",
         "ray",
         "served",
@@ -109,7 +113,13 @@ def test_what_is_in_the_distributions(built):
         members = [member.name for member in file.getmembers() if member.isfile()]
     packed = {name.partition("/")[2] for name in members}
     needed = {"setup.cfg", "pyproject.toml", "ruff.toml", "Makefile", "README.md"}
-    needed |= {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "saved_models/digits.npz"}
+    needed |= {
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "saved_models/digits.npz",
+    }
     needed |= {
         path.relative_to(ROOT).as_posix()
         for folder in ("tests", "scripts", "docs", "benchmarks", "examples")

@@ -19,6 +19,7 @@ from tfticket.lottery import (
     popup_rows,
     popup_table,
 )
+from tfticket_cli import main
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train_popup.py"
@@ -93,7 +94,7 @@ def test_another_process_holds_the_folder(finished, run_script, tmp_path):
     flags += ["--epochs=2", "--width=0.1", "--replicates=2"]
     with RunFolder(tmp_path / "run").opened({"seed": 0}):
         done = run_script(SCRIPT, *flags, "--out_dir=run", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == main.IN_USE
     assert f"'run' is in use by process {os.getpid()} on " in done.stderr
 
 
@@ -190,7 +191,7 @@ def test_the_script(finished, run_script, tmp_path):
         return run_script(SCRIPT, *flags, *more, cwd=tmp_path)
 
     refused = script()
-    assert refused.returncode == 1
+    assert refused.returncode == main.FILES
     assert "holds another run" in refused.stderr
     wrong = script("--density=half", "--overwrite")
     assert wrong.returncode == 2

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import numpy as np
@@ -399,3 +400,132 @@ def test_two_weights_of_one_name_have_a_mask_each(data):
         np.testing.assert_array_equal(
             get_pruned_weights(again)[name], imp.ticket.weights[name]
         )
+
+
+def told(model, data, **kwargs):
+    """How often a fit says that nothing prunes the model."""
+    x, y = data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, y, verbose=0, **kwargs)
+    return sum("nothing prunes it" in str(x.message) for x in caught)
+
+
+def compiled(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    return model
+
+
+@pytest.mark.parametrize("steps", [{"batch_size": 12}, {"batch_size": 48}])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_fit_that_nothing_prunes_says_so_once(mlp, data, steps, in_place):
+    model = compiled(tfticket.prune(mlp, in_place=in_place))
+    assert [told(model, data, **steps), told(model, data, **steps)] == [1, 0]
+
+
+def sparsify_at_once(model):
+    tfticket.sparsify(model, 0.5)
+
+
+def set_the_same(model):
+    tfticket.set_masks(model, tfticket.get_masks(model))
+
+
+def apply_a_dense_ticket(model):
+    tfticket.Ticket.from_model(model).apply(model)
+
+
+@pytest.mark.parametrize(
+    "before", [sparsify_at_once, set_the_same, apply_a_dense_ticket]
+)
+def test_a_fit_after_masks_were_set_is_no_mistake(mlp, data, before):
+    model = compiled(tfticket.prune(mlp))
+    before(model)
+    assert told(model, data) == 0
+
+
+def test_a_loaded_models_masks_are_seen(mlp, data, tmp_path):
+    compiled(tfticket.prune(mlp, sparsity=0.5)).save(tmp_path / "m.keras")
+    assert told(keras.models.load_model(tmp_path / "m.keras"), data) == 0
+
+
+class PrunesLater(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 1:
+            tfticket.sparsify(self.model, 0.5)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        tfticket.GradualPruning(tfticket.schedules.ConstantSparsity(0.5, 100)),
+        tfticket.IterativeMagnitudePruning(1),
+        tfticket.DynamicSparseTraining(0.5, method="set"),
+        PrunesLater(),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_callback_that_prunes_is_known(mlp, data, callback):
+    model = compiled(tfticket.prune(mlp))
+    assert told(model, data, batch_size=12, epochs=2, callbacks=[callback]) == 0
+
+
+def test_only_training_is_looked_at(mlp, data):
+    model = compiled(tfticket.prune(mlp))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.evaluate(*data, verbose=0)
+        model(data[0], training=True)
+
+
+def test_prune_at_once_is_wrap_and_sparsify(mlp, data):
+    for target in (
+        {"sparsity": 0.5, "scope": "global"},
+        {"flops": 0.5},
+        {"sparsity": 0.5, "structure": tfticket.structures.Block((2, 1))},
+    ):
+        structure = target.pop("structure", None)
+        at_once = tfticket.prune(mlp, structure=structure, **target)
+        if "flops" in target:
+            structure = tfticket.structures.Channel()
+        want = tfticket.prune(mlp, structure=structure)
+        tfticket.sparsify(want, **target)
+        found = tfticket.get_masks(at_once)
+        assert not all(mask.all() for mask in found.values())
+        for name, mask in tfticket.get_masks(want).items():
+            np.testing.assert_array_equal(found[name], mask)
+    assert not tfticket.get_masks(mlp)
+    with pytest.raises(ValueError, match="pass loss="):
+        tfticket.prune(mlp, sparsity=0.5, criterion="snip", data=data)
+    compiled(mlp)  # whose loss the copy is then scored by
+    tfticket.prune(mlp, sparsity=0.5, criterion="snip", data=data)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "match"),
+    [
+        ([0.5], {}, r"pass the sparsity by name: prune\(model, sparsity=0.5\)"),
+        ([], {"criterion": "lamp"}, "criterion says how to prune at once"),
+        ([], {"data": np.ones(3)}, "data says how to prune at once"),
+        ([], {"sparsity": 1.5}, "sparsity must be"),
+        ([], {"sparsity": 0.5, "flops": 0.5}, "exactly one of sparsity"),
+        (
+            [],
+            {"sparsity": 0.5, "schedule": tfticket.schedules.ConstantSparsity(0.5, 0)},
+            "Pass one of them",
+        ),
+        ([], {"sparsity": 0.999, "in_place": True}, "without a single weight"),
+    ],
+)
+def test_what_prune_at_once_refuses(mlp, args, kwargs, match):
+    before = dict(vars(mlp.get_layer("hidden")))
+    with pytest.raises((TypeError, ValueError), match=match):
+        tfticket.prune(mlp, *args, **kwargs)
+    assert not tfticket.get_masks(mlp)
+    assert vars(mlp.get_layer("hidden")).keys() == before.keys()
+
+
+def test_a_layer_has_no_target():
+    with pytest.raises(TypeError, match="this is a layer"):
+        tfticket.prune(layers.Dense(2), sparsity=0.5)

@@ -40,7 +40,8 @@ from tfticket.pruning.dynamic import DynamicSparseTraining, UpdateRecord
 from tfticket.pruning.gradual import GradualPruning
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
-from tfticket.pruning.prune_strip import prune, strip
+from tfticket.pruning.prune_model import prune
+from tfticket.pruning.prune_strip import strip
 from tfticket.pruning.quantized import mask_quantized, quantized_masks
 from tfticket.pruning.statistics import renew_batch_norm
 from tfticket.pruning.targets import ChannelPlan, channel_plan

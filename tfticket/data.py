@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import os
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfticket.common.arguments import (
     check_bool,
@@ -15,8 +16,16 @@ from tfticket.common.arguments import (
     check_path,
     optional,
 )
+from tfticket.common.on_demand import need
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 EMBEDDED = "digits"
+# In the package: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
+# Digits", UCI Machine Learning Repository, 1998, doi.org/10.24432/C50P49, CC BY 4.0. It
+# is the part that scikit-learn has, in its order: images of 8x8 values from 0 to 16.
+_DIGITS = pathlib.Path(__file__).parent / "common" / "digits.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +70,7 @@ class Dataset:
 
     def training_pipeline(
         self, batch_size: int, seed: int, augment: bool = False, first_step: int = 0
-    ) -> tf.data.Dataset:
+    ) -> "tf.data.Dataset":
         """Endless shuffled batches of the training part.
 
         Every image comes once an epoch, in an order that depends on `seed`
@@ -81,6 +90,7 @@ class Dataset:
             TypeError: If an argument is of the wrong type.
             ValueError: If `batch_size` is out of range.
         """
+        tf = _tensorflow("training_pipeline")
         images, labels = self._tensors
         check_integer("batch_size", batch_size, 1, len(labels))
         check_integer("seed", seed, 0)
@@ -110,15 +120,19 @@ class Dataset:
 
     @functools.cached_property
     def _tensors(self):
+        tf = _tensorflow("training_pipeline")
         # Made once: TensorFlow keeps what a pipeline's function captures for as
         # long as the process lives.
         return tuple(tf.constant(values) for values in self.train)
 
-    def evaluation_pipeline(self, part: str, batch_size: int = 1000) -> tf.data.Dataset:
+    def evaluation_pipeline(
+        self, part: str, batch_size: int = 1000
+    ) -> "tf.data.Dataset":
         """The validation or test part in order, for `evaluate` and `predict`."""
         parts = {"validation": self.validation, "test": self.test}
         images, labels = parts[check_choice("part", part, list(parts))]
         check_integer("batch_size", batch_size, 1)
+        tf = _tensorflow("evaluation_pipeline")
         data = tf.data.Dataset.from_tensor_slices((images, labels))
         return _fast(data.batch(min(batch_size, len(labels))).cache())
 
@@ -132,10 +146,10 @@ def load(
     """Loads an image classification set into memory.
 
     Args:
-        name: `"digits"`, scikit-learn's 1,797 real 8x8 images, which need no
-            download (1,297 training, 200 validation, 300 test images, split by
-            a fixed seed); or the name of any TensorFlow Datasets image set with
-            fixed-size images and a train and test split, such as `"mnist"`.
+        name: `"digits"`, 1,797 real 8x8 images that come with tfticket (1,297
+            training, 200 validation, 300 test images, split by a fixed seed); or the
+            name of any TensorFlow Datasets image set with fixed-size images and a
+            train and test split, such as `"mnist"`.
         data_dir: Directory that holds prepared TFDS sets, or that they are
             downloaded to. `None` is TFDS's own.
         download: Whether TFDS may download. `False` wants `data_dir` prepared.
@@ -147,7 +161,8 @@ def load(
         TypeError: If an argument is of the wrong type.
         ValueError: If there is no such set, it is not prepared and `download`
             is off, or it is not one of fixed-size labelled images.
-        ImportError: If TFDS can't be loaded.
+        ImportError: If TFDS is not installed (`pip install 'tfticket[datasets]'`) or
+            can't be loaded.
 
     Example:
 
@@ -181,10 +196,12 @@ def load(
 
 
 def _digits():
-    from sklearn.datasets import load_digits  # slow to import, and only for this set
+    with np.load(_DIGITS) as file:
+        return file["images"][..., None] / 16, file["labels"].astype(np.int64)
 
-    digits = load_digits()
-    return digits.images[..., None] / 16, digits.target
+
+def _tensorflow(who: str) -> Any:
+    return need(f"Dataset.{who}, a tf.data.Dataset,", "tensorflow")
 
 
 def _from_tfds(name, data_dir, download):
@@ -232,9 +249,11 @@ def _from_tfds(name, data_dir, download):
 
 def _import_tfds():
     try:
-        import tensorflow_datasets as tfds  # slow to import, and not needed for digits
-
+        # Slow to import, and not needed for digits.
+        tfds: Any = need("Every data set but 'digits'", "tensorflow_datasets")
         _ = tfds.core  # what failed to load is missing here in some versions
+    except ModuleNotFoundError:
+        raise
     except Exception as error:
         raise ImportError(
             f"tensorflow_datasets does not load: {error}\n"
@@ -268,6 +287,7 @@ def _normalised(name, train_split, test_split, classes, held_out):
 
 
 def _augmented(images, seed):
+    tf = _tensorflow("training_pipeline")
     count, height, width, _ = images.shape
     flip_seed, *shift_seeds = tf.unstack(
         tf.random.experimental.stateless_split(tf.cast(seed, tf.int32), 3)
@@ -288,6 +308,7 @@ def _augmented(images, seed):
 
 
 def _fast(data):
+    tf = _tensorflow("training_pipeline")
     # Autotuning makes the end of every iterator wait for its tuning thread's
     # next period, up to a second and once an epoch.
     options = tf.data.Options()

@@ -56,7 +56,7 @@ def strategy(name: str = "none") -> Any:
 
 @functools.cache
 def _mirrored():
-    """One a process: the collectives of two get in each other's way."""
+    """One per process: the collectives of two get in each other's way."""
     import tensorflow as tf
 
     logical = tf.config.list_logical_devices

@@ -1,4 +1,4 @@
-"""Exports a saved model or ticket for serving, checked, and says what it came to.
+"""Exports a saved model or ticket for serving, and checks every file.
 
     tfticket export --model=saved_models/digits.npz --compare
     tfticket export --model=ticket.keras --format=encoded --name=digits
@@ -22,7 +22,7 @@ from tfticket_cli.output import Output
 # Test images that a written file is compared with the model on.
 _CHECKED = 512
 
-# Flags that say nothing of what is written.
+# Flags that do not change what is written.
 _APART = ("compare", "json", "overwrite")
 
 
@@ -30,8 +30,8 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     texts = (
         ("model", None, "A .keras file, or a ticket's .npz with trained weights."),
-        ("out_dir", "saved_models", "The folder for the exports."),
-        ("name", None, "Their name. Default: the file's."),
+        ("out_dir", "saved_models", "Folder for the exports."),
+        ("name", None, "Name of the exports. Default: the name of --model."),
     )
     choices = (
         (
@@ -45,7 +45,7 @@ def define(values: flags.FlagValues) -> None:
             "quantization",
             "none",
             ["none", "float16", "dynamic", "int8"],
-            "That of the .tflite file; int8 calibrates on --dataset.",
+            "Quantization of the .tflite file; int8 calibrates on --dataset.",
         ),
     )
     switches = (
@@ -65,7 +65,10 @@ def define(values: flags.FlagValues) -> None:
         "to", ["saved_model", "litert"], "What to write.", flag_values=values
     )
     flags.DEFINE_list(
-        "labels", None, "Names of the classes, to serve with.", flag_values=values
+        "labels",
+        None,
+        "Names of the classes, which the SavedModel then returns.",
+        flag_values=values,
     )
     flag_groups.data(
         values,
@@ -74,11 +77,20 @@ def define(values: flags.FlagValues) -> None:
     )
 
 
+def check(values: flags.FlagValues) -> None:
+    """Refuses flags that don't go together, and a model that is not there."""
+    if unknown := sorted(set(values.to) - {"saved_model", "litert"}):
+        raise ValueError(f"--to takes saved_model and litert. Received: {unknown}")
+    if values.quantization == "int8" and not values.dataset:
+        raise ValueError("--quantization=int8 needs --dataset, to calibrate on it.")
+    if not pathlib.Path(values.model).exists():
+        raise FileNotFoundError(f"--model={values.model} does not exist.")
+
+
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Exports what was asked for, and prints the result of each check."""
     quantization = None if values.quantization == "none" else values.quantization
     path = pathlib.Path(values.model)
-    _check(values, quantization, path)
     out = pathlib.Path(values.out_dir, values.name or path.stem)
     note = _Note(values, out)
     lite = out.with_name(f"{out.name}.tflite")
@@ -164,13 +176,15 @@ class _Note:
         recover_folders(out.parent)
         self._overwrite = values.overwrite
         self._out, self._path = out, out.with_name(f".{out.name}.exporting.json")
-        self._asked = {x: values[x].value for x in sorted(values) if x not in _APART}
-        left, own = dead_note(self._path)
+        own = flags.FlagValues()  # a script has absl's flags too
+        define(own)
+        self._asked = {x: values[x].value for x in sorted(own) if x not in _APART}
+        left, noted = dead_note(self._path)
         # Another process may be at it, which then has the version that it noted.
         self._is_held = left is None and self._path.exists()
         resumes = isinstance(left, dict) and left.get("asked") == self._asked
         self._version = left["version"] if resumes else None
-        self._own = own if resumes else {}
+        self._own = noted if resumes else {}
 
     def is_own(self, path):
         """Whether this command had put there what is there."""
@@ -205,15 +219,6 @@ def _facts(compacted):
         for field in dataclasses.fields(compacted)
         if field.name != "model"
     }
-
-
-def _check(values, quantization, path):
-    if unknown := sorted(set(values.to) - {"saved_model", "litert"}):
-        raise ValueError(f"--to takes saved_model and litert. Received: {unknown}")
-    if quantization == "int8" and not values.dataset:
-        raise ValueError("--quantization=int8 needs --dataset, to calibrate on it.")
-    if not path.exists():
-        raise FileNotFoundError(f"--model={path} is not there.")
 
 
 def load(path: pathlib.Path) -> Any:

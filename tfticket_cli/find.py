@@ -4,11 +4,10 @@
     tfticket find --dataset=mnist --iterations=5000 --evaluate_every=50
     tfticket find --model=conv_2 --dataset=cifar10 --rewind_to=500
 
-Trains the network, prunes its smallest weights, rewinds the rest, and again;
-then prints one line a round, plots accuracy and early-stop iteration against
-density, and writes the ticket, a SavedModel and a .tflite file, each checked
-against the model in another process. A run that was stopped goes on when it is started
-again.
+Trains the network, prunes its smallest weights, rewinds the others, and repeats this.
+Then it prints a table of the rounds, plots accuracy and early-stop iteration against
+density, and writes the ticket, a SavedModel and a .tflite file, each checked against
+the model in another process. The same command resumes a run that was stopped.
 """
 
 import pathlib
@@ -19,7 +18,7 @@ from absl import flags
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
 
-ON_INTERRUPT = "What is finished is kept; the same command goes on from here."
+RESUMES = True
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,17 +27,27 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.training(
         values,
         batch_size=60,
-        seed="Same seed, same machine: the same ticket, bit for bit.",
+        seed="On the same machine, the same seed finds the same ticket, bit for bit.",
     )
     flag_groups.recipe(values, None, ", or an epoch with --epochs")
-    about = "--iterations in passes over the training images; give one of the two."
-    flag_groups.define(values, "integer", "epochs", None, about)
+    about = "Passes over the training images per round, instead of --iterations."
+    flag_groups.define(values, "integer", "epochs", None, about, 1)
     about = (
-        "Folder for the run: settings, a ticket for each round, rounds.json, plot.png."
+        "Folder of the run: settings, a ticket for each round, rounds.json, plot.png."
     )
     flag_groups.out_dir(values, "runs/DATASET-MODEL", about)
-    about = "Folder for the SavedModel and the .tflite file, overwritten alike."
+    about = "Folder of the SavedModel and the .tflite file; --overwrite replaces them."
     flag_groups.define(values, "string", "export_dir", "saved_models", about)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Refuses flags that don't go together."""
+    flag_groups.check_recipe(values)
+    if values.iterations is not None and values.epochs is not None:
+        raise ValueError(
+            "Give one of --iterations and --epochs, not both. Received: "
+            f"--iterations={values.iterations} --epochs={values.epochs}"
+        )
 
 
 def experiment(values: flags.FlagValues) -> Any:
@@ -49,7 +58,7 @@ def experiment(values: flags.FlagValues) -> Any:
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Runs the experiment, writes its files and says what it came to."""
+    """Runs the experiment, writes its files and prints the results."""
     from tfticket import lottery
     from tfticket.common.files import dead_note, held_note, is_own
     from tfticket.common.runs import RunFolder
@@ -82,7 +91,7 @@ def _written(found, out_dir, served, lite, may_replace, output):
     from tfticket import lottery
 
     asked = found.experiment
-    output.console.print(lottery.rounds_table(found.records))
+    output.table(lottery.rounds_table(found.records))
     plot = out_dir / "plot.png"
     lottery.rounds_plot(found.records, plot, f"{asked.model} on {found.dataset.name}")
     output.say(f"Ticket:      {out_dir / 'ticket.npz'}")

@@ -1,6 +1,10 @@
 """Flags that several commands share, each defined once."""
 
 import dataclasses
+import difflib
+import math
+import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
@@ -15,8 +19,24 @@ MODELS = (
     "lenet_5",
     "resnet_20",
 )
-# Of `tfticket.devices`, compared too.
+# Those of `tfticket.devices` and `tfticket.criteria`, compared too.
 STRATEGIES = ("none", "mirrored", "data_parallel")
+CRITERIA = (
+    "change",
+    "grasp",
+    "lamp",
+    "magnitude",
+    "magnitude_increase",
+    "movement",
+    "obs",
+    "random",
+    "recent_change",
+    "snip",
+    "synflow",
+    "taylor",
+    "wanda",
+)
+_SEEDS = 2**32 - 1
 
 
 def define(
@@ -25,9 +45,12 @@ def define(
     name: str,
     default: Any,
     about: str,
-    *limits: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> None:
-    """Defines a flag.
+    """Defines a flag. A number out of range is refused when flags are read.
 
     Args:
         values: Where it is defined.
@@ -35,10 +58,30 @@ def define(
         name: Name of the flag.
         default: Its default.
         about: What `--help` says.
-        *limits: The lowest value of a number.
+        least: The lowest value of a number.
+        most: The highest value.
+        above: A number that it has to be above.
+        below: A number that it has to be below.
     """
     of_kind = getattr(flags, f"DEFINE_{kind}")
-    of_kind(name, default, about, *limits, flag_values=values)
+    of_kind(name, default, about, flag_values=values)
+    limits = {"at least": least, "at most": most, "above": above, "below": below}
+    words = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
+    if not words:
+        return
+
+    def is_within(value):
+        if value is None:
+            return True
+        fits = math.isfinite(value)
+        fits &= least is None or value >= least
+        fits &= most is None or value <= most
+        fits &= above is None or value > above
+        return fits and (below is None or value < below)
+
+    flags.register_validator(
+        name, is_within, f"{name} must be {' and '.join(words)}", flag_values=values
+    )
 
 
 def choice(
@@ -58,16 +101,16 @@ def data(
     about: str = "'digits' (embedded, no download) or the name of a TensorFlow "
     "Datasets image set, 'mnist' or 'cifar10' for example.",
 ) -> None:
-    """Where images come from."""
+    """Flags that say where images come from."""
     define(values, "string", "dataset", default, about)
-    about = "Directory of TFDS data, prepared or to download to."
+    about = "Directory of TFDS data that is prepared, or to download to."
     define(values, "string", "data_dir", None, about)
-    about = "Whether TFDS may download what is not prepared."
+    about = "Whether TFDS may download a set that is not prepared."
     define(values, "bool", "download", True, about)
 
 
 def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
-    """What every command that trains takes.
+    """Flags of every command that trains.
 
     Args:
         values: Where the flags are defined.
@@ -76,12 +119,12 @@ def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
     """
     about = "One of the papers' networks."
     choice(values, "model", "lenet_300_100", MODELS, about)
-    about = "Factor on the units and filters of every hidden layer."
-    define(values, "float", "width", 1.0, about)
-    define(values, "integer", "batch_size", batch_size, "Images a step.")
+    about = "Factor on the number of units and filters of every hidden layer."
+    define(values, "float", "width", 1.0, about, above=0)
+    define(values, "integer", "batch_size", batch_size, "Images per step.", 1)
     about = "Shift and flip training images at random."
     define(values, "bool", "augment", False, about)
-    define(values, "integer", "seed", 0, seed)
+    define(values, "integer", "seed", 0, seed, 0, _SEEDS)
     about = (
         "Which devices of this machine share a batch: 'mirrored' all GPUs with "
         "TensorFlow, 'data_parallel' with JAX."
@@ -90,73 +133,113 @@ def training(values: flags.FlagValues, batch_size: int, seed: str) -> None:
 
 
 def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
-    """What `tfticket.lottery.Recipe` takes beside what every training takes.
+    """Flags of `tfticket.lottery.Recipe` that are not those of every training.
 
     Args:
         values: Where the flags are defined.
         iterations: Its default.
-        more: What else is to be said of when validations are.
+        more: What `--evaluate_every` says of its default besides.
     """
-    about = "SGD has momentum 0.9."
+    about = "The optimizer; SGD has momentum 0.9."
     choice(values, "optimizer", "adam", ("adam", "sgd"), about)
-    about = "Default: the paper's for the model with Adam, 0.1 with SGD."
-    define(values, "float", "learning_rate", None, about)
-    define(values, "float", "weight_decay", 0.0, "Decoupled weight decay.")
+    about = "Learning rate. Default: the paper's for the model with Adam, 0.1 with SGD."
+    define(values, "float", "learning_rate", None, about, above=0)
+    define(values, "float", "weight_decay", 0.0, "Decoupled weight decay.", 0)
     about = "Steps over which the learning rate rises from 0."
-    define(values, "integer", "warmup", 0, about)
+    define(values, "integer", "warmup", 0, about, 0)
     about = "Steps at which the learning rate is divided by 10."
     define(values, "list", "drops", [], about)
-    about = "Training steps in a round." + (" Default: 1000." if not iterations else "")
-    define(values, "integer", "iterations", iterations, about)
+    about = "Training steps per round." + (" Default: 1000." if not iterations else "")
+    define(values, "integer", "iterations", iterations, about, 1)
     about = (
         "Steps between validations; must divide --iterations. Default: a hundredth of "
-        f"them, from 10 to 100{more}."
+        f"--iterations, between 10 and 100{more}."
     )
-    define(values, "integer", "evaluate_every", None, about)
-    about = "How many times to prune; there is one training more."
-    define(values, "integer", "rounds", 12, about)
-    about = "Fraction of the surviving weights pruned after a round, in (0, 1)."
-    define(values, "float", "rate", 0.2, about)
-    about = "The same for the output layer. Default: half of --rate."
-    define(values, "float", "output_rate", None, about)
-    about = "The same for convolutions. Default: --rate."
-    define(values, "float", "conv_rate", None, about)
+    define(values, "integer", "evaluate_every", None, about, 1)
+    about = "Number of prunings. There is one more training than that."
+    define(values, "integer", "rounds", 12, about, 1)
+    about = "Fraction of the kept weights that is pruned after a round, in (0, 1)."
+    define(values, "float", "rate", 0.2, about, above=0, below=1)
+    about = "Rate of the output layer. Default: half of --rate."
+    define(values, "float", "output_rate", None, about, above=0, below=1)
+    about = "Rate of convolutions. Default: --rate."
+    define(values, "float", "conv_rate", None, about, above=0, below=1)
     about = (
-        "Prune each layer by the rate, all of them by one cut, or by thresholds at "
-        "which each layer alone costs as much accuracy."
+        "Prune each layer by the rate, rank the weights of all layers together, or "
+        "prune by thresholds at which each layer alone costs the same accuracy."
     )
     scopes = ("layerwise", "global", "sensitivity")
     choice(values, "scope", "layerwise", scopes, about)
-    about = "Name of one of tfticket.criteria."
-    define(values, "string", "criterion", "magnitude", about)
+    about = "Which weights are pruned: a name of tfticket.criteria."
+    choice(values, "criterion", "magnitude", CRITERIA, about)
     about = (
-        "Step of the first round whose weights the survivors go back to: 0 for the "
-        "initial weights, 'none' to keep the trained ones (prune and fine-tune)."
+        "Step of the first round to whose weights the kept ones are rewound: 0 for "
+        "the initial weights, 'none' to keep the trained ones (prune and fine-tune)."
     )
     define(values, "string", "rewind_to", "0", about)
-    about = "Factor on the learning rate of every round but the first."
-    define(values, "float", "retrain_factor", 1.0, about)
+    about = "Factor on the learning rate in every round after the first."
+    define(values, "float", "retrain_factor", 1.0, about, above=0)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean x?", or nothing if no known word is close."""
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def check_recipe(values: flags.FlagValues) -> None:
+    """Refuses flags of `recipe` that don't go together, before TensorFlow is imported.
+
+    Raises:
+        ValueError: If one is wrong.
+    """
+    rewind_to(values)
+    steps("drops", values.drops)
+    iterations, every = values.iterations, values.evaluate_every
+    if iterations and every and iterations % every:
+        raise ValueError(
+            "--evaluate_every must divide --iterations, because a round ends with a "
+            f"validation. Received: --iterations={iterations} --evaluate_every={every}"
+        )
+    if values.scope == "layerwise":
+        return
+    for name in ("output_rate", "conv_rate"):
+        if values[name].value is not None:
+            raise ValueError(
+                f"--{name} needs --scope=layerwise. Received: --scope={values.scope}"
+            )
+    if values.scope == "sensitivity" and values.criterion != "magnitude":
+        raise ValueError(
+            "--scope=sensitivity chooses thresholds of magnitudes. "
+            f"Received: --criterion={values.criterion}"
+        )
+
+
+def rewind_to(values: flags.FlagValues) -> int | None:
+    """The step that `--rewind_to` names; `None` for "none".
+
+    Raises:
+        ValueError: If it is neither a number nor "none".
+    """
+    if values.rewind_to == "none":
+        return None
+    if not values.rewind_to.isdecimal():
+        raise ValueError(
+            "--rewind_to must be a step (0 is the initial weights) or 'none'. "
+            f"Received: --rewind_to={values.rewind_to}"
+        )
+    return int(values.rewind_to)
 
 
 def recipe_settings(kind: type, values: flags.FlagValues) -> dict[str, Any]:
     """What the flags of `recipe` say, as arguments of a `Recipe`.
 
     Args:
-        kind: `Recipe` or a class of its fields and more.
+        kind: `Recipe`, or a class with more fields.
         values: Flags.
-
-    Raises:
-        ValueError: If a flag is neither a number nor a word that it takes.
     """
-    drops, rewind_to = integers("drops", values.drops), None
-    if values.rewind_to != "none":
-        if not values.rewind_to.isdecimal():
-            raise ValueError(
-                "--rewind_to must be a step (0 is the initial weights) or 'none'. "
-                f"Received: --rewind_to={values.rewind_to}"
-            )
-        rewind_to = int(values.rewind_to)
-    return settings(kind, values, drops=drops, rewind_to=rewind_to)
+    drops = steps("drops", values.drops)
+    return settings(kind, values, drops=drops, rewind_to=rewind_to(values))
 
 
 def out_dir(values: flags.FlagValues, default: str, about: str) -> None:
@@ -168,7 +251,7 @@ def out_dir(values: flags.FlagValues, default: str, about: str) -> None:
         about: What goes into it.
     """
     define(values, "string", "out_dir", None, f"{about} Default: {default}.")
-    about = "Replace an earlier run with other flags."
+    about = "Replace an earlier run that had other flags."
     define(values, "bool", "overwrite", False, about)
 
 
@@ -178,17 +261,27 @@ def run_dir(values: flags.FlagValues) -> None:
     flags.mark_flag_as_required("run_dir", flag_values=values)
 
 
-def integers(flag: str, texts: list[str]) -> list[int]:
-    """A list flag whose values must be numbers.
+def check_run_dir(values: flags.FlagValues) -> None:
+    """Raises a FileNotFoundError if the run's folder is not there, or of no run."""
+    if not pathlib.Path(values.run_dir, "config.json").is_file():
+        raise FileNotFoundError(
+            f"--run_dir={values.run_dir} is not the folder of a run: it has no "
+            "config.json. `tfticket lottery` prints the folder that it makes."
+        )
+
+
+def steps(flag: str, texts: list[str], least: int = 1) -> list[int]:
+    """The values of a list flag, which must be whole numbers.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If one is none, or too low.
     """
-    if wrong := [text for text in texts if not text.strip().isdecimal()]:
-        raise ValueError(
-            f"--{flag} must be numbers with commas between, 0,3,7 for example. "
-            f"Received: {wrong[0]!r}"
-        )
+    for text in texts:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise ValueError(
+                f"--{flag} must be whole numbers from {least} on with commas between "
+                f"them, as in --{flag}=3,7. Received: {text!r}"
+            )
     return [int(text) for text in texts]
 
 
@@ -198,7 +291,7 @@ def settings(kind: type, values: flags.FlagValues, **given: Any) -> dict[str, An
     Args:
         kind: The dataclass.
         values: Flags.
-        given: Arguments that are not a flag's value as it is.
+        given: Arguments that differ from the flag's value.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     return {name: values[name].value for name in names if name in values} | given

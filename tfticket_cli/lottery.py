@@ -7,12 +7,13 @@ r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one rec
     tfticket lottery --rewind_to=none --retrain_factor=0.1 \
         --scope=sensitivity --rate=0.39 --rounds=5
 
-The run's folder is named by its recipe. The same command goes on where a run was
-stopped, and one that asks for more adds it: what is finished is never done twice.
+The run's folder is named after its recipe. The same command resumes a run that was
+stopped, and a command that asks for more extends it: no training is repeated.
 `tfticket plot` draws the figures of a run, `tfticket report` writes its tables.
 """
 
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -20,7 +21,26 @@ from absl import flags
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
 
-ON_INTERRUPT = "What is finished is kept; the same command goes on from here."
+RESUMES = True
+
+# Those of `tfticket.lottery.Branch`, and whether they take a value; a test compares.
+BRANCHES = {
+    "fine_tune": False,
+    "grasp": False,
+    "late_rewind": True,
+    "lr_rewind": False,
+    "magnitude_at_init": False,
+    "noise": True,
+    "one_shot": False,
+    "random_sparsity": False,
+    "reinit": False,
+    "shuffled": False,
+    "small_dense": False,
+    "snip": False,
+    "stability": False,
+    "synflow": False,
+    "transfer": True,
+}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,8 +48,8 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.data(values)
     flag_groups.training(values, batch_size=60, seed="Seed of the first replicate.")
     flag_groups.recipe(values, 1000, "")
-    about = "Repetitions, each with a seed of its own."
-    flag_groups.define(values, "integer", "replicates", 1, about)
+    about = "Repetitions, each with its own seed."
+    flag_groups.define(values, "integer", "replicates", 1, about, 1)
     about = (
         "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, one_shot, "
         "magnitude_at_init, snip, grasp, synflow, late_rewind:STEP, lr_rewind, "
@@ -37,21 +57,49 @@ def define(values: flags.FlagValues) -> None:
         "transfer:DATASET."
     )
     flag_groups.define(values, "list", "branches", [], about)
-    about = "Rounds that controls start from. Default: all but 0."
+    about = "Rounds whose tickets the controls start from. Default: all but 0."
     flag_groups.define(values, "list", "branch_rounds", None, about)
-    about = "How often to repeat each control that is drawn at random, by replicate."
-    flag_groups.define(values, "integer", "copies", 1, about)
+    about = "Number of draws per replicate of each control that is drawn at random."
+    flag_groups.define(values, "integer", "copies", 1, about, 1)
     about = (
-        "fgsm:SIZE, pgd:SIZE: measures test accuracy under attack, SIZE the largest "
-        "change of a pixel in [0, 1]."
+        "fgsm:SIZE, pgd:SIZE: measure test accuracy under these attacks. SIZE is the "
+        "largest change of a pixel in [0, 1]."
     )
     flag_groups.define(values, "list", "attacks", [], about)
-    about = "Folder that the run's own folder is made in."
+    about = "Folder in which the run's own folder is made."
     flag_groups.define(values, "string", "runs_dir", "runs", about)
-    about = "One process after another here, or a Ray cluster that shares --runs_dir."
+    about = "Train in this process, or in a Ray cluster that shares --runs_dir."
     flag_groups.choice(values, "runner", "local", ("local", "ray"), about)
-    about = "Least time between checkpoints of a training."
+    about = "Shortest time between two checkpoints of a training, in seconds."
     flag_groups.define(values, "float", "checkpoint_seconds", 60.0, about, 0.0)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Refuses flags that don't go together, and controls that don't exist."""
+    flag_groups.check_recipe(values)
+    rounds = flag_groups.steps("branch_rounds", values.branch_rounds or [])
+    if rounds and max(rounds) > values.rounds:
+        raise ValueError(
+            f"--branch_rounds goes up to --rounds={values.rounds}. "
+            f"Received: {max(rounds)}"
+        )
+    for text in values.branches:
+        kind, colon, value = text.partition(":")
+        if kind not in BRANCHES:
+            raise ValueError(
+                f"--branches must be of {', '.join(BRANCHES)}; noise, late_rewind and "
+                "transfer with a value, as in noise:0.5. "
+                f"Received: {text!r}.{flag_groups.did_you_mean(kind, BRANCHES)}"
+            )
+        if BRANCHES[kind] != bool(value) or (colon and not value):
+            wanted = "needs a value, as in noise:0.5" if BRANCHES[kind] else "has none"
+            raise ValueError(f"--branches: {kind} {wanted}. Received: {text!r}")
+    for text in values.attacks:
+        if not re.fullmatch(r"(fgsm|pgd):(0?\.\d+|1(\.0*)?)", text):
+            raise ValueError(
+                "--attacks must be fgsm:SIZE or pgd:SIZE with SIZE in (0, 1]. "
+                f"Received: {text!r}"
+            )
 
 
 def experiment(values: flags.FlagValues) -> Any:
@@ -66,14 +114,14 @@ def experiment(values: flags.FlagValues) -> Any:
         replicates=values.replicates,
         seed=values.seed,
         branches=values.branches,
-        branch_rounds=rounds and flag_groups.integers("branch_rounds", rounds),
+        branch_rounds=rounds and flag_groups.steps("branch_rounds", rounds),
         copies=values.copies,
         attacks=values.attacks,
     )
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Does what is missing of the run, and says what it came to."""
+    """Runs the missing parts, and prints the results."""
     import tensorflow as tf
 
     from tfticket.lottery.figures import tables
@@ -94,7 +142,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             **called,
         )
     rows = tables.rows(results)
-    output.console.print(tables.as_rich(rows))
+    output.table(tables.as_rich(rows))
     output.say(f"Figures: tfticket plot --run_dir={folder}")
     return {
         "run_dir": folder,

@@ -6,15 +6,25 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
+
+
+class _Console(Console):
+    """One that leaves the end of a pipe to whoever runs the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class Output:
-    """Where a command's words go, and how far it has come.
+    """Where a command prints, and whether its work has begun.
 
     Args:
         as_json: Whether standard output is for the result alone, and words go to
@@ -23,18 +33,24 @@ class Output:
     Attributes:
         console: For tables and progress.
         begun: Whether something was trained or written. A `ValueError` before that
-            is the flags' fault, and the exit status says so.
-        warnings: What was warned of.
+            means that a flag is wrong, and the exit status says so.
+        warnings: The warnings that were printed.
     """
 
     def __init__(self, as_json: bool):
-        self.console = Console(stderr=as_json)
+        self.console: Console = _Console(stderr=as_json)
         self.begun = False
         self.warnings: list[str] = []
 
     def say(self, text: object) -> None:
         """Prints a line as it is: not wrapped, coloured or read as markup."""
         self.console.print(str(text), highlight=False, markup=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Prints a table, no number of which is cut."""
+        from tfticket.common.columns import print_table
+
+        print_table(table, self.console)
 
     def begin(self) -> None:
         """From here on, an error is a failure of the work."""
@@ -46,6 +62,9 @@ class Output:
     ) -> Iterator[dict[str, Callable[..., None]]]:
         """A bar over the trainings of an experiment; with the first, work begins.
 
+        It is drawn on standard error. Where that is no terminal, each finished training
+        is a line there instead, so that standard output has every result once.
+
         Args:
             parts: How many trainings there are.
             line: What to print of a finished one, given its result.
@@ -55,7 +74,9 @@ class Output:
         """
         from tfticket.lottery.figures.progress import PartProgress, part_line
 
-        with PartProgress(parts, self.console, line or part_line) as bar:
+        console = _Console(stderr=True)
+        told = None if console.is_terminal else line or part_line
+        with PartProgress(parts, console, told) as bar:
 
             def begun(call):
                 def called(*args):
@@ -77,8 +98,36 @@ class Output:
 
 def complain(text: str, mild: bool = False) -> None:
     """Prints a line to standard error, yellow if it is mild and red if not."""
-    console, style = Console(stderr=True), "yellow" if mild else "red"
+    console, style = _Console(stderr=True), "yellow" if mild else "red"
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def quiet_start(keep: str | None = None) -> Iterator[None]:
+    """Catches what libraries write to standard error when they are imported.
+
+    By file descriptor, since TensorFlow writes from C++. An error shows it all.
+
+    Args:
+        keep: A regular expression; lines that contain it are shown.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught, os.fdopen(os.dup(2), "wb") as stream:
+        os.dup2(caught.fileno(), 2)
+        shown = b""
+        try:
+            yield
+        except BaseException as error:
+            shown = b"" if isinstance(error, KeyboardInterrupt) else b".*"
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stream.fileno(), 2)
+            caught.seek(0)
+            pattern = shown or (keep or "").encode()
+            for line in caught if pattern else ():
+                if re.search(pattern, line):
+                    stream.write(line)
 
 
 @contextlib.contextmanager

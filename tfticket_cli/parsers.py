@@ -1,7 +1,7 @@
 """absl flags as argparse parsers, for help and for shell completion.
 
-absl reads the flags of a command, so that all its forms (`--nodownload`,
-`--download=false`, `--flagfile`) hold. Its help is long, and completion wants argparse.
+absl reads the flags of a command, in all its forms (`--nodownload`, `--download=false`,
+`--flagfile`). Its help is long, and completion needs argparse.
 """
 
 import argparse
@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from absl import flags
 
 EXIT_STATUS = (
-    "Exit status: 0 done; 1 the work failed, said in a line on standard error; "
-    "2 a flag is unknown or its value wrong, and nothing was trained or written; "
-    "130 interrupted by Ctrl-C."
+    "Exit status: 0 done; 1 the work failed; 2 a command or flag is unknown or has a "
+    "wrong value; 3 a file or folder is missing, exists, or can't be read or written; "
+    "4 a library is not installed; 5 another process uses the run; 6 an exported file "
+    "differs from the model or can't be made; 130 interrupted by Ctrl-C. An error is "
+    "one line on standard error, and with 2 nothing was trained or written."
 )
 _SET_UP = """Print a script that completes commands and flags with Tab. In ~/.bashrc:
 
@@ -64,7 +66,7 @@ def parser_of_all(
     version: str,
     description: str | None,
 ) -> argparse.ArgumentParser:
-    """The parser of the program, a sub-parser a command.
+    """The parser of the program, with a sub-parser per command.
 
     Args:
         commands: Name to flags and description of each, and which of the flags takes
@@ -90,6 +92,11 @@ def parser_of_all(
         )
         _add_flags(subparser, values, arguments)
     about = "Print a script that completes commands and flags with Tab."
+    for name, text in (
+        ("help", "Show this help, or that of a command: help COMMAND."),
+        ("version", "Show the version."),
+    ):
+        subparsers.add_parser(name, help=text)
     completion = subparsers.add_parser(
         "completion",
         help=about,

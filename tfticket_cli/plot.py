@@ -4,7 +4,7 @@
     tfticket plot --run_dir=RUN --rounds=0,3,7,15 --out_dir=figures
 
 Prints one line for each branch and round, and writes a PNG file for each figure and
-its numbers as CSV. Says which figures lack data.
+its numbers as CSV. Names the figures that lack data.
 """
 
 from typing import Any
@@ -18,13 +18,19 @@ from tfticket_cli.output import Output
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flag_groups.run_dir(values)
-    about = "Where figures go. Default: plots in the run's folder."
+    about = "Folder for the figures. Default: plots in the run's folder."
     flag_groups.define(values, "string", "out_dir", None, about)
     about = (
-        "Rounds of learning curves, movement and mask images. Default: those nearest "
-        "to the paper's densities."
+        "Rounds for learning curves, movement and mask images. Default: the rounds "
+        "nearest to the paper's densities."
     )
     flag_groups.define(values, "list", "rounds", None, about)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Refuses a folder that is not there, and rounds that are no numbers."""
+    flag_groups.check_run_dir(values)
+    flag_groups.steps("rounds", values.rounds or [], 0)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
@@ -36,10 +42,10 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     drawn = lottery.plot_run(
         values.run_dir,
         values.out_dir,
-        rounds and flag_groups.integers("rounds", rounds),
+        rounds and flag_groups.steps("rounds", rounds, 0),
     )
     rows = tables.rows(drawn.results)
-    output.console.print(tables.as_rich(rows))
+    output.table(tables.as_rich(rows))
     for path in drawn.written.values():
         output.say(f"Written:   {path}")
     for name, why in drawn.skipped.items():

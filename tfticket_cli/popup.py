@@ -4,9 +4,9 @@
     tfticket popup --dataset=mnist --epochs=20 --replicates=3
     tfticket popup --dataset=cifar10 --model=conv_4 --augment
 
-For every density and initialiser, scores are trained on frozen random weights; then
-comes one line for each, and a plot of accuracy against density with the trained dense
-network as a line. A run that was stopped goes on when it is started again.
+Trains scores on frozen random weights for every density and initializer, then prints
+one line for each and plots accuracy against density, with the trained dense network as
+a line. The same command resumes a run that was stopped.
 """
 
 import pathlib
@@ -17,7 +17,8 @@ from absl import flags
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
 
-ON_INTERRUPT = "What is finished is kept; the same command goes on from here."
+RESUMES = True
+_INITIALIZERS = ("signed_constant", "kaiming_normal")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -27,18 +28,17 @@ def define(values: flags.FlagValues) -> None:
     densities = ["0.1", "0.2", "0.3", "0.5", "0.7", "0.9"]
     about = "Fractions of the edges kept."
     flag_groups.define(values, "list", "density", densities, about)
-    initializers = ["signed_constant", "kaiming_normal"]
-    about = "Of the frozen weights: signed_constant, kaiming_normal or both."
-    flag_groups.define(values, "list", "weight_initializer", initializers, about)
+    about = "Initializers of the frozen weights: signed_constant, kaiming_normal."
+    flag_groups.define(values, "list", "weight_initializer", [*_INITIALIZERS], about)
     about = "Repetitions, each with the next seed."
-    flag_groups.define(values, "integer", "replicates", 1, about)
+    flag_groups.define(values, "integer", "replicates", 1, about, 1)
     about = "Passes over the training images."
-    flag_groups.define(values, "integer", "epochs", 50, about)
-    about = "Learning rate of the scores at the start; cosine decay."
-    flag_groups.define(values, "float", "learning_rate", 0.1, about)
+    flag_groups.define(values, "integer", "epochs", 50, about, 1)
+    about = "Learning rate of the scores at the start; it decays by a cosine."
+    flag_groups.define(values, "float", "learning_rate", 0.1, about, above=0)
     about = "Weight decay of the scores."
-    flag_groups.define(values, "float", "weight_decay", 1e-4, about)
-    about = "Choose edges in each layer, or among those of all layers."
+    flag_groups.define(values, "float", "weight_decay", 1e-4, about, 0)
+    about = "Rank the scores of each layer by themselves, or of all layers together."
     scopes = ("layerwise", "global")
     flag_groups.choice(values, "score_scope", "layerwise", scopes, about)
     about = "Scale initial weights by sqrt(1/density)."
@@ -51,29 +51,46 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.out_dir(values, "runs/popup-DATASET-MODEL", about)
 
 
-def experiment(values: flags.FlagValues) -> Any:
-    """The `tfticket.lottery.PopupExperiment` that the flags ask for."""
-    from tfticket import lottery
+def check(values: flags.FlagValues) -> None:
+    """Refuses densities that are no fractions, and initializers that don't exist."""
+    _densities(values)
+    for name in values.weight_initializer:
+        if name not in _INITIALIZERS:
+            raise ValueError(
+                f"--weight_initializer must be of {', '.join(_INITIALIZERS)}. "
+                f"Received: {name!r}.{flag_groups.did_you_mean(name, _INITIALIZERS)}"
+            )
 
+
+def _densities(values):
     try:
         densities = [float(text) for text in values.density]
+        if not all(0 < density <= 1 for density in densities):
+            raise ValueError
     except ValueError as error:
         raise ValueError(
             "--density must be fractions in (0, 1] with commas between them. "
             f"Received: --density={','.join(values.density)}"
         ) from error
+    return densities
+
+
+def experiment(values: flags.FlagValues) -> Any:
+    """The `tfticket.lottery.PopupExperiment` that the flags ask for."""
+    from tfticket import lottery
+
     return lottery.PopupExperiment(
         **flag_groups.settings(
             lottery.PopupExperiment,
             values,
-            densities=densities,
+            densities=_densities(values),
             weight_initializers=values.weight_initializer,
         )
     )
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
-    """Runs what is missing of the experiment, and says what it came to."""
+    """Runs the missing parts, and prints the results."""
     from tfticket import lottery
 
     asked = experiment(values)
@@ -97,7 +114,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             **called,
         )
     rows = lottery.popup_rows(results)
-    output.console.print(lottery.popup_table(rows))
+    output.table(lottery.popup_table(rows))
     plot = out_dir / "plot.png"
     lottery.popup_plot(rows, plot, f"{asked.model} on {asked.dataset}")
     output.say(f"Results:     {out_dir / 'results.json'}")

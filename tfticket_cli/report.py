@@ -4,8 +4,8 @@
     tfticket report --run_dir=RUN --out=lottery.md --overwrite
 
 Judges the claims of the lottery ticket paper by intervals over the run's seeds.
-Beside the page go NAME.csv, with a row for each training and moment, NAME.json, with
-the settings, and a folder of pictures, NAME.
+Also writes NAME.csv, with a row for each training and moment, NAME.json, with the
+settings, and a folder NAME of pictures.
 """
 
 from typing import Any
@@ -21,8 +21,13 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.run_dir(values)
     about = "The page to write."
     flag_groups.define(values, "string", "out", "docs/results/lottery.md", about)
-    about = "Replace a page that exists, its numbers, and pictures in its folder."
+    about = "Replace a page that exists, its numbers, and the pictures in its folder."
     flag_groups.define(values, "bool", "overwrite", False, about)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Refuses a folder that is not there."""
+    flag_groups.check_run_dir(values)
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:

@@ -5,11 +5,13 @@
     tfticket try dense.tflite sparse.tflite --headless --json
 
 Serves a page with LiteRT.js (`npm install @litertjs/core`) and prints its address.
-Every browser that opens it runs the files in turns, shows what came of it, and sends
-that back: a table here for each, until Ctrl-C. With --host=0.0.0.0 any device in the
-same network can. --headless opens Chromium without a window and ends.
+Every browser that opens it runs the files in turns, shows the times, and sends them
+back. The program prints a table for each browser, until Ctrl-C. With --host=0.0.0.0,
+any device in the same network can open the page. --headless opens Chromium without a
+window and ends.
 """
 
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -25,32 +27,39 @@ def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     about = "A .tflite file of fixed batch. The others are compared with the first."
     flag_groups.define(values, "list", "files", [], about)
-    about = "Address to serve at: 0.0.0.0 is for every network of this machine."
+    about = "Address to serve at; 0.0.0.0 serves in every network of this machine."
     flag_groups.define(values, "string", "host", "127.0.0.1", about)
-    flag_groups.define(values, "integer", "port", 0, "Port; 0 takes a free one.")
-    about = "How often each file is timed, in turns."
+    flag_groups.define(values, "integer", "port", 0, "Port; 0 takes a free port.")
+    about = "Number of times that each file is timed, in turns."
     flag_groups.define(values, "integer", "repeats", 20, about, 1)
-    about = "End after so many browsers have answered. Default: go on until Ctrl-C."
+    about = "End after this many answers of browsers. Default: go on until Ctrl-C."
     flag_groups.define(values, "integer", "results", None, about, 1)
     about = "Open Chromium without a window, and end with its answer."
     flag_groups.define(values, "bool", "headless", False, about)
-    about = "Its name or path. Default: looked for."
+    about = "Name or path of Chromium. Default: search for it."
     flag_groups.define(values, "string", "chromium", None, about)
     about = (
-        "Folder of the npm package LiteRT.js. Default: TFTICKET_LITERTJS, then "
-        "node_modules here and above."
+        "Folder of the npm package LiteRT.js. Default: the environment variable "
+        "TFTICKET_LITERTJS, then node_modules here and in the folders above."
     )
     flag_groups.define(values, "string", "litertjs", None, about)
     about = "Seconds to wait for --headless."
-    flag_groups.define(values, "float", "timeout", 300.0, about, 0.001)
+    flag_groups.define(values, "float", "timeout", 300.0, about, above=0)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Refuses to start without files, or with flags that don't go together."""
+    if not values.files:
+        raise ValueError("Name .tflite files: tfticket try dense.tflite sparse.tflite")
+    if values.headless and values.results is not None:
+        raise ValueError("--headless gives one result: leave --results out.")
+    for path in values.files:
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist, or is not a file.")
 
 
 def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Serves the files, and prints what each browser found."""
-    if not values.files:
-        raise ValueError("Name .tflite files: tfticket try dense.tflite sparse.tflite")
-    if values.headless and values.results is not None:
-        raise ValueError("--headless is one result: leave --results out.")
     from tfticket import export
     from tfticket.export.browser import chromium, comparison
 

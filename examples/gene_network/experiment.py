@@ -72,7 +72,7 @@ def run(
 ) -> list[MotifResult]:
     """Runs the seeds that a folder lacks, and returns the results of all.
 
-    Each finished seed is kept, so a run that was stopped goes on where it was.
+    Each finished seed is kept, so a stopped run resumes.
 
     Args:
         experiment: What to run.

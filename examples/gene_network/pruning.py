@@ -11,7 +11,7 @@ from gene_network.network import GeneNetwork
 from gene_network.reward import reward
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.one_shot import sparsify
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_model import prune
 
 # Row a, column b: what gene b does to gene a, for W x; tenths.
 MOTIF_9 = np.array(
@@ -174,7 +174,7 @@ class Motif:
     ) -> list[tuple[int, int]]:
         """Prunes edge by edge until one is left, and tells the order; then restores.
 
-        Each edge goes by a `tfticket.sparsify` of its own, which scores anew.
+        Each edge is pruned by its own `tfticket.sparsify`, which scores again.
 
         Args:
             method: `"magnitude"`: the smallest |W| first. `"leave_one_out"`: the edge

@@ -34,7 +34,7 @@ class ArrayFile:
 
     Args:
         members: The open zip.
-        size: Of the file, in bytes.
+        size: Size of the file, in bytes.
 
     Raises:
         ValueError: If a name is there twice, or members claim more than the file.
@@ -62,7 +62,7 @@ class ArrayFile:
         """An array, all of its bytes checked against the zip's checksum.
 
         Args:
-            name: Of the array.
+            name: Name of the array.
             dtype: What it has to be; `None` takes any but objects and records.
             shape: What it has to be; `None` takes any.
 

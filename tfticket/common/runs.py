@@ -275,7 +275,7 @@ class RunFolder:
 
         Args:
             part: Its path inside the folder.
-            name: Of the file.
+            name: Name of the file.
 
         Raises:
             FileNotFoundError: If the part is not finished.
@@ -326,7 +326,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     """What a run's `config.json` tells, without what it holds for its own check.
 
     Args:
-        path: Of the run's folder.
+        path: Path of the run's folder.
 
     Raises:
         OSError: If there is none.

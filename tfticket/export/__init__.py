@@ -5,6 +5,10 @@ before it is kept. `compact` removes dead channels, `compare` shows the forms of
 model side by side.
 """
 
+from tfticket.common.on_demand import need as _need
+
+_need(__name__, "tensorflow")  # said here, as `import tfticket.export` asks nobody else
+
 from tfticket.export.browser.comparison import compare_in_browser
 from tfticket.export.browser.result import (
     BrowserComparison,

@@ -71,17 +71,17 @@ class Compacted:
 
     Args:
         model: The smaller model.
-        removed: What each layer lost; nothing of layers that are as they were.
+        removed: What each layer lost; layers that lost nothing are left out.
         layers: The layers with weights, and those without a channel rule.
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
         flops_before: Operations of a sample, two for each weight of a kernel and place
             where it is used, and the products inside attention; `None` if it is not
             known how often a kernel is used.
-        flops_after: The same of the smaller model.
+        flops_after: FLOPs of the smaller model.
         unread: Input name to the number of its features, or channels, that nothing
             reads. They stay, since the model's inputs do.
-        note: What else is to be known of the smaller model, "" if nothing is.
+        note: Anything else to know about the smaller model; may be "".
     """
 
     model: keras.Model

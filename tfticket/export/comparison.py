@@ -19,6 +19,7 @@ from tfticket.common.arguments import (
     optional,
     shown,
 )
+from tfticket.common.columns import print_table
 from tfticket.common.files import temporary_folder
 from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
@@ -86,7 +87,7 @@ def compare(
         test: Images and integer labels; the first output is taken as scores.
         dense: The model before pruning. `None` takes one with the same layers and
             random weights, whose accuracy means nothing and is left out.
-        forms: Which to compare; "dense" always is.
+        forms: The forms to compare; "dense" is always one of them.
         repeats: Calls of each form and batch size, 1 or more.
 
     Returns:
@@ -194,7 +195,7 @@ def print_comparison(rows: Sequence[FormRow], console: Console | None = None) ->
             *(f"{row.milliseconds[batch]:.3f}" for batch in BATCHES),
             *(f"{row.ratios[batch]:.2f}" for batch in BATCHES),
         )
-    (console or Console()).print(table)
+    print_table(table, console)
 
 
 def _export(form, model, path, inputs):

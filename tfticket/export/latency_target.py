@@ -32,7 +32,7 @@ _TRIALS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one number of channels came to.
+    """What was measured with one number of channels.
 
     Args:
         sparsity: Fraction of the channels that were gone.
@@ -55,7 +55,7 @@ class LatencyPlan(ChannelPlan):
         format: Format of the files that were timed.
         batch_size: Samples of a call.
         latency: Fraction of the dense model's time that is left, as measured here.
-        measured: What was tried, in that order.
+        measured: The measurements, in order.
     """
 
     format: str

@@ -58,7 +58,7 @@ class ExportedLiteRT(Exported):
             absolute value of the output.
         runtimes: Interpreters it was found right in, of "xnnpack" and "builtin".
         fallback: Why the file is dense although a sparse one was asked for, or `None`.
-        expectation: Of a file with unstructured convolutions: how many of them the
+        expectation: For a file with unstructured convolutions: how many of them the
             runtimes will run sparse, and where, as `sparse_plan` says. Else `None`.
         rewritten: With `target`: what `sparse_ready` did, and to which layers.
     """
@@ -107,20 +107,23 @@ def litert(
     and outputs, and is run by LiteRT (`ai-edge-litert`) with XNNPACK and without it;
     by TensorFlow's interpreter where LiteRT is not installed.
 
-    What to choose: `quantization="dynamic"`, dense, is a quarter of the size, right for
-    every model and mask, and takes 0.2 to 0.4 of float32's time for Dense networks.
-    Convolutions gain from it only on some processors, and depthwise ones lose
-    (MobileNetV2 takes 1.6 to 2.1 of float32's time): use full `"int8"` there, and time
-    it. Both have errors of 1 to 3 % of the largest output, so compare the accuracy on
-    your own test set. The default, float32, is exact. `sparse=True` makes files
-    smaller, but faster only where Dense layers are pruned in blocks along their inputs:
-    `Block((4, 1))` of `tfticket.structures` in float32, from 90 % on, or `Block((16,
-    1))` in int8, where blocks must divide the layers' inputs. That gain is for single
-    samples: of batches dense files make more. All else is unpacked and runs as dense on
-    x86, where `docs/results/litert_matrix.md` has all combinations with their sizes and
-    times. On ARM and in browsers unstructured 1x1 convolutions run sparse, if the
-    network obeys the rules that `sparse_plan` goes through. The result of a sparse file
-    says how many do; a warning says if none does anywhere.
+    What to choose: `quantization="dynamic"` without `sparse` makes a file of a quarter
+    of the size. It is right for every model and mask, and takes 0.2 to 0.4 of float32's
+    time for Dense networks. Convolutions gain from it only on some processors, and
+    depthwise ones lose (MobileNetV2 takes 1.6 to 2.1 of float32's time): use full
+    `"int8"` for them, and measure it. Both have errors of 1 to 3 % of the largest
+    output, so compare the accuracy on your own test set. The default, float32, is
+    exact.
+
+    `sparse=True` makes files smaller, but faster only if Dense layers are pruned in
+    blocks along their inputs: `Block((4, 1))` of `tfticket.structures` in float32, from
+    90 % on, or `Block((16, 1))` in int8, where blocks must divide the layers' inputs.
+    This gain is for single samples; with batches, dense files are faster. Everything
+    else is unpacked and runs as fast as dense on x86; `docs/results/litert_matrix.md`
+    has all combinations with their sizes and times. On ARM and in browsers,
+    unstructured 1x1 convolutions run sparse if the network follows the rules of
+    `sparse_plan`. The result of a sparse file says how many do, and a warning says so
+    if none does anywhere.
 
     Args:
         model: A built Keras model. A wrapped one is stripped first; without `sparse`,
@@ -164,8 +167,8 @@ def litert(
             first is compared with the model.
 
     Returns:
-        `ExportedLiteRT`: where it is, its size, what is sparse in it, and how far it
-        is from the model.
+        `ExportedLiteRT`: path, size, what is sparse in it, and the largest difference
+        from the model.
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is off.

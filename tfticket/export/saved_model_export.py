@@ -57,7 +57,7 @@ def saved_model(
     The SavedModel has the signature `serving_default`, with inputs named as
     the model's `keras.Input`s, and loads with TensorFlow alone. The version
     folder appears whole or not at all, so a server may poll `path` meanwhile.
-    What a killed export left beside `path` is put back or removed by the next one.
+    The next export restores or removes what a killed one left next to `path`.
 
     Besides what TensorFlow reads, the folder holds `tfticket.json`: the size, density
     and operations of every weight, checksums, what the check found and how the export
@@ -97,17 +97,17 @@ def saved_model(
         value_dtype: "float16" halves the values that "encoded" and "foldable" store of
             weights with two or more dimensions; `notes` say by how much that rounds
             them.
-        labels: The name of each class. Adds the signature `classify` with the outputs
-            `classes` (strings) and `scores` (the model's own output), both of shape
-            (batch, `top_k`), the best first.
-        top_k: How many classes that signature names; `None` is all.
+        labels: The names of the classes. They add the signature `classify` with the
+            outputs `classes` (strings) and `scores` (the model's own output), both of
+            shape (batch, `top_k`), the best first.
+        top_k: Number of classes that this signature names; `None` is all.
         image: Makes the input uint8 and preprocesses in the served function:
             "divide_255", "minus_1_to_1", or a function, made of TensorFlow or Keras
             operations, of the uint8 batch that returns the model's input.
         warmup: Whether to write warm-up requests.
 
     Returns:
-        `Exported`: where it is, its size, how far it is from the model, how fast.
+        `Exported`: path, size, largest difference from the model, and latency.
 
     Raises:
         FileExistsError: If that version exists and `overwrite` is off.

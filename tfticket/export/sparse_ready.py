@@ -30,7 +30,7 @@ class SparseReady:
 
     Args:
         model: The network, a plain Keras model that computes what the given one does.
-        changes: What was done, with the names of the layers that it was done to.
+        changes: The changes, with the names of the layers that they changed.
         flipped: The axes of the image, "height" and "width", that the network sees in
             reverse; empty for none.
         flips_input: Whether `model` flips its images itself. If not, and `flipped` is
@@ -73,7 +73,7 @@ def sparse_ready(
     """Writes a network by the rules that let LiteRT run its 1x1 convolutions sparse.
 
     Keras's own MobileNets break rules of XNNPACK, and gain nothing from zeros. Most can
-    be written anew so that they obey, without training and without approximation:
+    be rewritten so that they obey, without training and without approximation:
 
     - `padding="same"` at stride 2 pads more after the image than before it. In a mirror
       it is the other way round, and then half the window on each side computes the

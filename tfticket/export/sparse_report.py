@@ -78,9 +78,9 @@ class SparsePlan:
         xnnpack: The commit of XNNPACK whose rules these are.
         rows: One for each call of a layer with a kernel.
         clusters: The clusters of layers that obey the rules but perhaps that of zeros.
-        mends: What to do for all 1x1 kernels to run sparse, what pays most first.
+        mends: Changes after which all 1x1 kernels run sparse, the most useful first.
             Empty where all do, and where nothing helps.
-        notes: What else to know of that target.
+        notes: Anything else to know about that target.
         wrong: Layers for which LiteRT in browsers and on ARM answers wrong, without an
             error, where the plan says that they do not run sparse.
     """

@@ -60,7 +60,7 @@ def triton_repository(
         name: The model's name in Triton. `None` takes the name of the folder that the
             version is in.
         max_batch: The largest batch that Triton hands to the model, 1 or more.
-        instances: How many processes of the model Triton runs on the CPU.
+        instances: Number of processes of the model that Triton runs on the CPU.
 
     Returns:
         The folder of the version.

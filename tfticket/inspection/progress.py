@@ -24,7 +24,7 @@ class RoundProgress(keras.callbacks.Callback):
 
     Args:
         console: The `rich` console to write to; the standard output if `None`.
-        rounds: How often the callback prunes, 1 or more.
+        rounds: Number of prunings of the callback, 1 or more.
 
     Raises:
         TypeError: If `rounds` is not an integer.

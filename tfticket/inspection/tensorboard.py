@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfticket.common.arguments import check_choice, check_integer, check_path
+from tfticket.common.on_demand import need
 from tfticket.pruning.masks import get_masks, get_pruned_weights
 
 GREY = 64
@@ -63,6 +64,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
                 "PruningSummaries writes with TensorBoard, which is not installed: "
                 "pip install 'tfticket[tensorboard]'"
             )
+        # TensorFlow writes TensorBoard's files, whichever backend trains.
+        need("PruningSummaries", "tensorflow")
         if not isinstance(mask_images, bool | np.bool_):
             mask_images = check_integer("mask_images", mask_images, 1)
         self.mask_images = int(mask_images)
@@ -73,7 +76,6 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        # TensorFlow writes TensorBoard's files, whichever backend trains.
         import tensorflow as tf
 
         if self._writer is None:

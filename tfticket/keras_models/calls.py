@@ -176,7 +176,7 @@ UNKNOWN = "not known how often the layer uses it"
 
 @dataclasses.dataclass
 class LayerCalls:
-    """What one pass of a sample through a model came to.
+    """What one pass of a sample through a model computes.
 
     Args:
         outputs: Shape of each layer's (first) output by the layer's `id`, batch left
@@ -387,7 +387,7 @@ class _Pass:
         self._add(self._calls.products, layer, tensors[0], count)
 
     def _add(self, counts, counted, given, count):
-        """Adds what a call of the whole batch came to, `None` where not known.
+        """Adds the operations of a call of the whole batch, `None` if not known.
 
         Args:
             counts: Where to: `uses` or `products`.

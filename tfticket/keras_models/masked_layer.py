@@ -28,6 +28,9 @@ class MaskedLayer:
     schedule: Any = None
     structure: Any = None
     follower: Any = None
+    # Whether its masks were set, a callback has pruned it, or the user was told that
+    # nothing does.
+    has_pruner = False
     # Attributes of the layer that are there for its masks alone.
     attributes: tuple[str, ...] = ()
 

@@ -168,7 +168,7 @@ def choose(
     scalar = getattr(patterns, "shape", None) == ()
     if single or scalar or not isinstance(patterns, Collection):
         raise TypeError(
-            f"{argument} must be a collection of patterns, a list for one. "
+            f"{argument} must be a collection of patterns, such as a list. "
             f"Received: {argument}={shown(patterns)}"
         )
     chosen = {}

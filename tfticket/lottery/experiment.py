@@ -41,16 +41,16 @@ class LotteryExperiment:
 
     Args:
         recipe: How the network is trained and pruned.
-        rounds: How many times to prune; `rounds + 1` trainings a replicate.
+        rounds: Number of prunings; a replicate has `rounds + 1` trainings.
         replicates: Repetitions, each with an initialisation and a data order of its
             own.
         seed: Seed of the first replicate; the next has the next.
         branches: Controls, as `tfticket.lottery.Branch` reads them.
         branch_rounds: Rounds whose tickets the controls start from. Default: all but
             the dense one.
-        copies: Of each control that is drawn at random, for every replicate.
-        attacks: To measure test accuracy under: `"fgsm:0.1"` or `"pgd:0.1"`, the
-            number being the largest change of a pixel in [0, 1].
+        copies: Number of draws per replicate of each control that is drawn at random.
+        attacks: Attacks to measure test accuracy under: `"fgsm:0.1"` or `"pgd:0.1"`.
+            The number is the largest change of a pixel, in [0, 1].
         build: Makes the network from (image shape, classes), instead of
             `recipe.model`. It counts by its name and by the network that it makes.
         dataset: The data, instead of `recipe.dataset`. It counts by its values.

@@ -57,7 +57,7 @@ class PopupPart:
 
 @dataclasses.dataclass(frozen=True)
 class PopupResult(PopupPart):
-    """What one training of a popup experiment came to.
+    """The result of one training of a popup experiment.
 
     Args:
         test_accuracy: At the end of training, in [0, 1].
@@ -87,7 +87,7 @@ class PopupExperiment:
         replicates: Repetitions, each with a seed of its own.
         width: Factor on the number of units and filters of every hidden layer.
         epochs: Passes over the training images.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: Learning rate of SGD at the start.
         weight_decay: Weight decay of the scores; L2, added to their gradient.
         score_scope: `"layerwise"` or `"global"`.

@@ -1,4 +1,4 @@
-"""`Recipe`: everything that decides what a training comes to, but for the seed."""
+"""`Recipe`: everything but the seed that decides the result of a training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,19 +35,19 @@ class Recipe:
         weight_decay: Decoupled weight decay of the optimizer, 0.0 for none.
         warmup: Steps over which the learning rate rises in a line from 0.
         drops: Steps at which the learning rate is divided by 10.
-        batch_size: Images a step.
+        batch_size: Images per step.
         iterations: Training steps in a round.
         evaluate_every: Steps between validations; must divide `iterations`. Default:
             a hundredth of them, from 10 to 100.
         augment: Random shifts by up to an eighth and horizontal flips.
-        rate: Fraction of the survivors pruned after a round, in (0, 1).
-        output_rate: The same of output layers, with `scope="layerwise"`. Default:
+        rate: Fraction of the kept weights pruned after a round, in (0, 1).
+        output_rate: Rate of output layers, with `scope="layerwise"`. Default:
             `rate / 2`.
-        conv_rate: The same of convolutions. Default: `rate`.
+        conv_rate: Rate of convolutions. Default: `rate`.
         scope: `"layerwise"`, `"global"`, or `"sensitivity"`: thresholds at which each
             layer alone costs as much validation accuracy (Han et al., 1506.02626).
         criterion: Name of one of `tfticket.criteria`.
-        rewind_to: Step that survivors are rewound to; 0 is the initial weights, `None`
+        rewind_to: Step to rewind kept weights to; 0 is the initial weights, `None`
             no rewinding (prune and fine-tune, or learning-rate rewinding).
         retrain_factor: Factor on the learning rate of every round but the first: 0.1
             with `rewind_to=None` is the fine-tuning of Han et al. (1506.02626), 1.0

@@ -1,4 +1,4 @@
-"""`Part` and `PartResult`: one training of an experiment, and what it came to."""
+"""`Part` and `PartResult`: one training of an experiment, and its result."""
 
 import dataclasses
 import pathlib
@@ -18,11 +18,11 @@ class Part:
     """One training of an experiment: the smallest piece that is run or kept.
 
     Args:
-        seed: Of the replicate.
+        seed: Seed of the replicate.
         branch: `"ticket"` for the iterative pruning itself, else a control, written
             as for `LotteryExperiment.branches`.
         copy: Number of the copy of a control that is drawn at random; else 0.
-        round: How many prunings the masks have been through.
+        round: Number of prunings that made the masks.
 
     Example:
 
@@ -61,10 +61,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class PartResult:
-    """What one training came to.
+    """The result of one training.
 
     Args:
-        part: Which training.
+        part: The training.
         density: Weights kept as a fraction of all maskable ones of the network that the
             experiment prunes, in [0, 1].
         parameters: Maskable weights kept, a count.
@@ -82,7 +82,7 @@ class PartResult:
         barrier: What `measures.stability.barrier` found, for the branch
             `"stability"`.
         seconds: `train` in `fit`, `between` for everything else of the part.
-        versions: Of tfticket, Keras and its backend.
+        versions: Versions of tfticket, Keras and its backend.
     """
 
     part: Part

@@ -43,7 +43,7 @@ class Experiment(Recipe):
         iterations: As for `Recipe`. Default, without `epochs`: 1000.
         epochs: The same in passes over the training images; give one of the two.
             Validation is then once an epoch, unless `evaluate_every` says otherwise.
-        rounds: How many times to prune; `rounds + 1` trainings.
+        rounds: Number of prunings; there are `rounds + 1` trainings.
         seed: Seed of initialisation and data order, below 2**32.
 
     The other fields are those of `Recipe`.

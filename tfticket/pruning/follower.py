@@ -1,11 +1,23 @@
-"""`Follower`: whether a callback follows the schedules of a model right now."""
+"""`Follower`: whether a callback follows the schedules of a model right now.
 
+And `DenseNotice`, for a model without schedules that no callback prunes.
+"""
+
+import warnings
+import weakref
 from typing import Any
 
 import keras
 
+from tfticket.keras_models.internals import entry_layer, jax_state_sync
 from tfticket.keras_models.masked_layer import MaskedLayer
+from tfticket.keras_models.variables import host_copy
 from tfticket.pruning.masks import masked_layers
+
+# The model that a masked layer was made in: on JAX a layer can't see which one trains.
+_MADE_IN: "weakref.WeakKeyDictionary[MaskedLayer, weakref.ref[keras.Model]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Follower:
@@ -86,10 +98,85 @@ class _GuardedStep:
             raise
 
 
+class DenseNotice:
+    """Says, once, that a `fit` trains a wrapped model which nothing prunes.
+
+    Layers ask when they are called, where neither the values of masks nor the callbacks
+    can be seen, so the notice goes to the `History` that every `fit` makes: when the
+    second step begins, or the fit ends, all other callbacks have had a turn.
+
+    Args:
+        model: The model that trains.
+        history: Its `History`.
+    """
+
+    def __init__(self, model: keras.Model, history: keras.callbacks.History):
+        self.layers: list[MaskedLayer] = []
+        self._model = model
+        self._history = history
+        history.on_train_batch_begin = history.on_train_end = self
+
+    def __call__(self, *args: Any, logs: Any = None) -> None:
+        """What `History` is called with."""
+        if self._history.on_train_batch_begin is self:
+            del self._history.on_train_batch_begin
+            del self._history.on_train_end
+        if any(layer.has_pruner for layer in self.layers):
+            return
+        for layer in self.layers:
+            layer.has_pruner = True  # so that nobody is told twice
+        jax_state_sync(self._model)
+        masks = [x.mask for layer in self.layers for x in layer.masked_weights()]
+        if all(host_copy(mask).all() for mask in masks):
+            warnings.warn(
+                f"Model '{self._model.name}' is wrapped, but nothing prunes it: all of "
+                f"its {len(masks)} masks keep every weight, and this fit has no "
+                "callback that prunes, so it trains dense. To prune while it trains, "
+                "pass tfticket.GradualPruning(schedule) to fit; to prune at once, call "
+                "tfticket.prune(model, sparsity=0.9) instead, or "
+                "tfticket.sparsify(model, 0.9) after this fit.",
+                stacklevel=2,
+            )
+
+
+def remember_model(model: keras.Model) -> None:
+    """Notes which model the masked layers of a new model are in."""
+    for _, layer in masked_layers(model):
+        _MADE_IN[layer] = weakref.ref(model)
+
+
+def notice_if_dense(layer: MaskedLayer) -> None:
+    """Sees to it that a `fit` says so if nothing prunes the model of this layer.
+
+    Args:
+        layer: A masked layer, while it is called to train.
+    """
+    if layer.has_pruner or layer.schedule is not None:
+        return
+    model = entry_layer(layer.inner_layer())
+    if not isinstance(model, keras.Model) and layer in _MADE_IN:
+        model = _MADE_IN[layer]()
+    history = getattr(model, "history", None)
+    if not isinstance(history, keras.callbacks.History):
+        return  # a loop of the user's own
+    notice = vars(history).get("on_train_end")
+    if not isinstance(notice, DenseNotice):
+        notice = DenseNotice(model, history)
+    if layer not in notice.layers:
+        notice.layers.append(layer)
+
+
 def require_follower(layer: MaskedLayer) -> None:
-    """Raises a ValueError if a layer has a schedule that nothing follows."""
+    """Raises a ValueError if a layer has a schedule that nothing follows.
+
+    Without a schedule, the fit says so if nothing prunes the model in another way.
+
+    Args:
+        layer: A masked layer, while it is called to train.
+    """
     if layer.follower is None or not layer.follower.is_following:
         _require_no_schedule(layer)
+    notice_if_dense(layer)
 
 
 def _require_no_schedule(layer):

@@ -40,10 +40,10 @@ class GradualPruning(StepCallback):
     its sparsity is reached. A step is an update of the optimizer, counted by its
     `iterations`: a `fit` that resumes goes on where it was, and accumulated gradients
     count once. With `steps_per_execution` above 1 pruning is late by less than one
-    execution, never early. Logs get `sparsity`, that of all masked weights. Of a
-    `keras.distillation.Distiller` the student is pruned. A schedule that this `fit`
-    leaves short of its final sparsity is warned of: when it begins, or, where the
-    number of steps is not known or training stops early, when it ends.
+    execution, never early. Logs get `sparsity`, that of all masked weights. In a
+    `keras.distillation.Distiller` the student is pruned. If this `fit` leaves a
+    schedule short of its final sparsity, it warns you when it begins, or, if it does
+    not know the number of steps or stops early, when it ends.
 
     `tfticket.UpdatePruningStep` is another name of it.
 
@@ -226,7 +226,7 @@ class GradualPruning(StepCallback):
         """Says, once a fit, that a group has less pruned after a step than in the end.
 
         Args:
-            group: Which.
+            group: The group.
             nothing: Whether its schedule prunes nothing up to that step.
             last: The step.
             where: The same in words.

@@ -69,9 +69,9 @@ class MasksOnLayer(MaskedLayer):
 
     Args:
         layer: A built layer. Its `call` is replaced by one that masks gradients.
-        weights: What of it gets masks.
-        schedule: As of `tfticket.Prune`.
-        structure: As of `tfticket.Prune`.
+        weights: The weights that get masks.
+        schedule: As for `tfticket.Prune`.
+        structure: As for `tfticket.Prune`.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ def take_masks_off(model: keras.layers.Layer) -> int:
 
 
 def _forget_step(model):
-    """Has every model in it trace its training step anew."""
+    """Makes every model in it trace its training step again."""
     for _, part in every_layer(model):
         if isinstance(part, keras.Model):
             part.train_function = None

@@ -191,10 +191,12 @@ class ModelMasks:
                 not all that the mask keeps: what comes back starts at 0.0.
         """
         given = dict(masks), dict(gradient_masks or {}), dict(kept or {})
+        for layer in self.layers.values():
+            layer.has_pruner = True
         optimizer = getattr(self._model(), "optimizer", None)
         care_for(optimizer)
         slots = () if optimizer is None else optimizer.variables
-        # Traced anew where slots have been made in the meantime. Not worth it once.
+        # Traced again if slots have been made in the meantime. Not worth it once.
         key = (optimizer, len(slots))
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, self._compile()

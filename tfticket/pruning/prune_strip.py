@@ -1,4 +1,4 @@
-"""`prune` a model, `strip` it again."""
+"""`wrap` a model with masks, `strip` it again."""
 
 import warnings
 from collections.abc import Collection
@@ -53,7 +53,7 @@ from tfticket.sparsity.schedules import Schedule
 from tfticket.sparsity.structures import Channel, Unstructured
 
 
-def prune(
+def wrap(
     model_or_layer: keras.Model | keras.layers.Layer,
     exclude: Collection[Pattern] = (),
     include: Collection[Pattern] = (),
@@ -62,56 +62,7 @@ def prune(
     in_place: bool = False,
     keep_dense: bool = False,
 ) -> keras.Model | Prune:
-    """Copies a model with every prunable layer wrapped in `Prune`.
-
-    Prunable are the kernels of Dense, EinsumDense, convolutions and recurrent cells,
-    wherever they are (in MultiHeadAttention, Bidirectional, TimeDistributed, a nested
-    model), and what a layer's method `get_prunable_weights()` returns. An Embedding is
-    pruned where `include` asks for it, and where whole channels are. `tfticket.summary`
-    says what is not, and why.
-
-    Masks start as all True: nothing is pruned yet, and the copy computes what
-    the original computes. The original is left untouched and shares nothing
-    with the copy. Compile the copy with an optimizer of its own.
-
-    Args:
-        model_or_layer: A built `keras.Model`, or a single layer, built or not. Of a
-            Sequential or Functional model, nested ones included, each layer is
-            wrapped; a subclassed one is wrapped whole, in a Functional model of the
-            inputs it was built for. To keep a subclass's own methods, wrap its layers
-            in its `__init__`.
-        exclude: Layers that stay dense: paths ("block/dense" for the layer `dense`
-            of a nested model `block`, "block" for all of it), compiled regular
-            expressions searched for in the path, or classes.
-        include: In the same way, Embedding layers to prune.
-        schedule: Kept in each wrapper, for `GradualPruning` to follow.
-        structure: Kept in each wrapper: what is pruned together there.
-        in_place: Whether to put the masks on the layers of the model as it is, with no
-            copy and no wrapper: its class, methods, variables and optimizer stay, and
-            so do its files, which hold no masks. For KerasHub's models, subclassed
-            ones and what can't be copied. `strip(model, in_place=True)` takes them off.
-        keep_dense: Whether pruned weights keep their values behind the mask, as of
-            `Prune`, so that `TopKTraining` can bring them back. `strip` returns the
-            sparse model.
-
-    Returns:
-        A model of the same kind, layer names unchanged; or, for a layer, a
-        `Prune` around a copy of it. With `in_place` the model or layer itself.
-
-    Raises:
-        TypeError: If the model is not a Keras 3 one (tf_keras, TF-MOT), or is a
-            subclass with methods that a copy would lose.
-        ValueError: If the model is not built, is wrapped already, is quantized, has
-            nothing to prune, or `exclude` or `include` names a layer that isn't there;
-            with both `in_place` and `keep_dense`.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> wrapped = tfticket.prune(model)
-    >>> sorted(tfticket.get_masks(wrapped))
-    ['dense/kernel']
-    """
+    """As `tfticket.prune` without a target: all masks are True."""
     if check_bool("keep_dense", keep_dense) and in_place:
         raise ValueError(
             "keep_dense=True needs wrappers: a file of a model that is masked in place "

@@ -5,7 +5,7 @@ import math
 import keras
 
 from tfticket.common.arguments import check_integer
-from tfticket.pruning.masks import ModelMasks
+from tfticket.pruning.masks import ModelMasks, masked_layers
 from tfticket.pruning.training_flops import FlopsMeter, TrainingFlops
 from tfticket.sparsity.topk import density
 
@@ -186,6 +186,8 @@ def claim_masks(callback: keras.callbacks.Callback) -> None:
         ValueError: If another one does, and one of both must be alone; or if it is
             there twice.
     """
+    for _, layer in masked_layers(callback.model):
+        layer.has_pruner = True
     if callback.params is None:
         return  # a loop of one's own, whose callbacks don't know each other
     others = callback.params.setdefault(_WHO, [])

@@ -12,7 +12,7 @@ from tfticket.common.columns import aligned
 from tfticket.keras_models.names import Pattern
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.masks import get_masks
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_strip import wrap
 from tfticket.sparsity.criteria import Criterion
 from tfticket.sparsity.scopes import Scope
 from tfticket.sparsity.structures import Channel
@@ -161,7 +161,7 @@ def goal_of(
     """What finds targets for a model. Arguments are those of `channel_plan`."""
     if not get_masks(model):
         structure = Channel() if structure is None else structure
-        model = prune(model, exclude=exclude, structure=structure)
+        model = wrap(model, exclude=exclude, structure=structure)
     pruner = Pruner(model, criterion, scope, structure, **evidence)
     return Goal(pruner, pruner.own_sparsities(sparsities))
 
@@ -246,10 +246,10 @@ class Goal:
         nearest = self.left(name, high)
         if nearest > wanted:
             raise ValueError(
-                f"{name}={wanted} can't be reached: with as many channels gone as can "
-                f"be, {nearest:.3f} are left. Ask for that, lower min_channels, raise "
-                "max_sparsity, or exclude less; print(tfticket.channel_groups(model)) "
-                "shows what stays."
+                f"{name}={wanted} can't be reached: {nearest:.3f} are left when all "
+                f"channels that can go are pruned. Ask for that, lower min_channels, "
+                "raise max_sparsity, or exclude less; "
+                "print(tfticket.channel_groups(model)) shows what stays."
             )
         for _ in range(_HALVINGS):
             middle = (low + high) / 2

@@ -29,12 +29,12 @@ from tfticket.sparsity.topk import pruned_count
 
 @dataclasses.dataclass(frozen=True)
 class SensitivityRecord:
-    """What a model is worth with one weight pruned by one quality.
+    """The model's quality measure with one weight pruned by one threshold.
 
     Attributes:
         name: Name of the weight, as in `tfticket.get_masks`.
         quality: Its threshold in standard deviations.
-        density: Fraction of this weight that is left, in (0, 1].
+        density: Fraction of this weight that is kept, in (0, 1].
         value: What `evaluate` returned.
     """
 
@@ -50,18 +50,18 @@ def threshold_masks(
     quality: float | Mapping[str, float],
     allow_empty: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Prunes |w| < quality * standard deviation, by weight; sizes are what they are.
+    """Prunes |w| < quality * standard deviation in each weight, whatever is left.
 
-    The standard deviation is that of what survives, so that pruning the same model
-    again by the same quality prunes more.
+    The standard deviation is that of the kept weights, so pruning the same model again
+    with the same quality prunes more.
 
     Args:
         weights: Name to float array.
         masks: Name to boolean array of its shape. What is False stays False, and
-            has no part in the deviation.
+            does not count for the deviation.
         quality: Threshold in standard deviations, 0 or more: one for all, or
             by name. Names left out keep their mask.
-        allow_empty: Whether a weight may lose all it has.
+        allow_empty: Whether a weight may be pruned completely.
 
     Returns:
         Name to new mask, for every name in `masks`.
@@ -105,7 +105,7 @@ def prune_by_threshold(
     Args:
         model: A wrapped model.
         quality: As for `threshold_masks`: a number, or by name of the weight.
-        allow_empty: Whether a weight may lose all it has.
+        allow_empty: Whether a weight may be pruned completely.
 
     Raises:
         ValueError: As `threshold_masks`, and if the model has no masks.
@@ -257,8 +257,8 @@ def _number(value):
         return float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "evaluate must return one number, model.evaluate(..., return_dict=True)"
-            f"['accuracy'] for one. Received: {value!r}"
+            "evaluate must return one number, for example model.evaluate(..., "
+            f"return_dict=True)['accuracy']. Received: {value!r}"
         ) from error
 
 

@@ -62,7 +62,7 @@ class ScheduleGroup:
         return next((x for x in steps if schedules.evaluate(self.schedule, x)[0]), None)
 
     def prunes(self, first: int, last: int) -> bool:
-        """Whether a step in first..last is due at a sparsity above 0."""
+        """Whether a step in first..last prunes to a sparsity above 0."""
         return any(sparsity > 0 for sparsity in self._sparsities(first, last))
 
     def _sparsities(self, first: int, last: int) -> Iterator[float]:

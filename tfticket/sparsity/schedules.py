@@ -44,7 +44,7 @@ class _Stepped:
                 check_sparsity(name, getattr(self, name))
 
     def __call__(self, step: int) -> tuple[bool, float]:
-        """Whether pruning is due at a step, and the sparsity there.
+        """Whether to prune before a step, and to which sparsity.
 
         Args:
             step: Steps trained before, 0 for the first. A tensor without a value, as in
@@ -67,7 +67,7 @@ class _Stepped:
         return due, keras.ops.convert_to_tensor(self.sparsity(step), "float32")
 
     def sparsity(self, step: int) -> float:
-        """The sparsity that is aimed at when the step is due."""
+        """The sparsity to reach if this step prunes."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Rounds(_Stepped):
 
     Args:
         rate: Fraction of the survivors pruned in a round, in (0, 1).
-        rounds: How many, 1 or more.
+        rounds: Number of rounds, 1 or more.
         frequency: Steps of a round; the first pruning is after that many.
 
     Example:

@@ -174,8 +174,8 @@ def after_cuts(
     """Masks after cuts; what is pruned stays pruned, counts are exact in units.
 
     Args:
-        scores: Name to score array; the lowest go. Of equal ones the later go first,
-            by order of names in the cut, then by index.
+        scores: Name to score array; the lowest go. Of equal scores, the later go
+            first, by order of names in the cut, then by index.
         masks: Name to the present mask, a boolean array in the shape of the scores.
         cuts: Which weights lose how many units together. Where fewer can go, all of
             these go.
@@ -240,7 +240,7 @@ def _some_emptied(kept, candidates, alive):
 def _keep_one_each(pooled, keep, candidates, alive, key):
     """As `keep_largest`, with the best unit of every weight that could be emptied.
 
-    A weight that keeps any unit keeps its best, so the others are not ranked anew.
+    A weight that keeps any unit keeps its best, so the others are not ranked again.
     `None` where fewer units are to stay than there are such weights.
     """
     rest, best = [], {}

@@ -28,8 +28,8 @@ class Axes(NamedTuple):
     """What the axes of a weight mean.
 
     Attributes:
-        reduction: Those its layer sums over; empty where nothing is summed.
-        channels: Those that number the layer's output channels.
+        reduction: Axes that the layer sums over; empty if it sums nothing.
+        channels: Axes that number the layer's output channels.
     """
 
     reduction: tuple[int, ...]
@@ -39,9 +39,9 @@ class Axes(NamedTuple):
 @keras.saving.register_keras_serializable(package="tfticket")
 @dataclasses.dataclass(frozen=True)
 class Unstructured:
-    """Every weight by itself. The base of the other structures.
+    """Prunes every weight by itself. It is the base of the other structures.
 
-    A sparsity counts units: of `u` units at sparsity `s`, `u - round(u * s)` stay.
+    A sparsity counts units: of `u` units at sparsity `s`, `u - round(u * s)` are kept.
 
     >>> tfticket.structures.Unstructured().pool(np.ones((2, 3)), np.ones((2, 3), bool),
     ...     tfticket.structures.Axes((0,), (1,)))[0].shape
@@ -171,29 +171,29 @@ class Block(Unstructured):
 @keras.saving.register_keras_serializable(package="tfticket")
 @dataclasses.dataclass(frozen=True)
 class Channel(Unstructured):
-    """Whole channels: columns of a Dense kernel, filters of a convolution.
+    """Prunes whole channels: columns of a Dense kernel, filters of a convolution.
 
-    Grouped, channels that a sum, a normalization or a depthwise convolution ties
-    together are scored once and cut together, in every weight that they index: kernel,
-    bias, gamma, beta, moving mean, and the rows of the kernels that read them. What is
-    cut is exactly zero everywhere, so that `tfticket.export.compact` can remove it.
-    `tfticket.channel_groups` shows the groups. Not grouped, each kernel loses output
-    channels of its own; output layers are left out, whose channels are the answers.
+    If grouped, channels that a sum, a normalization or a depthwise convolution ties
+    together are scored once and pruned together, in every weight that they index:
+    kernel, bias, gamma, beta, moving mean, and the rows of the kernels that read them.
+    They are then exactly zero everywhere, so that `tfticket.export.compact` can remove
+    them. `tfticket.channel_groups` shows the groups. If not grouped, each kernel loses
+    its own output channels, except in output layers, whose channels are the answers.
 
     Args:
-        grouped: Whether channels that go together are cut together.
-        reduce: How the scores of a channel in several weights make one: `"mean"`,
+        grouped: Whether tied channels are pruned together.
+        reduce: How to combine the scores of a channel in several weights: `"mean"`,
             `"sum"`, `"max"`, or a function of an array (weights, channels) that returns
             an array (channels,).
         normalize: Whether the scores in each weight are divided by their mean, so that
             layers of different scales compare.
-        score: What is scored: `"kernel"`, all kernels that make or read the channel, or
-            `"scale"`, the gamma of the normalization behind it (Liu et al. 2017, arXiv
-            1708.06519), kernels where there is none.
-        round_to: The number of channels that stay is a multiple of this, as wide
-            instructions like it.
-        min_channels: How many stay at least.
-        max_sparsity: Fraction of a group's channels that goes at most, in (0, 1].
+        score: What is scored: `"kernel"` scores all kernels that make or read the
+            channel; `"scale"` scores the gamma of the normalization that follows (Liu
+            et al. 2017, arXiv 1708.06519), or kernels if there is none.
+        round_to: The number of kept channels is a multiple of this, which suits wide
+            instructions.
+        min_channels: Smallest number of channels that a group keeps.
+        max_sparsity: Largest fraction of a group's channels to prune, in (0, 1].
 
     Raises:
         TypeError: If an argument is of the wrong type.

@@ -1,4 +1,4 @@
-"""What a ticket is compared with: masks shuffled, weights drawn anew or noisy."""
+"""What a ticket is compared with: shuffled masks, new or noisy weights."""
 
 from collections.abc import Mapping
 

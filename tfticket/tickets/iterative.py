@@ -39,56 +39,55 @@ _OPTIMIZER = "optimizer:"
 
 
 class IterativeMagnitudePruning(keras.callbacks.Callback):
-    """Finds a lottery ticket: train, prune, rewind, again, in one `model.fit`.
+    """Finds a lottery ticket in one `model.fit`: trains, prunes, rewinds, and repeats.
 
-    `fit` trains `rounds + 1` times for the same number of epochs. At the end of
-    each round but the last, the lowest-scored survivors are pruned, and what is
-    left goes back to where it was at the rewind point, optimizer state,
-    learning-rate schedule and BatchNorm statistics with it (Frankle & Carbin
-    2019, arXiv 1803.03635; rewinding to a later step: 1912.05671; no rewinding,
-    `rewind_to=None`, is the prune and fine-tune of Han et al., 1506.02626).
-    Every round trains the same number of steps, so one that is rewound to step
-    k ends k steps later than the first.
+    `fit` trains `rounds + 1` times for the same number of epochs. After each round
+    except the last, the kept weights with the lowest scores are pruned, and the others
+    are rewound, with the optimizer's state, the learning-rate schedule and BatchNorm
+    statistics (Frankle & Carbin 2019, arXiv 1803.03635; rewinding to a later step:
+    1912.05671; `rewind_to=None` does not rewind: it is the prune and fine-tune of Han
+    et al., 1506.02626). Every round trains for the same number of steps, so a round
+    that is rewound to step k ends k steps later than the first.
 
-    Pruning and rewinding happen at the beginning of the next round's first epoch;
-    callbacks see the trained weights before. What other callbacks remember is not
-    rewound: give the optimizer a learning-rate schedule rather than use
+    Pruning and rewinding happen at the beginning of the next round's first epoch, so
+    that callbacks see the trained weights before. What other callbacks remember is not
+    rewound: use a learning-rate schedule of the optimizer instead of
     `LearningRateScheduler` or `ReduceLROnPlateau`, and no `EarlyStopping`.
 
-    Logs get `round` and `density` every epoch, and each field of `records`
-    under `round_*` once a round, so `History` has them.
+    The logs of every epoch contain `round` and `density`. Once per round they contain
+    each field of `records` as `round_*`, so `History` has them.
 
     Args:
-        rounds: How many times to prune, 1 or more. After r rounds, density is
+        rounds: Number of prunings, 1 or more. After r rounds, density is
             about `(1 - rate) ** r`.
-        rate: Fraction of the survivors pruned at the end of a round, in (0, 1).
-        output_rate: The same for output layers; `None` is `rate / 2`. Only with
+        rate: Fraction of the kept weights pruned after a round, in (0, 1).
+        output_rate: Rate of output layers; `None` is `rate / 2`. Only with
             `scope="layerwise"`.
-        rates: Weights with a rate of their own: by path ("dense" or "dense/kernel"),
-            compiled regular expression or layer class. They are cut by themselves;
+        rates: Rates of individual weights, by path ("dense" or "dense/kernel"),
+            compiled regular expression or layer class. They are ranked by themselves;
             0.0 leaves them dense.
-        scope: `"layerwise"` prunes each weight by its rate, `"global"` cuts all
-            of them together, output layers included, by `rate`.
+        scope: `"layerwise"` prunes each weight by its rate; `"global"` ranks all
+            of them together, output layers included, and prunes them by `rate`.
         rewind_to: Point to rewind to: 0 is the initial weights, k > 0 the
-            weights after k steps or epochs of the first round, `None` no
-            rewinding: weights and optimizer go on from where they are.
+            weights after k steps or epochs of the first round. With `None`, weights
+            and optimizer keep their state.
         rewind_unit: `"step"` or `"epoch"`.
         criterion: Name of a criterion of `tfticket.criteria`, or a function of
-            a weight's array that returns scores, higher kept. What it compares with
-            or sums up begins with each round.
-        structure: What is pruned together, of `tfticket.structures`, for wrappers that
-            don't say themselves. Rates are then of its units.
-        data: For criteria that need gradients: (x, y), or a dataset of batches.
-        loss: The loss, if not the one the model is compiled with.
-        batches: How many batches of the data to take.
+            a weight's array that returns scores; the highest are kept. Criteria that
+            follow the training start again with each round.
+        structure: What is pruned together, from `tfticket.structures`, for wrappers
+            without their own. Rates then count its units.
+        data: Data for criteria that need gradients: (x, y), or a dataset of batches.
+        loss: The loss, if it is not the one that the model is compiled with.
+        batches: Number of batches of the data to use.
         decay: Decay rate of the moving average of the criterion `recent_change`.
-        allow_empty: Whether a weight may be left without survivors. If not, one that a
-            cut through several weights would empty keeps its best unit.
-        monitor: Log whose minimum makes the best iteration.
-        test_data: What `model.evaluate` takes as its one argument (a
-            `tf.data.Dataset`), or a tuple `(x, y)`. Evaluated at the end of
-            each round, with the last and with the best weights.
-        seed: Seed of the run, kept in the tickets' provenance.
+        allow_empty: Whether a weight may be pruned completely. If not, a weight that
+            would lose all its units keeps its best one.
+        monitor: Name of the log whose minimum is the best iteration.
+        test_data: Anything that `model.evaluate` accepts as its only argument (a
+            `tf.data.Dataset`), or a tuple `(x, y)`. It is evaluated after each round,
+            with the last and with the best weights.
+        seed: Seed of the run, stored in the tickets' provenance.
         on_round_end: Called with `(record, ticket)` after each round.
 
     Attributes:
@@ -213,7 +212,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
             raise ValueError(
                 "IterativeMagnitudePruning starts at the first epoch. Received: "
                 f"fit(initial_epoch={epoch}). To go on from an earlier run, apply its "
-                "ticket to the model and fit for the rounds that are left."
+                "ticket to the model and fit for the remaining rounds."
             )
         self._begun = True
 
@@ -341,7 +340,7 @@ class IterativeMagnitudePruning(keras.callbacks.Callback):
                 )
             return
         raise ValueError(
-            f"monitor='{self.monitor}' is none of the logs: {sorted(logs)}. Name one "
+            f"monitor='{self.monitor}' is not in the logs: {sorted(logs)}. Name one "
             "of these. What another callback adds to the logs is seen if that one "
             "comes first in callbacks."
         )

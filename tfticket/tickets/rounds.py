@@ -11,7 +11,7 @@ EARLY_STOP = (
 
 @dataclasses.dataclass(frozen=True)
 class RoundRecord:
-    """What one round of training came to.
+    """The result of one round of training.
 
     Args:
         round: 0 for the first (dense) round, then 1, 2, ...
@@ -67,7 +67,7 @@ def plan_rounds(
     """Epochs of a round and the step of the rewind point.
 
     Args:
-        rounds: Times to prune; there is one training more.
+        rounds: Number of prunings; there is one more training.
         rewind_to: Steps or epochs of the first round; `None`: no rewinding.
         rewind_unit: Which of the two.
         epochs: Total epochs of the `fit`.

@@ -18,7 +18,7 @@ from tfticket.pruning.masks import (
     masked_layers,
     set_masks,
 )
-from tfticket.pruning.prune_strip import plain_copy, prune, prune_weights
+from tfticket.pruning.prune_strip import plain_copy, prune_weights, wrap
 from tfticket.sparsity.topk import density
 from tfticket.tickets.ticket_file import read_ticket, write_ticket
 
@@ -161,7 +161,7 @@ class Ticket:
                 )
         if not any(masked_layers(model)):
             graph = is_graph(model)
-            model = prune_weights(model, list(self.masks)) if graph else prune(model)
+            model = prune_weights(model, list(self.masks)) if graph else wrap(model)
         if missing := sorted(set(self.masks) - set(get_masks(model))):
             raise ValueError(
                 "The ticket does not fit the model: they first differ in weight "

@@ -53,7 +53,7 @@ def opened(program: str, url: str) -> Iterator[subprocess.Popen]:
 
     Args:
         program: From `find`.
-        url: Of the page.
+        url: Address of the page.
 
     Yields:
         The process, whose `poll` says whether it has died.

@@ -133,7 +133,7 @@ def read_post(body: bytes, trial: Trial, litertjs: str) -> BrowserComparison:
     """Reads what the page posted: the length of a JSON header, it, and the outputs.
 
     Args:
-        body: Of the request. Anybody may have sent it.
+        body: Body of the request. Anybody may have sent it.
         trial: What was asked for.
         litertjs: Version of what was served.
 

@@ -37,7 +37,7 @@ class Trial:
         signature: What goes into the first and comes out.
         inputs: Arrays by the name of the input, samples along the first axis.
         repeats: How often each file is timed.
-        renamed: Of each file, its names of inputs and outputs to those of the first.
+        renamed: For each file, its names of inputs and outputs to those of the first.
     """
 
     names: tuple[str, ...]

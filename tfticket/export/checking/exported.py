@@ -1,4 +1,4 @@
-"""What an export gives back, and what it raises."""
+"""What an export returns, and what it raises."""
 
 import dataclasses
 import pathlib
@@ -29,8 +29,8 @@ class Exported:
             a `.tflite` file.
         notes: What was done or chosen for you, and what that costs.
         compared: What the outputs were compared on: "64 of your samples".
-        typical_error: Of a file that rounds weights or activations: what the largest
-            difference of nine in ten samples is at most, relative to the largest
+        typical_error: For a file that rounds weights or activations: in nine of ten
+            samples no difference is larger than this, relative to the largest
             output; else `None`.
     """
 

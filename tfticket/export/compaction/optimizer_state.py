@@ -81,7 +81,7 @@ def carry_over(
 
 
 def _compile_arguments(model):
-    """What `compile` is to be called with, all objects anew."""
+    """Arguments for `compile`, all of them new objects."""
     config = model.get_compile_config()
     try:
         return keras.saving.deserialize_keras_object(config)
@@ -140,7 +140,7 @@ def _copy_slots(old, new, twins):
         target.assign(source)
     if at_rest:
         warnings.warn(
-            "The optimizer starts anew for these weights, since they are not cut "
+            "The optimizer is reset for these weights, since they are not cut "
             f"channel by channel: {at_rest}.",
             stacklevel=4,
         )

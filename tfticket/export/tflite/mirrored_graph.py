@@ -94,7 +94,7 @@ def windows(call: Call, pads: dict[int, tuple]) -> list[mirror.Window]:
     """The windows of a layer along height and width.
 
     Args:
-        call: Of a convolution or a pooling.
+        call: Call of a convolution or a pooling.
         pads: As `zero_pads` finds them.
     """
     layer = call.operation
@@ -116,7 +116,7 @@ def is_pixelwise(call: Call) -> bool:
     """Whether images in reverse give the same in reverse.
 
     Args:
-        call: Of a layer or an operation.
+        call: Call of a layer or an operation.
     """
     operation = call.operation
     if isinstance(operation, layers.Layer):

@@ -1,4 +1,4 @@
-"""A network written anew, by layers that XNNPACK can take into a sparse cluster.
+"""A network rewritten with layers that XNNPACK can take into a sparse cluster.
 
 Every step is exact: the same numbers in another order of pixels, or another split of a
 product. What a layer is not known to do the same way in a mirror gets its image back.
@@ -63,7 +63,7 @@ class Value:
 
 
 class Rewriter:
-    """Writes a model anew, call by call.
+    """Rewrites a model, call by call.
 
     Args:
         graph: The model.

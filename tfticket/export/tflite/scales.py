@@ -23,7 +23,7 @@ class Chain:
 
     Args:
         calls: Its call and theirs, in their order.
-        scale: Of each output channel, or one number.
+        scale: Scale of each output channel, or one number.
         offset: The same; what comes out is scale * convolution + offset.
         is_hard: Whether a hard_sigmoid comes next, and is the last of the calls or the
             convolution's own activation.

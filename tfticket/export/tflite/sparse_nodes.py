@@ -291,7 +291,7 @@ def is_mean(call: Call) -> bool:
     """Whether a call is a global average of an image.
 
     Args:
-        call: Of a layer or an operation.
+        call: Call of a layer or an operation.
     """
     operation = call.operation
     if len(call.inputs) != 1 or len(call.in_shapes[0]) != 4:

@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[type | None, bool]] = {
 }
 # Those that find masks while they train.
 _FIND_MASKS = ("rigl", "set", "static", "ste", "gradual")
-# SynFlow's paper scores anew this many times (arXiv 2006.05467).
+# SynFlow's paper scores this many times (arXiv 2006.05467).
 _SYNFLOW_ROUNDS = 100
 
 
@@ -53,8 +53,8 @@ _SYNFLOW_ROUNDS = 100
 class Branch:
     """A control: a kind of `KINDS`, and a value where the kind has one.
 
-    From weights drawn anew, `reinit` trains the ticket's masks and `random_sparsity`
-    random masks with as many weights a layer; `shuffled` trains such masks from the
+    From new initial weights, `reinit` trains the ticket's masks and `random_sparsity`
+    random masks with the same layer-wise density; `shuffled` trains such masks from the
     ticket's own weights. `noise:c` adds noise of c standard deviations to these.
 
     `one_shot` prunes the trained dense network once to the ticket's counts and
@@ -122,10 +122,14 @@ class Branch:
             if wanted is not str and not (0 < converted < float("inf")):
                 raise ValueError
         except ValueError:
-            example = {int: "500", float: "0.5", str: "fashion_mnist"}[wanted]
+            value, example = {
+                int: ("whole number above 0", "500"),
+                float: ("number above 0", "0.5"),
+                str: ("name", "fashion_mnist"),
+            }[wanted]
             raise ValueError(
-                f"Branch '{kind}' takes a {wanted.__name__} above 0, {kind}:{example} "
-                f"for one. Received: {text!r}"
+                f"Branch '{kind}' needs a {value}, as in "
+                f"{kind}:{example}. Received: {text!r}"
             ) from None
         return cls(kind, converted)
 
@@ -176,7 +180,7 @@ class Origin:
     """What is known of a replicate, that its controls are made from.
 
     Args:
-        ticket: Of the round in question.
+        ticket: The ticket of the round.
         initial: The weights the replicate was initialised with.
         trained: The trained network that the control begins with: the dense one for
             `one_shot`, that of the round before for `lr_rewind` and `fine_tune`.
@@ -194,9 +198,9 @@ def start_of(branch: Branch, origin: Origin, trainer: Trainer, seed: int) -> Sta
 
     Args:
         branch: The control.
-        origin: Of the replicate and round.
+        origin: Where the replicate and round start.
         trainer: Whose model the controls that prune do so in.
-        seed: Of what is drawn at random.
+        seed: Seed of what is drawn at random.
     """
     masks, own = origin.ticket.masks, origin.ticket.weights
     kind = branch.kind
@@ -235,7 +239,7 @@ def _start(origin, masks, weights):
 
 
 def _masks_with_counts(weights, masks, trainer, seed):
-    """The largest of these weights, as many a layer as the masks keep."""
+    """Masks of the largest weights, with the layer-wise density of these masks."""
     trainer.put(trainer.dense(weights))
     pruner = trainer.pruner(seed, criterion="magnitude")
     cuts = [((k,), int(np.count_nonzero(~mask))) for k, mask in masks.items()]

@@ -15,9 +15,9 @@ class Chain:
     """The trainings of one replicate and branch, which one process does in order.
 
     Args:
-        seed: Of the replicate.
+        seed: Seed of the replicate.
         branch: `"ticket"`, or a control as text.
-        copy: Of the control.
+        copy: Number of the control's copy.
         rounds: Which rounds.
     """
 
@@ -37,10 +37,10 @@ class Setting:
     """What a worker has to know, on whatever machine it is.
 
     Args:
-        recipe: Of the experiment.
+        recipe: Recipe of the experiment.
         rounds: Last round of the main chain.
         stops: Steps of the dense training that something is rewound to.
-        folder: Of the run.
+        folder: Folder of the run.
         data_dir: Directory of TFDS data.
         download: Whether TFDS may download.
         checkpoint_seconds: Least time between two checkpoints of a training.

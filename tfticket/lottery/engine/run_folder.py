@@ -9,6 +9,7 @@ from typing import Any
 
 from tfticket.common import runs
 from tfticket.common.arguments import (
+    check_bool,
     check_choice,
     check_function,
     check_instance,
@@ -152,8 +153,14 @@ def read_metrics(path: str | os.PathLike, part: Part) -> dict[str, list[float]]:
     }
 
 
-def read_ticket(path: str | os.PathLike, part: Part) -> Ticket:
-    """The masks of a part, and the weights it started from.
+def read_ticket(path: str | os.PathLike, part: Part, trained: bool = False) -> Ticket:
+    """The masks of a part, and the weights that it started from.
+
+    Args:
+        path: Folder of the run.
+        part: The part.
+        trained: Whether to read the weights that it ended with instead. Such a ticket
+            has no provenance.
 
     Raises:
         FileNotFoundError: If the part is not finished.
@@ -161,4 +168,5 @@ def read_ticket(path: str | os.PathLike, part: Part) -> Ticket:
     """
     check_path("path", path)
     check_instance("part", part, Part, "a tfticket.lottery.Part")
-    return LotteryFolder(path).ticket(part)
+    name = TRAINED if check_bool("trained", trained) else TICKET
+    return LotteryFolder(path).ticket(part, name)

@@ -17,9 +17,9 @@ def run_local(
     """Runs chains one after another in this process.
 
     Args:
-        setting: Of the experiment.
+        setting: What the experiment sets.
         chains: In an order in which each comes after what it needs.
-        worker: Of this process.
+        worker: The worker of this process.
         on_part: Called with each result, and whether it was missing.
     """
     for chain in chains:
@@ -39,9 +39,9 @@ def run_ray(
     dies is run again by another, from its last checkpoint.
 
     Args:
-        setting: Of the experiment.
+        setting: What the experiment sets.
         chains: In an order in which each comes after what it needs.
-        worker: Of this process, unused.
+        worker: The worker of this process, unused.
         on_part: Called with each result, and whether it was missing.
 
     Raises:

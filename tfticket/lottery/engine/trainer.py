@@ -18,13 +18,13 @@ from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.engine import Pruner
 from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks, set_masks
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_model import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
 from tfticket.sparsity import criteria
 from tfticket.tickets.ticket import Ticket, plain_config
 
 Builder = Callable[[tuple[int, int, int], int], keras.Model]
-# Images that criteria of gradients are taken over: about as many a class as in the
+# Images that criteria of gradients are taken over: about as many per class as in the
 # papers of SNIP (1810.02340) and GraSP (2002.07376).
 _EVIDENCE_IMAGES = 1000
 
@@ -44,7 +44,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a training came to.
+    """The result of a training.
 
     Args:
         metrics: Name, of `METRICS`, to the values of each evaluation.
@@ -68,7 +68,7 @@ class Trained:
 class Trainer(Network):
     """Trains the network of a recipe from tickets.
 
-    What a training comes to depends on its arguments alone, not on those before it.
+    The result of a training depends on its arguments alone, not on trainings before.
 
     Args:
         recipe: Recipe of the training.
@@ -135,7 +135,7 @@ class Trainer(Network):
         Args:
             start: Masks and the weights to start from.
             order: Order of the data.
-            optimizer: Its variables by number; `None` starts the optimizer anew.
+            optimizer: Its variables by number; `None` resets the optimizer.
             checkpoint: Where a training that was cut off goes on, and is kept.
             on_evaluation: Called with the steps done at each evaluation.
             callbacks: Further callbacks of `fit`.

@@ -76,7 +76,7 @@ class Worker:
     """Runs what is missing of chains, one after another, in one process.
 
     Args:
-        setting: Of the experiment.
+        setting: What the experiment sets.
         on_evaluation: Called with (part, steps done, steps in all) as trainings go on.
     """
 

@@ -40,7 +40,7 @@ def accuracy(
 ) -> Figure:
     """Accuracy and early-stop iteration against density (1803.03635, figure 4).
 
-    One line a branch, bars from the lowest to the highest replicate, the dense
+    One line per branch, bars from the lowest to the highest replicate, the dense
     network as a dashed line.
 
     Args:

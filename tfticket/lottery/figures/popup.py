@@ -25,7 +25,7 @@ from tfticket.tickets.rounds import percent
 
 
 def popup_rows(results: Sequence[PopupResult]) -> list[Row]:
-    """One row for each kind and density: what its replicates came to.
+    """One row for each kind and density, over its replicates.
 
     Args:
         results: What `PopupExperiment.run` returns.

@@ -37,7 +37,7 @@ class PartProgress:
         parts: How many trainings there are; an experiment's `run` takes the methods as
             `on_part` and `on_evaluation`.
         console: The `rich` console to write to; the standard output if `None`.
-        line: What to print of a finished part, given its result.
+        line: What to print of a finished part, given its result; `None` is nothing.
 
     Example:
 
@@ -50,11 +50,11 @@ class PartProgress:
         self,
         parts: int,
         console: Console | None = None,
-        line: Callable[[Any], str] = part_line,
+        line: Callable[[Any], str] | None = part_line,
     ):
         parts = check_integer("parts", parts, 1)
         optional(check_instance, "console", console, Console, "a rich Console")
-        check_function("line", line, "result")
+        optional(check_function, "line", line, "result")
         self._parts, self._console, self._line = parts, console or Console(), line
         self._began = time.monotonic()
         self._done = self._found = 0
@@ -89,8 +89,8 @@ class PartProgress:
         self._progress.update(
             self._task, completed=done, count=f"{done}/{total}", left=self._left(done)
         )
-        if fresh:
-            self._console.print(self._line(result), highlight=False)
+        if fresh and self._line is not None:
+            self._console.print(self._line(result), highlight=False, soft_wrap=True)
 
     def _left(self, done):
         trained = done - self._found

@@ -58,7 +58,7 @@ def plot_run(
     """Draws what there are results of.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         out_dir: Where PNG and CSV files go. Default: `plots` in the run's folder.
         rounds: Rounds of learning curves, movement and mask images. Default: those
             nearest to the paper's densities.
@@ -91,7 +91,7 @@ def plot_run(
 
 
 def run_title(folder: str | os.PathLike) -> str:
-    """Network and data set of a run, "lenet_300_100 on mnist" for one."""
+    """Network and data set of a run, "lenet_300_100 on mnist" for example."""
     settings = run_settings(read_config(folder))
     return " on ".join(str(settings[k]) for k in ("model", "dataset") if k in settings)
 

@@ -23,7 +23,7 @@ _MEASURES: dict[str, tuple[str, str]] = {
 
 
 def rows(results: Sequence[PartResult]) -> list[Row]:
-    """One row for each branch and round: what its replicates came to.
+    """One row for each branch and round, over its replicates.
 
     Args:
         results: Finished parts, in any order.
@@ -122,7 +122,7 @@ def over_seeds(name: str, trained: Sequence[Row], column: str) -> Row:
     """`spread` of all values, and what they say of other seeds.
 
     Args:
-        name: Of the mean.
+        name: Name of the mean.
         trained: Rows of a tidy table, of one branch, round and moment.
         column: Which column.
 
@@ -196,7 +196,7 @@ def spread(name: str, values: Iterable[float | None]) -> Row:
     """Mean, lowest and highest of replicates, as the columns of a row.
 
     Args:
-        name: Of the mean; the others are `name_lowest` and `name_highest`.
+        name: Name of the mean; the others are `name_lowest` and `name_highest`.
         values: One for each replicate. `None` is left out; a NaN makes all NaN.
 
     Example:
@@ -321,7 +321,7 @@ def accuracy_cell(row: Row, name: str, form: str = WIDE) -> str:
 
     Args:
         row: Of `summary`.
-        name: Of the mean.
+        name: Name of the mean.
         form: With four places. From one seed there is only the mean.
     """
     return _cell(row, name, percent, form)

@@ -114,7 +114,7 @@ def read_trainings(path: str | os.PathLike) -> list[Row]:
 
 def _typed(fields: dict[Any, Any]) -> Row:
     if None in fields or None in fields.values():
-        raise ValueError("it has not as many fields as the first line")
+        raise ValueError("it does not have as many fields as the first line")
     row = {}
     for name, text in fields.items():
         read = _NEEDED.get(name) or (_fraction if name.startswith(LAYER) else _text)

@@ -114,7 +114,7 @@ def attacked_images(
             that every point of the ball can be reached from every other.
         batch_size: Images at once.
         low: Least value that an image may have, like `epsilon`; `None` is no bound.
-            Of images normalised by mean and std it is (0 - mean) / std.
+            For images normalised by mean and std it is (0 - mean) / std.
         high: Greatest value, likewise.
         seed: Of PGD's start.
         from_logits: Whether the outputs are logits. Probabilities so near 0 or 1 that

@@ -69,7 +69,7 @@ class Region:
         """What an interval says of the statement.
 
         Args:
-            interval: Of the quantity.
+            interval: Interval of the quantity.
 
         Returns:
             `"reproduced"` if all of the interval is in the region, `"refuted"` if none
@@ -199,8 +199,8 @@ def seeds_to_decide(
     both have to be told from it, so that each gets a power of 90 %.
 
     Args:
-        interval: Of the quantity, from two seeds or more.
-        region: Of the statement.
+        interval: Interval of the quantity, from two seeds or more.
+        region: Region of the statement.
         level: Confidence level of the interval that has to decide, in (0, 1).
 
     Returns:

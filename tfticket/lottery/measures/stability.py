@@ -79,7 +79,7 @@ def barrier(
     the two: 0 or more. Two trainings of one network that see the data in different
     orders and end with a barrier under 2 % are called stable. Statistics of
     BatchNormalization are interpolated like weights; an `evaluate` that takes them
-    from data anew gives lower barriers.
+    from new data gives lower barriers.
 
     Args:
         evaluate: Takes weights by name, returns `loss` and `accuracy`, the latter in

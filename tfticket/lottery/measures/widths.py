@@ -2,7 +2,7 @@
 
 from tfticket import models
 from tfticket.pruning.masks import get_masks
-from tfticket.pruning.prune_strip import prune
+from tfticket.pruning.prune_model import prune
 
 
 def width_with(

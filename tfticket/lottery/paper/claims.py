@@ -135,7 +135,7 @@ def setting_differences(
     """Where settings are not the paper's, a phrase each.
 
     Args:
-        settings: Of the run. What an older version did not record is as the paper's,
+        settings: Its settings. What an older version did not record is as the paper's,
             but for the data and the network.
         paper: The paper's values.
     """
@@ -259,7 +259,7 @@ def accuracy_points(
         first: Seed to accuracy, in [0, 1].
         second: What is subtracted.
         region: Where the claim holds, in points.
-        name: Of the difference, where there are several.
+        name: Name of the difference, if there are several.
     """
 
     def show(interval, one, other):

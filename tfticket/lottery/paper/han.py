@@ -1,4 +1,4 @@
-"""Han et al.'s table of pruned and retrained networks, beside what a run came to."""
+"""Han et al.'s table of pruned and retrained networks, beside a run's results."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def han_settings(settings: Mapping[str, Any]) -> bool:
     """Whether a run is of this paper's kind: pruned and fine-tuned, not rewound.
 
     Args:
-        settings: Of the run, as `run_settings` gives them.
+        settings: Settings of the run, as `run_settings` gives them.
     """
     return settings.get("rewind_to", 0) is None
 
@@ -51,7 +51,7 @@ def han_differences(settings: Mapping[str, Any]) -> list[str]:
     """What of a run's settings is not as the paper says of its own, a phrase each.
 
     Args:
-        settings: Of the run, as `run_settings` gives them.
+        settings: Settings of the run, as `run_settings` gives them.
     """
     found = setting_differences(settings, _SETTINGS)
     if not settings.get("weight_decay"):
@@ -66,7 +66,7 @@ def han_markdown(trained: Sequence[Row], settings: Mapping[str, Any]) -> str | N
 
     Args:
         trained: What `tfticket.lottery.figures.trainings.trainings` returns.
-        settings: Of the run, as `run_settings` gives them.
+        settings: Settings of the run, as `run_settings` gives them.
 
     Returns:
         The table; `None` where the run is not one of pruning and fine-tuning, or of a
