@@ -508,7 +508,7 @@ class TestBadInput:
         ("kwargs", "message"),
         [
             ({"branches": ["renit"]}, "branches must be of.*'renit'"),
-            ({"branches": ["noise"]}, "noise:0.5 for one"),
+            ({"branches": ["noise"]}, "as in noise:0.5"),
             ({"branches": ["noise:x"]}, "needs a number above 0"),
             ({"branches": ["late_rewind:1.5"]}, "needs a whole number above 0"),
             ({"branches": ["reinit:3"]}, "takes no value"),

@@ -454,7 +454,7 @@ def test_a_table_that_is_none_is_refused(tmp_path):
         read_trainings(path)
     text = edited(tmp_path).read_text()
     path.write_text(text + "ticket,0\n")
-    with pytest.raises(ValueError, match="line 4: it has not as many fields"):
+    with pytest.raises(ValueError, match="line 4: it does not have as many fields"):
         read_trainings(path)
     path.write_text(text)
     (tmp_path / "page.json").write_text('{"title": "x"}')

@@ -26,6 +26,7 @@ RESUMES = True
 # Those of `tfticket.lottery.Branch`, and whether they take a value; a test compares.
 BRANCHES = {
     "fine_tune": False,
+    "gradual": False,
     "grasp": False,
     "late_rewind": True,
     "lr_rewind": False,
@@ -34,10 +35,14 @@ BRANCHES = {
     "one_shot": False,
     "random_sparsity": False,
     "reinit": False,
+    "rigl": False,
+    "set": False,
     "shuffled": False,
     "small_dense": False,
     "snip": False,
     "stability": False,
+    "static": False,
+    "ste": False,
     "synflow": False,
     "transfer": True,
 }

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfticket.common.arguments import check_instance
 from tfticket.keras_models.names import every_layer
 from tfticket.pruning.blocks import gradients
 from tfticket.pruning.calibration import batches_of
@@ -47,6 +48,7 @@ def renew_batch_norm(
     >>> np.array(model.layers[0].moving_mean)
     array([2., 2., 2.], dtype=float32)
     """
+    check_instance("model", model, keras.Model, "a keras.Model")
     found = [
         layer
         for _, layer in every_layer(model)
