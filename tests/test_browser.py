@@ -577,5 +577,5 @@ def test_files_may_come_before_and_after_flags(files, capfd, as_it_was):
         capfd, "a.tflite", "--host=127.0.0.1", "b.tflite", "--files=c.tflite"
     )
     assert code == main.FILES
-    assert "c.tflite is not there" in err
+    assert "c.tflite does not exist" in err
     assert os.path.exists(files["twice"])
