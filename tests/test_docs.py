@@ -19,7 +19,7 @@ import pytest
 from fixtures import pages
 from fixtures.devtools import Page
 
-from tfticket import lottery
+from tfticket import criteria, lottery
 from tfticket.export.browser import chromium
 
 DOCS = pages.ROOT / "docs"
@@ -40,6 +40,7 @@ def test_python_blocks(guide, tmp_path, monkeypatch, quick):
     if guide == "docs/guides/keras_hub.md":
         pytest.skip("run by tests/test_keras_hub.py, where KerasHub is installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(criteria, "_CRITERIA", dict(criteria._CRITERIA))
     monkeypatch.setenv("COLUMNS", "90")  # of tables
     pages.run_python(guide)
 

@@ -26,6 +26,8 @@ MODULES = [
 def test_examples(module, tmp_path, monkeypatch, quick):
     if module is not tfticket.models:  # whose examples show the settings
         monkeypatch.setattr(devices, "compile_options", without_xla.compile_options)
+    known = dict(tfticket.criteria._CRITERIA)
+    monkeypatch.setattr(tfticket.criteria, "_CRITERIA", known)
     scope = {"keras": keras, "np": np, "tfticket": tfticket, "folder": tmp_path}
     finder = doctest.DocTestFinder(exclude_empty=True)
     for test in finder.find(module, extraglobs=scope):

@@ -63,6 +63,7 @@ def _check_compressed(found):
     assert max(found["sizes"][1:]) < found["sizes"][0] / 3
 
 
+@pytest.mark.slow
 def test_compress_my_keras_model():
     _check_compressed(_compress(before=_QUICK, epochs=3, prune_until=40))
 
