@@ -61,8 +61,8 @@ of the model ({model_mb} MB).
 {cost}
 
 SparseGPT holds the second moments of one call's inputs in float64 (19 MB for 1,536
-features) and a copy that it inverts. A block that is trained needs its gradients and two
-averages of Adam. The rest is memory that TensorFlow does not give back.
+features) and a copy that it inverts. A block that is trained needs its gradients and
+two averages of Adam. The rest is memory that TensorFlow does not give back.
 
 A `fit` of MiniLM with a classifier and masks in place took {fit_ratio} times as long as
 the dense `fit` (quartiles {fit_quartiles}; both in turns in one process), and
