@@ -1,8 +1,10 @@
 """The page of `benchmarks/one_shot.py`, and its picture, from the rows it measured."""
 
-import csv
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+
+from resnet8_page import table
+from sparse_convs_page import read
 
 Row = dict[str, str]
 
@@ -86,12 +88,6 @@ python benchmarks/one_shot.py --what=page
 """
 
 
-def read(path: pathlib.Path) -> list[Row]:
-    """The rows of a CSV."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(results: pathlib.Path) -> None:
     """Writes the page and its picture.
 
@@ -166,12 +162,6 @@ def pattern(value: str) -> str:
     return value if ":" in value else f"{float(value):.0%}"
 
 
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """Lines of a Markdown table."""
-    lines = [f"| {' | '.join(x)} |" for x in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines)
-
-
 def by_sparsity(rows: list[Row], cell: Callable[[Row], str]) -> str:
     """A table with a line for each way to prune, and a column for each sparsity."""
     columns = list(dict.fromkeys(row["sparsity"] for row in rows))
@@ -187,7 +177,7 @@ def verdict(rows: list[Row], key: str, sign: int) -> str:
     """In a sentence or two, how the ways to prune compare.
 
     Args:
-        rows: Of one network.
+        rows: The rows of one network.
         key: What was measured.
         sign: 1 if higher is better, else -1.
     """

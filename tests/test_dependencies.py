@@ -1,4 +1,4 @@
-"""What is needed for what: most of tfticket does without TensorFlow and its kin."""
+"""What is needed for what: most of tfticket works without TensorFlow."""
 
 import importlib.util
 import os

@@ -29,9 +29,9 @@ def on_demand(package: str, *names: str, **things: str) -> Callable[[str], Any]:
 
     def get_attribute(name: str) -> Any:
         if name in names:
-            return _needed_by(f"{package}.{name}", f"{package}.{name}")
+            return need(f"{package}.{name}", f"{package}.{name}")
         if name in things:
-            return getattr(_needed_by(f"{package}.{name}", things[name]), name)
+            return getattr(need(f"{package}.{name}", things[name]), name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     return get_attribute
@@ -47,10 +47,6 @@ def need(who: str, module: str) -> types.ModuleType:
     Raises:
         ModuleNotFoundError: If it is not installed; says how to install it.
     """
-    return _needed_by(who, module)
-
-
-def _needed_by(who, module):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -52,8 +52,7 @@ class Block:
         def run(inputs):
             values = dict(zip(self.inputs, inputs, strict=True))
             for call in self.calls:
-                made = keras.tree.flatten(called(call, values))
-                values.update(zip(call.outputs, made, strict=True))
+                advance(call, values)
             return values[self.output]
 
         return run
@@ -74,7 +73,6 @@ def names_in(operation: Any, holders: Mapping[int, Sequence[str]]) -> list[str]:
     if not isinstance(operation, keras.layers.Layer):
         return []
     carriers = {id(carrier(layer)) for _, layer in every_layer(operation)}
-    carriers.add(id(carrier(operation)))
     return [name for key in holders if key in carriers for name in holders[key]]
 
 
@@ -144,8 +142,7 @@ class Stream:
         for call in calls:
             gone = {x for x in call.inputs if self._last[x] == id(call)}
             for known in self.values:
-                made = keras.tree.flatten(called(call, known))
-                known.update(zip(call.outputs, made, strict=True))
+                advance(call, known)
                 for number in gone - self._outputs:
                     known.pop(number, None)
 
@@ -163,6 +160,12 @@ def called(call: Call, values: dict[int, Any]) -> Any:
     """What a call makes of values by number; outside of a training, in inference."""
     args, kwargs = call.with_values(values)
     return call.operation(*args, **kwargs)
+
+
+def advance(call: Call, values: dict[int, Any]) -> None:
+    """Adds what a call makes to values by number."""
+    made = keras.tree.flatten(called(call, values))
+    values.update(zip(call.outputs, made, strict=True))
 
 
 @contextlib.contextmanager

@@ -35,10 +35,8 @@ from tfticket.pruning.blocks import (
     reproduce,
 )
 from tfticket.pruning.calibration import (
-    Recorded,
-    Rows,
     batches_of,
-    recording,
+    norms_of_inputs,
     why_not,
 )
 from tfticket.pruning.masks import ModelMasks
@@ -309,14 +307,7 @@ class _Work:
         return found
 
     def _owl(self, sparsity, samples):
-        recorders = {
-            name: Recorded(Rows(weight), second=False)
-            for name, weight in self.weights.items()
-            if not self._unseen[name]
-        }
-        with recording(recorders):
-            for batch in samples:
-                self.model(batch, training=False)
+        recorders = norms_of_inputs(self._seen(), self.model, samples)
         outliers, sizes, found = {}, {}, {}
         for number, names in enumerate(self._units()):
             seen = [x for x in names if x in recorders and recorders[x].count]
@@ -338,6 +329,10 @@ class _Work:
         wanted = reconstruction.owl_sparsities(outliers, sizes, sparsity)
         return {name: wanted[unit] for name, unit in found.items()}
 
+    def _seen(self):
+        """The kernels whose inputs can be told."""
+        return {k: x for k, x in self.weights.items() if not self._unseen[k]}
+
     def _units(self):
         """Kernels that have one sparsity, as the papers give one to each block."""
         holders = holders_of(self._masks, self.weights)
@@ -351,7 +346,7 @@ class _Work:
         if verbose:
             bar = keras.utils.Progbar(len(self.weights), unit_name="kernel")
         holders = holders_of(self._masks, self.weights)
-        seen = {k: x for k, x in self.weights.items() if not self._unseen[k]}
+        seen = self._seen()
         function = functools.partial(self.model, training=False)
         whole = bool(self._trains) and not is_graph(self.model)
         targets = [function(batch) for batch in samples] if whole else None

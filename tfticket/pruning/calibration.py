@@ -136,18 +136,29 @@ def recording(recorders: Mapping[str, Recorded]) -> Iterator[None]:
     for recorder in recorders.values():
         layer = recorder.rows.weight.layer
         by_layer.setdefault(id(layer), (layer, []))[1].append(recorder)
-    before = {}
-    for number, (layer, several) in by_layer.items():
-        before[number] = vars(layer).get("call")
-        # An attribute of the object goes before the method of its class.
-        object.__setattr__(layer, "call", _seen(layer.call, several))
+    with contextlib.ExitStack() as stack:
+        for layer, several in by_layer.values():
+            stack.enter_context(calling(layer, _seen(layer.call, several)))
+        yield
+
+
+@contextlib.contextmanager
+def calling(layer: keras.layers.Layer, call: Callable) -> Iterator[None]:
+    """While it lasts, a layer's `call` is another function.
+
+    Args:
+        layer: The layer, whose masks in place may have replaced its `call` before.
+        call: The function.
+    """
+    before = vars(layer).get("call")
+    # An attribute of the object goes before the method of its class.
+    object.__setattr__(layer, "call", call)
     try:
         yield
     finally:
-        for number, (layer, _) in by_layer.items():
-            object.__delattr__(layer, "call")
-            if before[number] is not None:
-                object.__setattr__(layer, "call", before[number])
+        object.__delattr__(layer, "call")
+        if before is not None:
+            object.__setattr__(layer, "call", before)
 
 
 def _seen(call: Callable, recorders: list[Recorded]) -> Callable:
@@ -215,6 +226,23 @@ def require_seen(weights: Mapping[str, MaskedWeight]) -> None:
             )
 
 
+def norms_of_inputs(
+    weights: Mapping[str, MaskedWeight], model: keras.Model, batches: Iterable[Any]
+) -> dict[str, Recorded]:
+    """What kernels see in one pass of a model over data, without second moments.
+
+    Args:
+        weights: The kernels, by name.
+        model: The model that they are in; it runs as in inference.
+        batches: As `batches_of` yields them.
+    """
+    recorders = {name: Recorded(Rows(x), second=False) for name, x in weights.items()}
+    with recording(recorders):
+        for batch in batches:
+            model(batch, training=False)
+    return recorders
+
+
 def input_norms(
     weights: Mapping[str, MaskedWeight], model: keras.Model, batches: Iterable[Any]
 ) -> dict[str, np.ndarray]:
@@ -228,10 +256,7 @@ def input_norms(
     Raises:
         ValueError: If no data reaches a kernel.
     """
-    recorders = {name: Recorded(Rows(x), second=False) for name, x in weights.items()}
-    with recording(recorders):
-        for batch in batches:
-            model(batch, training=False)
+    recorders = norms_of_inputs(weights, model, batches)
     if missed := [name for name, x in recorders.items() if not x.count]:
         raise ValueError(f"The data never reaches {missed}. Exclude these layers.")
     return {name: x.norm_of_weights() for name, x in recorders.items()}

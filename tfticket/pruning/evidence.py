@@ -95,7 +95,9 @@ def gather(
     if set(kinds) & set(FROM_INPUTS):
         kernels = {k: x for k, x in masked_weights(model).items() if x.is_kernel}
         require_seen(kernels)
-        samples = list(batches_of(data, batch_size, batches))
+        samples: Any = batches_of(data, batch_size, batches)
+        if "input_hessian" in kinds:  # which may go over them again
+            samples = list(samples)
         if "input_norm" in kinds:
             found["input_norm"] = input_norms(kernels, model, samples)
         if "input_hessian" in kinds:

@@ -20,7 +20,7 @@ def units_kept(
     """Name to the number of units that a sparsity keeps, those of N:M as they must be.
 
     Args:
-        pruner: Of the model.
+        pruner: The model's pruner.
         sparsity: Fraction of the units that is pruned; `None` where N:M decides.
         sparsities: Weights that have a sparsity of their own, by pattern.
 
@@ -60,7 +60,7 @@ def cuts_that_fit(pruner: Pruner, cuts: Sequence[Cut]) -> list[Cut]:
     """The cuts, none of which is of more units than N:M lets go.
 
     Args:
-        pruner: Of the model.
+        pruner: The model's pruner.
         cuts: Which weights lose how many units, if nothing is pruned yet.
     """
 

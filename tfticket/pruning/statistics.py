@@ -11,7 +11,7 @@ from keras import ops
 from tfticket.common.arguments import check_instance
 from tfticket.keras_models.names import every_layer
 from tfticket.pruning.blocks import gradients
-from tfticket.pruning.calibration import batches_of
+from tfticket.pruning.calibration import batches_of, calling
 
 
 def renew_batch_norm(
@@ -121,8 +121,5 @@ def _watched(layer: keras.layers.Layer, moments: _Moments) -> Iterator[None]:
         with scope:
             return call(inputs, *args, **kwargs)
 
-    object.__setattr__(layer, "call", seen)
-    try:
+    with calling(layer, seen):
         yield
-    finally:
-        object.__delattr__(layer, "call")
