@@ -1,5 +1,6 @@
 """`prune`: wrap a model, and prune it at once if a target is given."""
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,17 +20,10 @@ from tfticket.sparsity.scopes import Scope
 from tfticket.sparsity.structures import Channel, Unstructured
 
 # What `sparsify` takes beside the target, at its defaults.
-_DEFAULTS: dict[str, Any] = {
-    "criterion": "magnitude",
-    "scope": "layerwise",
-    "sparsities": None,
-    "output_factor": 1.0,
-    "rounds": 1,
-    "data": None,
-    "loss": None,
-    "batches": None,
-    "seed": None,
-    "allow_empty": False,
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(sparsify).parameters.items()
+    if name not in ("model", "structure", "sparsity", "flops", "parameters")
 }
 
 
