@@ -21,6 +21,7 @@ MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
         ("conv_6", CIFAR, 2_261_184, 2_262_602),
         ("conv_8", CIFAR, 5_275_840, 5_278_282),
         # Weights, the classifier's biases, four parameters a BatchNorm channel.
+        ("resnet_8", CIFAR, 77_360, 77_360 + 10 + 4 * (16 * 3 + 32 * 3 + 64 * 3)),
         ("resnet_20", CIFAR, 270_896, 270_896 + 10 + 4 * (16 * 7 + 32 * 7 + 64 * 7)),
     ],
 )

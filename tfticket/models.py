@@ -106,6 +106,13 @@ def conv_8(
     return _conv("conv_8", [64, 128, 256, 512], image_shape, classes, width)
 
 
+def resnet_8(
+    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> keras.Model:
+    """ResNet-8, `resnet_20` with one block per stage, as in MLPerf Tiny (2106.07597)."""
+    return _resnet("resnet_8", 1, image_shape, classes, width)
+
+
 def resnet_20(
     image_shape: tuple[int, int, int], classes: int, width: float = 1.0
 ) -> keras.Model:
@@ -115,38 +122,7 @@ def resnet_20(
     average pooling. Shortcuts that change shape are 1x1 convolutions with
     BatchNormalization. No biases but the classifier's.
     """
-
-    image_shape, classes, width = _checked(image_shape, classes, width)
-
-    def conv(x, filters, size, strides, name):
-        x = layers.Conv2D(
-            filters,
-            size,
-            strides=strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=name,
-        )(x)
-        return layers.BatchNormalization(name=f"{name}_norm")(x)
-
-    image = keras.Input(image_shape, name="image")
-    filters = _wide([16, 32, 64], width)
-    x = layers.ReLU(name="relu0")(conv(image, filters[0], 3, 1, "conv0"))
-    for stage, n in enumerate(filters, 1):
-        for block in (1, 2, 3):
-            strides = 2 if stage > 1 and block == 1 else 1
-            name = f"stage{stage}_block{block}"
-            y = layers.ReLU(name=f"{name}_relu1")(
-                conv(x, n, 3, strides, f"{name}_conv1")
-            )
-            y = conv(y, n, 3, 1, f"{name}_conv2")
-            if x.shape[-1] != n or strides != 1:
-                x = conv(x, n, 1, strides, f"{name}_shortcut")
-            x = layers.Add(name=f"{name}_add")([x, y])
-            x = layers.ReLU(name=f"{name}_relu2")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, name="fc")(x), name="resnet_20")
+    return _resnet("resnet_20", 3, image_shape, classes, width)
 
 
 MODELS: dict[str, Callable[..., keras.Model]] = {
@@ -158,6 +134,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
         conv_4,
         conv_6,
         conv_8,
+        resnet_8,
         resnet_20,
     )
 }
@@ -170,6 +147,7 @@ LEARNING_RATES = {
     "conv_4": 3e-4,
     "conv_6": 3e-4,
     "conv_8": 3e-4,
+    "resnet_8": 1e-3,
     "resnet_20": 1e-3,
 }
 BATCH_SIZE = 60
@@ -293,6 +271,40 @@ def _conv(name, blocks, image_shape, classes, width):
         ],
         name=name,
     )
+
+
+def _resnet(name, blocks, image_shape, classes, width):
+    image_shape, classes, width = _checked(image_shape, classes, width)
+
+    def conv(x, filters, size, strides, name):
+        x = layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+        return layers.BatchNormalization(name=f"{name}_norm")(x)
+
+    image = keras.Input(image_shape, name="image")
+    filters = _wide([16, 32, 64], width)
+    x = layers.ReLU(name="relu0")(conv(image, filters[0], 3, 1, "conv0"))
+    for stage, n in enumerate(filters, 1):
+        for block in range(1, blocks + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            place = f"stage{stage}_block{block}"
+            y = layers.ReLU(name=f"{place}_relu1")(
+                conv(x, n, 3, strides, f"{place}_conv1")
+            )
+            y = conv(y, n, 3, 1, f"{place}_conv2")
+            if x.shape[-1] != n or strides != 1:
+                x = conv(x, n, 1, strides, f"{place}_shortcut")
+            x = layers.Add(name=f"{place}_add")([x, y])
+            x = layers.ReLU(name=f"{place}_relu2")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, name="fc")(x), name=name)
 
 
 def _classifier(hidden, classes, initializer="glorot_normal"):

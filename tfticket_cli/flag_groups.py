@@ -18,6 +18,7 @@ MODELS = (
     "lenet_300_100",
     "lenet_5",
     "resnet_20",
+    "resnet_8",
 )
 # Those of `tfticket.devices` and `tfticket.criteria`, compared too.
 STRATEGIES = ("none", "mirrored", "data_parallel")
