@@ -1,26 +1,30 @@
-"""Trains LeNet-300-100 on MNIST in every way to end sparse, and times RigL's updates.
+"""Trains networks in every way to end sparse, and times RigL's updates.
 
     python benchmarks/dynamic.py --data_dir=DIR
+    python benchmarks/dynamic.py --data_dir=DIR --task=cifar10
     python benchmarks/dynamic.py --what=time
     python benchmarks/dynamic.py --what=page
 
-Trainings have 12,000 steps of 60 images (Adam, 1.2e-3, cosine decay) with the densities
-of ERK. One row per training is added to docs/results/dynamic.csv, and trainings that
+`TASKS` says how each network is trained; all have the densities of ERK. One row per
+training is added to docs/results/dynamic.csv or dynamic_cifar10.csv, and trainings that
 are there already are left out. The last command writes docs/results/dynamic.md.
 """
 
 import csv
+import dataclasses
 import functools
 import math
 import os
 import pathlib
 import time
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dynamic_page
 import keras
 import numpy as np
+import product_layers
 from absl import app, flags
 from timing import random_batches
 
@@ -29,44 +33,101 @@ from tfticket import models
 from tfticket.keras_models.names import named_weights
 from tfticket.keras_models.variables import State
 from tfticket.lottery.measures.widths import width_with
-from tfticket.models import BATCH_SIZE
 
-STEPS, FREQUENCY = 12_000, 100
-END = int(0.75 * STEPS)
-SPARSITIES = (0.98, 0.99, 0.995)
-IMAGES = 240  # of each of RigL's gradients
-PHASE, EXPLORATION = 1000, 1e-5  # of AC/DC, of Top-KAST
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-NETWORK, SHAPE, CLASSES = "lenet_300_100", (28, 28, 1), 10
-WEIGHTS = 266_200
+FREQUENCY = 100  # steps from one update to the next
+EXPLORATION = 1e-5  # of Top-KAST
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network, and how all of its trainings go.
+
+    Args:
+        network: Name of one of `tfticket.models`.
+        dataset: Name for `tfticket.data.load`.
+        shape: Shape of an image.
+        weights: How many weights masks are on.
+        steps: Steps of a training.
+        batch_size: Images of a step.
+        images: Images of each of RigL's gradients.
+        phase: Steps of a phase of AC/DC.
+        sparsities: To train to.
+        seeds: Trainings of each kind.
+        methods: Of `METHODS`.
+        optimizer: Makes one of a schedule of the learning rate.
+        rate: Where that schedule begins.
+        path: The table of trainings.
+    """
+
+    network: str
+    dataset: str
+    shape: tuple[int, int, int]
+    weights: int
+    steps: int
+    batch_size: int
+    images: int
+    phase: int
+    sparsities: tuple[float, ...]
+    seeds: int
+    methods: tuple[str, ...]
+    optimizer: Callable[..., keras.optimizers.Optimizer]
+    rate: float
+    path: str
+
+
+TASKS = {
+    "mnist": Task(
+        *("lenet_300_100", "mnist", (28, 28, 1), 266_200, 12_000, 60, 240, 1000),
+        sparsities=(0.98, 0.99, 0.995),
+        seeds=5,
+        methods=dynamic_page.METHODS,
+        optimizer=keras.optimizers.Adam,
+        rate=1.2e-3,
+        path="docs/results/dynamic.csv",
+    ),
+    "cifar10": Task(
+        *("resnet_8", "cifar10", (32, 32, 3), 77_360, 2_100, 64, 256, 150),
+        sparsities=(0.8, 0.9),
+        seeds=3,
+        methods=dynamic_page.CIFAR10_METHODS,
+        optimizer=functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+        rate=0.1,
+        path="docs/results/dynamic_cifar10.csv",
+    ),
+}
 
 _WHAT = flags.DEFINE_enum("what", "train", ["train", "time", "page"], "What to do.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS has MNIST.")
-_OUT = flags.DEFINE_string("out", "docs/results/dynamic.csv", "The table of trainings.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", 1)
-_SPARSITIES = flags.DEFINE_list(
-    "sparsities", [*map(str, SPARSITIES)], "Sparsities to train to."
-)
+_TASK = flags.DEFINE_enum("task", "mnist", [*TASKS], "What is trained.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS has the images.")
+_OUT = flags.DEFINE_string("out", None, "The table of trainings, if not the task's.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds to train; the task's if left out.")
+_SPARSITIES = flags.DEFINE_list("sparsities", None, "Sparsities to train to.")
 _METHODS = flags.DEFINE_list("methods", None, "Methods to train; all if left out.")
-_TIMED = flags.DEFINE_integer("timed_steps", STEPS, "Steps of a timed fit.", 1)
+_TIMED = flags.DEFINE_integer("timed_steps", 12_000, "Steps of a timed fit.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 11, "Fits of each kind that are timed.", 1)
 
 
-def lenet(seed, width=1.0):
+def task() -> Task:
+    return TASKS[_TASK.value]
+
+
+def network(seed, width=1.0):
     keras.utils.set_random_seed(seed)
-    return models.build(NETWORK, SHAPE, CLASSES, width)
+    return models.build(task().network, task().shape, 10, width)
 
 
 @functools.cache
 def compiled(kind, width=1.0):
     """A network of a kind, compiled once for all trainings, and how it begins."""
-    model = lenet(0, width)
-    if kind != "plain":
+    model = network(0, width)
+    if kind == "products":
+        model = product_layers.of_products(model)
+    elif kind != "plain":
         model = tfticket.prune(model, keep_dense=kind == "keeps dense")
-    rate = models.LEARNING_RATES[NETWORK]
-    schedule = keras.optimizers.schedules.CosineDecay(rate, STEPS)
-    settings = models.compile_settings(model, STEPS)
-    optimizer = keras.optimizers.Adam(schedule)
+    schedule = keras.optimizers.schedules.CosineDecay(task().rate, task().steps)
+    settings = models.compile_settings(model, task().steps)
+    optimizer = task().optimizer(schedule)
     model.compile(optimizer, LOSS, metrics=["accuracy"], **settings)
     return model, State.of(model)
 
@@ -75,37 +136,74 @@ def start(seed, kind="masked", width=1.0):
     """The network with the weights of a seed and a new optimizer."""
     model, state = compiled(kind, width)
     state.restore()
-    initial = named_weights(lenet(seed, width))
+    initial = named_weights(network(seed, width))
     for name, variable in named_weights(model).items():
         variable.assign(initial[name])
     return model
 
 
-def dense(sparsity, seed, of_gradients):
-    return start(seed, "plain"), None
+@functools.cache
+def data():
+    return tfticket.data.load(task().dataset, _DATA_DIR.value, download=False)
 
 
-def small_dense(sparsity, seed, of_gradients):
-    width = width_with(NETWORK, SHAPE, CLASSES, round((1 - sparsity) * WEIGHTS))
-    return start(seed, "plain", width), None
-
-
-def gradual(sparsity, seed, of_gradients):
-    schedule = tfticket.schedules.PolynomialDecay(
-        0.0, sparsity, 0, END, frequency=FREQUENCY
+def fit(model, seed, callbacks=()):
+    model.fit(
+        data().training_pipeline(task().batch_size, seed),
+        steps_per_epoch=task().steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
     )
-    return start(seed), tfticket.GradualPruning(schedule, scope="erk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training to do.
+
+    Args:
+        model: A compiled model.
+        callback: The callback of its fit.
+        flops: Operations as a fraction of dense training, if the callback and the sizes
+            of the weights don't say.
+    """
+
+    model: keras.Model
+    callback: keras.callbacks.Callback | None = None
+    flops: float | None = None
+
+
+def dense(sparsity, seed):
+    return Plan(start(seed, "plain"))
+
+
+def small_dense(sparsity, seed):
+    wanted = round((1 - sparsity) * task().weights)
+    width = width_with(task().network, task().shape, 10, wanted)
+    return Plan(start(seed, "plain", width))
+
+
+def gradual(sparsity, seed):
+    schedule = tfticket.schedules.PolynomialDecay(
+        0.0, sparsity, 0, int(0.75 * task().steps), frequency=FREQUENCY
+    )
+    return Plan(start(seed), tfticket.GradualPruning(schedule, scope="erk"))
 
 
 def dynamic(method):
-    def prepare(sparsity, seed, of_gradients):
-        source = {"data": of_gradients(seed)} if method == "rigl" else {}
-        return start(seed), tfticket.DynamicSparseTraining(
+    def plan(sparsity, seed, source=None):
+        if method == "rigl" and source is None:
+            source = batches(*data().train, task().images, seed)
+        callback = tfticket.DynamicSparseTraining(
             *(sparsity, method),
-            **{"scope": "erk", "frequency": FREQUENCY, "seed": seed, **source},
+            scope="erk",
+            frequency=FREQUENCY,
+            seed=seed,
+            data=source if method == "rigl" else None,
         )
+        return Plan(start(seed), callback)
 
-    return prepare
+    return plan
 
 
 def batches(x, y, size, seed):
@@ -115,76 +213,125 @@ def batches(x, y, size, seed):
     return [(x[order[i : i + size]], y[order[i : i + size]]) for i in starts]
 
 
-def largest(method, **arguments):
-    kind = "masked" if method == "ac_dc" else "keeps dense"
-
-    def prepare(sparsity, seed, of_gradients):
-        own = {name: value(sparsity) for name, value in arguments.items()}
-        callback = tfticket.TopKTraining(
-            *(sparsity, method), **{"scope": "erk", "frequency": FREQUENCY, **own}
-        )
-        return start(seed, kind), callback
-
-    return prepare
+def ste(sparsity, seed):
+    callback = tfticket.TopKTraining(sparsity, scope="erk", frequency=FREQUENCY)
+    return Plan(start(seed, "keeps dense"), callback)
 
 
-# What each makes: a compiled model, and the callback of its fit.
+def top_kast(sparsity, seed):
+    callback = tfticket.TopKTraining(
+        *(sparsity, "top_kast"),
+        scope="erk",
+        frequency=FREQUENCY,
+        exploration=EXPLORATION,
+        backward_sparsity=1 - 5 * (1 - sparsity),
+    )
+    return Plan(start(seed, "keeps dense"), callback)
+
+
+def ac_dc(sparsity, seed):
+    phase = task().phase
+    callback = tfticket.TopKTraining(
+        *(sparsity, "ac_dc"), begin_step=phase, frequency=phase, scope="erk"
+    )
+    return Plan(start(seed), callback)
+
+
+def sign_in(sparsity, seed):
+    masked = start(seed)
+    tfticket.sparsify(masked, sparsity, "random", scope="erk", seed=seed)
+    model, state = compiled("products")
+    state.restore()
+    product_layers.begin(
+        model, named_weights(network(seed)), tfticket.get_masks(masked)
+    )
+    steps = task().steps
+    return Plan(model, product_layers.Rebalance(steps // 12, steps // 2), 1 - sparsity)
+
+
+def ticket(sparsity, seed):
+    model = start(seed)
+    masks, flops = ticket_masks(sparsity, seed)
+    tfticket.set_masks(model, masks)
+    return Plan(model, flops=flops + 1 - sparsity)
+
+
+@functools.cache
+def ticket_masks(sparsity, seed):
+    """The masks of a ticket, and the operations of the trainings that found it.
+
+    Each training has half of the weights of the one before, and the same start.
+    """
+    density = round(2 * (1 - sparsity), 6)
+    model, flops = start(seed), 0.0
+    if density < 1:
+        masks, flops = ticket_masks(round(1 - density, 6), seed)
+        tfticket.set_masks(model, masks)
+    fit(model, seed)
+    tfticket.sparsify(model, sparsity, scope="erk")
+    return tfticket.get_masks(model), flops + min(1.0, density)
+
+
 METHODS = {
     "dense": dense,
     "static": dynamic("static"),
+    "Sign-In": sign_in,
     "SET": dynamic("set"),
     "RigL": dynamic("rigl"),
-    "STE": largest("ste"),
-    "Top-KAST": largest(
-        "top_kast",
-        backward_sparsity=lambda sparsity: 1 - 5 * (1 - sparsity),
-        exploration=lambda sparsity: EXPLORATION,
-    ),
-    "AC/DC": largest(
-        "ac_dc", begin_step=lambda sparsity: PHASE, frequency=lambda sparsity: PHASE
-    ),
+    "STE": ste,
+    "Top-KAST": top_kast,
+    "AC/DC": ac_dc,
     "gradual": gradual,
+    "ticket": ticket,
     "small dense": small_dense,
 }
 
 
 def trainings():
     """(method, sparsity, seed) of every training, seeds last."""
-    for seed in range(_SEEDS.value):
-        for sparsity in map(float, _SPARSITIES.value):
-            for method in _METHODS.value or METHODS:
+    for seed in map(int, _SEEDS.value or range(task().seeds)):
+        for sparsity in map(float, _SPARSITIES.value or task().sparsities):
+            for method in _METHODS.value or task().methods:
                 yield method, 0.0 if method == "dense" else sparsity, seed
 
 
 def train(path):
-    data = tfticket.data.load("mnist", _DATA_DIR.value, download=False)
     there = {(x["method"], float(x["sparsity"]), int(x["seed"])) for x in rows(path)}
     for method, sparsity, seed in trainings():
         if (method, sparsity, seed) in there:
             continue
         there.add((method, sparsity, seed))  # dense, at the next sparsity
-        model, callback = METHODS[method](
-            sparsity, seed, functools.partial(batches, *data.train, IMAGES)
-        )
         begun = time.perf_counter()
-        model.fit(
-            data.training_pipeline(BATCH_SIZE, seed),
-            steps_per_epoch=STEPS,
-            shuffle=False,
-            verbose=0,
-            callbacks=[callback] if callback else [],
-        )
+        plan = METHODS[method](sparsity, seed)
+        model, callback = plan.model, plan.callback
+        fit(model, seed, [callback] if callback else [])
         seconds = time.perf_counter() - begun
-        _, accuracy = model.evaluate(*data.test, batch_size=1000, verbose=0)
-        if callback:
-            kept = sum(x.sum() for x in tfticket.get_masks(model).values())
-            if kept != WEIGHTS - round(sparsity * WEIGHTS):
-                raise RuntimeError(f"{method} trained, but to {kept} weights.")
-            flops = callback.training_flops(BATCH_SIZE).relative
-        else:
-            sizes = [math.prod(w.shape) for w in model.weights if len(w.shape) > 1]
-            flops = sum(sizes) / WEIGHTS
+        _, accuracy = model.evaluate(*data().test, batch_size=1000, verbose=0)
+        check_size(method, model, sparsity)
+        flops = plan.flops
+        if flops is None:
+            flops = relative_flops(model, callback)
         add(path, method, sparsity, seed, accuracy, f"{flops:.5f}", seconds)
+
+
+def relative_flops(model, callback):
+    if callback is not None:
+        return callback.training_flops(task().batch_size).relative
+    sizes = [math.prod(w.shape) for w in model.weights if len(w.shape) > 1]
+    return sum(sizes) / task().weights
+
+
+def check_size(method, model, sparsity):
+    """Refuses a sparse network of another size than was asked for."""
+    if method in ("dense", "small dense"):
+        return
+    if method == "Sign-In":
+        kernels = [x.kernel for x in product_layers.product_layers(model)]
+        kept = sum(np.count_nonzero(x) for x in kernels)
+    else:
+        kept = sum(x.sum() for x in tfticket.get_masks(model).values())
+    if kept != task().weights - round(sparsity * task().weights):
+        raise RuntimeError(f"{method} trained, but to {kept} weights.")
 
 
 def measure_time(path):
@@ -193,17 +340,18 @@ def measure_time(path):
     RigL takes its gradient of one batch of a step, as in its paper. Times are of the
     processor, since other programs may take the cores meanwhile.
     """
-    data = random_batches(SHAPE, BATCH_SIZE)()
-    at_hand = list(data.take(20).as_numpy_iterator())
+    batch = random_batches(task().shape, task().batch_size)()
+    at_hand = list(batch.take(20).as_numpy_iterator())
     steps = _TIMED.value
     times = {"static": [], "SET": [], "RigL": []}
     for repeat in range(_REPEATS.value + 1):
         for method in list(times)[:: -1 if repeat % 2 else 1]:
-            model, callback = METHODS[method](SPARSITIES[0], 0, lambda _: at_hand)
+            plan = METHODS[method](task().sparsities[0], 0, at_hand)
+            callbacks = [plan.callback]
             begun = time.process_time()
-            model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[callback])
+            plan.model.fit(batch, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
             times[method].append(time.process_time() - begun)
-            if method != "static" and not callback.records:
+            if method != "static" and not plan.callback.records:
                 raise RuntimeError(f"{method} made no update.")
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -239,7 +387,7 @@ def add(path, *row):
 
 
 def main(_):
-    path = pathlib.Path(_OUT.value)
+    path = pathlib.Path(_OUT.value or task().path)
     if _WHAT.value == "train":
         train(path)
     elif _WHAT.value == "time":

@@ -4,6 +4,7 @@ import collections
 import csv
 import pathlib
 import statistics
+from collections.abc import Sequence
 
 from tfticket.lottery.measures.intervals import difference, mean_interval
 
@@ -11,64 +12,68 @@ COLUMNS = ("method", "sparsity", "seed", "accuracy", "flops", "seconds")
 TIMES = ("method", "steps", "fits", "ms per step", "low", "ratio", "high")
 # In the order of the tables.
 METHODS = (
-    *("dense", "static", "SET", "RigL", "STE", "Top-KAST", "AC/DC", "gradual"),
-    "small dense",
+    *("dense", "static", "Sign-In", "SET", "RigL", "STE", "Top-KAST", "AC/DC"),
+    *("gradual", "ticket", "small dense"),
 )
+CIFAR10_METHODS = ("dense", "static", "SET", "RigL", "STE", "gradual")
 # Pairs whose differences the page gives.
 PAIRS = (
-    *(("SET", "static"), ("RigL", "SET"), ("STE", "RigL"), ("Top-KAST", "RigL")),
-    *(("AC/DC", "RigL"), ("gradual", "RigL"), ("gradual", "AC/DC")),
-    *(("gradual", "STE"), ("RigL", "small dense"), ("dense", "gradual")),
+    *(("Sign-In", "static"), ("SET", "static"), ("RigL", "SET"), ("STE", "RigL")),
+    *(("Top-KAST", "RigL"), ("AC/DC", "RigL"), ("gradual", "RigL")),
+    *(("gradual", "AC/DC"), ("gradual", "STE"), ("gradual", "ticket")),
+    *(("RigL", "small dense"), ("dense", "gradual"), ("dense", "ticket")),
 )
 PAGE = """# Dynamic sparse training
 
 Which way of training ends with the most accurate sparse network, and what does it
-cost? `benchmarks/dynamic.py` trains LeNet-300-100 on MNIST (55,000 images) for 12,000
-steps of 60 images, with Adam at 1.2e-3 and cosine decay. All sparse networks have the
-densities of ERK. {seeds} All figures are in [the table of trainings](dynamic.csv).
+cost? `benchmarks/dynamic.py` trains LeNet-300-100 on MNIST and ResNet-8 on CIFAR-10 in
+these ways, all with the densities of ERK. We did not tune any of their settings.
 
 - **static, SET, RigL**: `DynamicSparseTraining`. Every 100 steps, 30 % of the weights
   are exchanged, decaying along a cosine to zero after 75 % of the training. RigL takes
-  its gradient of 240 images.
+  its gradient of four batches of images.
 - **STE, Top-KAST**: `TopKTraining`, which chooses the largest weights again every 100
   steps. Top-KAST gives five times as many weights a gradient as it keeps, and its
   exploration factor is 1e-5.
-- **AC/DC**: `TopKTraining` with phases of 1,000 steps, sparse from 75 % of the training
-  on.
+- **AC/DC**: `TopKTraining` with phases of a twelfth of the training, sparse from 75 %
+  of the training on.
 - **gradual**: `GradualPruning` with `PolynomialDecay` from 0, every 100 steps, up to
   75 % of the training.
-- **small dense**: LeNet with narrower layers, and as many weights.
+- **ticket**: iterative magnitude pruning with rewinding to the initial weights. Each
+  round halves the weights, so it takes six trainings to find the ticket of 98 %
+  sparsity, which is trained once more; the next two sparsities take one training more
+  each.
+- **Sign-In** (arXiv 2504.12801): static masks, each weight the product of two factors,
+  which are balanced again twelve times, up to half of the training. It is not part of
+  tfticket; `benchmarks/product_layers.py` computes it.
+- **small dense**: a dense network with narrower layers, and as many weights.
 
-We did not tune any of these settings.{missing}
-
-## Test accuracy
-
-The table shows test accuracies in percent after the last step: the mean over seeds, and
-its 95 % interval by Student's t. We did not run what an empty cell stands for.
-
-{accuracies}
-
-## Differences
-
-The table shows differences of test accuracy in percentage points, with their 95 %
-intervals: paired by seed if both have the same seeds, else Welch's. If an interval
+Accuracies are those on the test images, in percent, after the last step: the mean over
+seeds, and its 95 % interval by Student's t. Differences are in percentage points, with
+95 % intervals: paired by seed if both have the same seeds, else Welch's. If an interval
 includes 0, these seeds don't decide which method is better.
 
-{differences}
+Operations are those of the whole training, as a fraction of dense training's, as
+`training_flops` counts them. A step takes three passes: forward and backward to the
+inputs with the kept weights, and backward to the weights that get a gradient. RigL's
+gradients are included, and so are all trainings of a ticket. Fewer operations are not
+faster here, because Keras computes with the zeros too.
 
-## Operations of the training
+## LeNet-300-100 on MNIST
 
-The table shows the operations of the whole training as a fraction of those of dense
-training, as `training_flops` counts them. A step takes three passes: forward and
-backward to the inputs with the kept weights, and backward to the weights that get a
-gradient. RigL's gradients are included. Fewer operations are not faster here, because
-Keras computes with the zeros too.
-
-{operations}
+There are 55,000 training images. A training takes 12,000 steps of 60 images, with Adam
+at 1.2e-3 and cosine decay. {mnist}
 
 ![Accuracy against the operations of the training](dynamic.png)
 
-{best}
+The small dense networks have hidden layers of 7 and 2, 3 and 1, and 2 and 1 units.
+
+## ResNet-8 on CIFAR-10
+
+There are 45,000 training images. A training takes 2,100 steps of 64 images, which are
+3 epochs, with SGD (Nesterov momentum of 0.9) at 0.1 and cosine decay, and no
+augmentation. All of these trainings take a core two hours. The networks would learn
+more in a longer training, and the methods may then differ in another way. {cifar10}
 
 ## Time
 {times}
@@ -76,13 +81,23 @@ Keras computes with the zeros too.
 
 ```sh
 python benchmarks/dynamic.py --data_dir=DIR
+python benchmarks/dynamic.py --data_dir=DIR --task=cifar10
 python benchmarks/dynamic.py --what=time
 python benchmarks/dynamic.py --what=page
 ```
 
-The first command adds one row per training to the table and leaves out the trainings
-that are there, so you can stop it at any time.
+The first two commands add one row per training to the tables and leave out the
+trainings that are there, so you can stop them at any time.
 """
+SECTION = """{seeds}{missing} All figures are in [the table of trainings]({name}).
+
+{accuracies}
+
+{differences}
+
+{operations}
+
+{best}"""
 
 
 def write(path: pathlib.Path) -> None:
@@ -94,7 +109,8 @@ def write(path: pathlib.Path) -> None:
     found = read(path)
     draw(found, path.with_suffix(".png"))
     timed = path.with_name(f"{path.stem}_time.csv")
-    path.with_suffix(".md").write_text(page(found, timed))
+    images = read(path.with_name(f"{path.stem}_cifar10.csv"))
+    path.with_suffix(".md").write_text(page(found, images, timed))
 
 
 def read(path: pathlib.Path) -> dict[tuple[str, float], dict[int, tuple[float, float]]]:
@@ -108,16 +124,31 @@ def read(path: pathlib.Path) -> dict[tuple[str, float], dict[int, tuple[float, f
     return dict(found)
 
 
-def page(found: dict, timed: pathlib.Path) -> str:
+def page(found: dict, images: dict, timed: pathlib.Path) -> str:
     """The text of the page.
 
     Args:
-        found: What `read` returned.
+        found: What `read` returned of LeNet.
+        images: What `read` returned of ResNet-8.
         timed: The table of times, which may not be there.
+    """
+    return PAGE.format(
+        mnist=section(found, METHODS, "dynamic.csv"),
+        cifar10=section(images, CIFAR10_METHODS, "dynamic_cifar10.csv"),
+        times=_times(timed),
+    )
+
+
+def section(found: dict, wanted: Sequence[str], name: str) -> str:
+    """Tables of one network, and what is best in them.
+
+    Args:
+        found: What `read` returned.
+        wanted: Methods that are to be there.
+        name: File name of the table of trainings.
     """
     sparsities = sorted({sparsity for _, sparsity in found} - {0.0})
     methods = [name for name in METHODS if any(name == x for x, _ in found)]
-    head = ["", *(f"{100 * s:g} % sparse" for s in sparsities)]
     accuracies, operations = [], []
     for method in methods:
         of = [found.get((method, s), found.get((method, 0.0), {})) for s in sparsities]
@@ -130,16 +161,20 @@ def page(found: dict, timed: pathlib.Path) -> str:
     ]
     counts = sorted({len(of) for of in found.values()})
     several = f"{counts[0]} to {counts[-1]} seeds" if counts[1:] else _seeds(counts[0])
-    return PAGE.format(
+
+    def table(title, rows):
+        return _table([title, *(f"{100 * s:g} % sparse" for s in sparsities)], rows)
+
+    return SECTION.format(
         seeds=f"There are {several} per cell."
         if counts[-1] > 1
         else "There is one seed.",
-        missing=_missing([name for name in METHODS if name not in methods]),
-        accuracies=_table(head, accuracies),
-        differences=_table(head, differences),
-        operations=_table(head, operations),
+        missing=_missing([name for name in wanted if name not in methods]),
+        name=name,
+        accuracies=table("accuracy", accuracies),
+        differences=table("difference", differences),
+        operations=table("operations", operations),
         best="\n".join(_best(found, s) for s in sparsities),
-        times=_times(timed),
     )
 
 

@@ -33,7 +33,9 @@ def trained(run_script, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "what", ["imp", "gradual", pytest.param("popup", marks=pytest.mark.slow)]
+    "what",
+    ["imp", "gradual", "rigl"]
+    + [pytest.param(x, marks=pytest.mark.slow) for x in ("ste", "popup")],
 )
 def test_two_devices_train_as_one(what, trained):
     one, two = trained(what)

@@ -109,7 +109,7 @@ def conv_8(
 def resnet_8(
     image_shape: tuple[int, int, int], classes: int, width: float = 1.0
 ) -> keras.Model:
-    """ResNet-8, `resnet_20` with one block per stage, as in MLPerf Tiny (2106.07597)."""
+    """ResNet-8 of MLPerf Tiny (2106.07597): `resnet_20` with one block per stage."""
     return _resnet("resnet_8", 1, image_shape, classes, width)
 
 
