@@ -1,5 +1,6 @@
 import functools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -183,6 +184,33 @@ def test_integers_are_scores():
     found = criteria.score(lambda weight: ranks, {"k": W})["k"]
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, ranks)
+
+
+def test_bfloat16_is_a_score():
+    ranks = np.arange(20).reshape(4, 5).astype(ml_dtypes.bfloat16)
+    found = criteria.score(lambda weight: ranks, {"k": W})["k"]
+    np.testing.assert_array_equal(found, np.arange(20).reshape(4, 5))
+
+
+def test_hessians_may_be_computed_when_asked_for():
+    """So that what is in the mapping is looked at one by one."""
+
+    class Computed(dict):
+        def __getitem__(self, key):
+            asked.append(key)
+            return W
+
+    asked, taken = [], []
+
+    def mine(weight, input_hessian):
+        taken.append(input_hessian)
+        return weight
+
+    criteria.score(mine, {"k": W}, {"input_hessian": Computed(k=None, other=None)})
+    assert asked == ["k"]
+    assert taken[0] is W
+    with pytest.raises(TypeError, match=r"^evidence\['input_hessian'\] must be"):
+        criteria.score(mine, {"k": W}, {"input_hessian": 3})
 
 
 def test_missing_and_misshapen_evidence_is_named():

@@ -269,6 +269,7 @@ def test_a_stripped_copy_has_lora_merged():
     x = np.eye(4, dtype=np.float32)
     plain = tfticket.strip(model)
     assert [weight.name for weight in plain.layers[1].weights] == ["kernel", "bias"]
+    assert plain.layers[1].lora_rank is plain.layers[1].lora_alpha is None
     np.testing.assert_allclose(plain(x), model(x), atol=1e-6)
 
 

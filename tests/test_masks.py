@@ -143,3 +143,9 @@ def test_arguments_out_of_range():
         topk.keep_largest([np.ones(3)], 3, [np.array([True, False, True])])
     with pytest.raises(ValueError, match=r"alive\.shape"):
         topk.keep_largest([np.ones(3)], 1, [np.ones(2, bool)])
+
+
+def test_a_density_keeps_at_least_one():
+    assert topk.kept_count(10, 0.1) == 1
+    with pytest.raises(ValueError, match=r"density=0.01 keeps none of 10 .*above 0.05"):
+        topk.kept_count(10, 0.01)

@@ -199,6 +199,19 @@ def test_a_ticket_without_shapes_of_weights_loads(path, ticket):
     assert_same(loaded.masks, ticket.masks)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([15, 1], "'hidden/kernel' and its mask have different shapes"),
+        ([5, -3], r"'hidden/kernel' has no shape in its header but \[5, -3\]"),
+    ],
+)
+def test_a_weight_of_another_shape_than_its_mask_is_refused(shape, message, path):
+    shapes = {"hidden/kernel": shape, "hidden/bias": [3]}
+    replaced(path, header={"weight_shapes": shapes})
+    assert_refused(path, message)
+
+
 def damaged(written, every):
     """Bytes changed, in one bit, in two and in all; and cut short."""
     for i in range(0, len(written), every):

@@ -8,6 +8,7 @@ from keras import layers
 import tfticket
 from tfticket.keras_models.names import named_weights
 from tfticket.pruning.masks import get_pruned_weights
+from tfticket.tickets import ticket as ticket_module
 
 
 def small(units=8, name="hidden"):
@@ -208,3 +209,16 @@ def test_a_failed_save_leaves_the_old_file(ticket, tmp_path, monkeypatch):
         ticket.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["t.npz"]
+
+
+def test_a_model_that_keras_cannot_write_down_is_described():
+    class Odd(layers.Dense):
+        def get_config(self):
+            raise NotImplementedError("It is odd.\nVery.")
+
+    model = keras.Sequential([keras.Input((6,)), Odd(3, name="odd")], name="model")
+    assert ticket_module.plain_config(model) == {
+        "class_name": "Sequential",
+        "layers": {"odd": "Odd"},
+        "without_config": "NotImplementedError: It is odd.",
+    }
