@@ -183,11 +183,15 @@ def small_dense(sparsity, seed):
     return Plan(start(seed, "plain", width))
 
 
-def gradual(sparsity, seed):
-    schedule = tfticket.schedules.PolynomialDecay(
-        0.0, sparsity, 0, int(0.75 * task().steps), frequency=FREQUENCY
-    )
-    return Plan(start(seed), tfticket.GradualPruning(schedule, scope="erk"))
+def gradual(part):
+    def plan(sparsity, seed):
+        end = int(part * task().steps)
+        schedule = tfticket.schedules.PolynomialDecay(
+            0.0, sparsity, 0, end, frequency=FREQUENCY
+        )
+        return Plan(start(seed), tfticket.GradualPruning(schedule, scope="erk"))
+
+    return plan
 
 
 def dynamic(method):
@@ -281,7 +285,8 @@ METHODS = {
     "STE": ste,
     "Top-KAST": top_kast,
     "AC/DC": ac_dc,
-    "gradual": gradual,
+    "gradual": gradual(0.75),
+    "gradual to half": gradual(0.5),
     "ticket": ticket,
     "small dense": small_dense,
 }

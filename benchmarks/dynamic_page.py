@@ -13,15 +13,15 @@ TIMES = ("method", "steps", "fits", "ms per step", "low", "ratio", "high")
 # In the order of the tables.
 METHODS = (
     *("dense", "static", "Sign-In", "SET", "RigL", "STE", "Top-KAST", "AC/DC"),
-    *("gradual", "ticket", "small dense"),
+    *("gradual", "gradual to half", "ticket", "small dense"),
 )
 CIFAR10_METHODS = ("dense", "static", "SET", "RigL", "STE", "gradual")
 # Pairs whose differences the page gives.
 PAIRS = (
     *(("Sign-In", "static"), ("SET", "static"), ("RigL", "SET"), ("STE", "RigL")),
     *(("Top-KAST", "RigL"), ("AC/DC", "RigL"), ("gradual", "RigL")),
-    *(("gradual", "AC/DC"), ("gradual", "STE"), ("gradual", "ticket")),
-    *(("RigL", "small dense"), ("dense", "gradual"), ("dense", "ticket")),
+    *(("gradual", "AC/DC"), ("gradual", "STE"), ("gradual to half", "gradual")),
+    *(("gradual to half", "ticket"), ("RigL", "small dense"), ("dense", "ticket")),
 )
 PAGE = """# Dynamic sparse training
 
@@ -37,8 +37,8 @@ these ways, all with the densities of ERK. We did not tune any of their settings
   exploration factor is 1e-5.
 - **AC/DC**: `TopKTraining` with phases of a twelfth of the training, sparse from 75 %
   of the training on.
-- **gradual**: `GradualPruning` with `PolynomialDecay` from 0, every 100 steps, up to
-  75 % of the training.
+- **gradual**, **gradual to half**: `GradualPruning` with `PolynomialDecay` from 0, every
+  100 steps, up to 75 or 50 % of the training.
 - **ticket**: iterative magnitude pruning with rewinding to the initial weights. Each
   round halves the weights, so it takes six trainings to find the ticket of 98 %
   sparsity, which is trained once more; the next two sparsities take one training more
