@@ -15,7 +15,7 @@ METHODS = (
     *("dense", "static", "Sign-In", "SET", "RigL", "STE", "Top-KAST", "AC/DC"),
     *("gradual", "gradual to half", "ticket", "small dense"),
 )
-CIFAR10_METHODS = ("dense", "static", "SET", "RigL", "STE", "gradual")
+CIFAR10_METHODS = ("dense", "static", "SET", "RigL", "gradual")
 # Pairs whose differences the page gives.
 PAIRS = (
     *(("Sign-In", "static"), ("SET", "static"), ("RigL", "SET"), ("STE", "RigL")),
