@@ -87,7 +87,7 @@ TASKS = {
         path="docs/results/dynamic.csv",
     ),
     "cifar10": Task(
-        *("resnet_8", "cifar10", (32, 32, 3), 77_360, 2_100, 64, 256, 150),
+        *("resnet_8", "cifar10", (32, 32, 3), 77_360, 1_400, 64, 256, 150),
         sparsities=(0.8, 0.9),
         seeds=3,
         methods=dynamic_page.CIFAR10_METHODS,

@@ -71,9 +71,9 @@ The small dense networks have hidden layers of 7 and 2, 3 and 1, and 2 and 1 uni
 
 ## ResNet-8 on CIFAR-10
 
-There are 45,000 training images. A training takes 2,100 steps of 64 images, which are
-3 epochs, with SGD (Nesterov momentum of 0.9) at 0.1 and cosine decay, and no
-augmentation. All of these trainings take a core two hours. The networks would learn
+There are 45,000 training images. A training takes 1,400 steps of 64 images, which are
+2 epochs, with SGD (Nesterov momentum of 0.9) at 0.1 and cosine decay, and no
+augmentation. All of these trainings take a core an hour. The networks would learn
 more in a longer training, and the methods may then differ in another way. {cifar10}
 
 ## Time
