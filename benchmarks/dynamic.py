@@ -185,7 +185,7 @@ def small_dense(sparsity, seed):
 
 def gradual(part):
     def plan(sparsity, seed):
-        end = int(part * task().steps)
+        end = int(part * task().steps) // FREQUENCY * FREQUENCY
         schedule = tfticket.schedules.PolynomialDecay(
             0.0, sparsity, 0, end, frequency=FREQUENCY
         )
@@ -254,8 +254,8 @@ def sign_in(sparsity, seed):
 
 
 def ticket(sparsity, seed):
-    model = start(seed)
     masks, flops = ticket_masks(sparsity, seed)
+    model = start(seed)  # which is the one that found the masks
     tfticket.set_masks(model, masks)
     return Plan(model, flops=flops + 1 - sparsity)
 
@@ -267,9 +267,11 @@ def ticket_masks(sparsity, seed):
     Each training has half of the weights of the one before, and the same start.
     """
     density = round(2 * (1 - sparsity), 6)
-    model, flops = start(seed), 0.0
+    masks, flops = None, 0.0
     if density < 1:
         masks, flops = ticket_masks(round(1 - density, 6), seed)
+    model = start(seed)
+    if masks is not None:
         tfticket.set_masks(model, masks)
     fit(model, seed)
     tfticket.sparsify(model, sparsity, scope="erk")
