@@ -109,3 +109,9 @@ def test_only_their_own_packages_ask_for_the_types():
         if asks.search(path.read_text())
     }
     assert {name for name in found if not name.startswith("edge_popup/")} <= set()
+
+
+def test_training_is_no_argument_of_a_layer_without_it():
+    wrapped = tfticket.Prune(keras.layers.Dense(2))
+    outputs = wrapped.compute_output_spec(keras.KerasTensor((None, 3)), training=True)
+    assert outputs.shape == (None, 2)

@@ -149,3 +149,8 @@ def test_a_density_keeps_at_least_one():
     assert topk.kept_count(10, 0.1) == 1
     with pytest.raises(ValueError, match=r"density=0.01 keeps none of 10 .*above 0.05"):
         topk.kept_count(10, 0.01)
+
+
+def test_integers_beyond_the_precision_of_floats_are_told_apart():
+    (kept,) = topk.keep_largest([np.array([2**60, 2**60 + 1])], 1)
+    assert kept.tolist() == [False, True]

@@ -511,6 +511,8 @@ def test_masks_are_set_again_and_again_with_the_optimizers_slots():
     model = two()
     model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "mse", jit_compile=False)
     y = np.ones((5, 2))
+    for _ in range(2):  # traced before there are slots
+        tfticket.set_masks(model, {"a/kernel": np.ones((4, 3), bool)})
     for seed in range(3):  # the second is traced, the third is not
         model.fit(X, y, verbose=0)
         kept = np.random.default_rng(seed).random((4, 3)) < 0.5
@@ -524,6 +526,18 @@ def test_masks_are_set_again_and_again_with_the_optimizers_slots():
         assert slots[name][kept].any()
         (name,) = (x for x in slots if "b_kernel" in x)
         assert slots[name].any()
+
+
+def test_masks_of_scores_stand_beside_those_that_are_set():
+    chosen = tfticket.PopupDense(3, density=0.5, name="a")
+    wrapped = tfticket.Prune(layers.Dense(2), name="b")
+    model = keras.Sequential([keras.Input((4,)), chosen, wrapped])
+    kept = np.eye(3, 2, dtype=bool)
+    tfticket.set_masks(model, {"b/kernel": kept})
+    masks = tfticket.get_masks(model)
+    assert sorted(masks) == ["a/kernel", "b/kernel"]
+    assert masks["a/kernel"].sum() == 6
+    np.testing.assert_array_equal(masks["b/kernel"], kept)
 
 
 def test_a_model_without_masks_has_none():
