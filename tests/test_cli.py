@@ -406,11 +406,12 @@ def test_ctrl_c_says_how_to_resume(capfd, as_it_was):
 
 
 @pytest.mark.parametrize("args", ["help", "help find", "version", "completion bash"])
-def test_a_reader_that_has_seen_enough(args):
+@pytest.mark.parametrize("package", ["tfticket", "tfticket_cli"])
+def test_a_reader_that_has_seen_enough(args, package):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "tfticket_cli", *args.split()],
+        [sys.executable, "-m", package, *args.split()],
         env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
         stdout=writing,
         stderr=subprocess.PIPE,
@@ -437,16 +438,54 @@ def test_imports_say_nothing(capfd):
         assert (told == shown) == ("1 / 0" not in after)
 
 
-def test_python_m_is_the_program():
-    for package in ("tfticket", "tfticket_cli"):
-        done = subprocess.run(
-            [sys.executable, "-m", package, "version"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        )
-        assert done.stdout == f"tfticket {tfticket.__version__}\n"
+@pytest.mark.parametrize("package", ["tfticket", "tfticket_cli"])
+@pytest.mark.parametrize(
+    ("args", "status", "out", "told"),
+    [
+        ("version", main.DONE, f"tfticket {tfticket.__version__}\n", ""),
+        ("find --rate=7", main.WRONG_FLAGS, "", "Error: flag --rate=7.0: rate must be"),
+        ("exprot", main.WRONG_FLAGS, "", "Error: There is no command 'exprot'."),
+    ],
+)
+def test_python_m_is_the_program(package, args, status, out, told):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", package, *args.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    said = re.split(r"import time: .*\n", done.stderr)
+    imported = re.findall(r"import time: .*\| +(\S+)\n", done.stderr)
+    assert "tfticket_cli" in imported
+    assert not {"keras", "numpy", "tensorflow"}.intersection(imported)
+    assert (done.returncode, done.stdout) == (status, out)
+    assert "".join(said).startswith(told)
+    assert "".join(said).count("\n") == bool(told)
+
+
+def test_another_program_may_import_tfticket(tmp_path):
+    # Python puts "-m" in place of the program's name here too.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(
+        "import builtins, sys\n"
+        "assert sys.argv[0] == '-m'\n"
+        "sys.modules['tfticket._version'] = None\n"  # ends its import early
+        "try:\n"
+        "    import tfticket\n"
+        "except ImportError as error:\n"
+        "    print(error.name)\n"
+    )
+    (tmp_path / "mine" / "__main__.py").write_text("print('mine')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mine", "tfticket"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.split() == ["tfticket._version", "mine"]
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])

@@ -4,8 +4,20 @@ For users. `dir(tfticket)` is the public interface; what needs TensorFlow or mat
 is imported when it is first used.
 """
 
+import runpy
 import sys
 from typing import TYPE_CHECKING
+
+# Python imports a package before its `__main__`, with "-m" in place of the program's
+# name. The program starts here instead of after the imports below, which take seconds,
+# and imports this package again if a command needs it.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in (
+    __name__,
+    f"-m{__name__}",
+):
+    sys.argv[0] = __file__
+    del sys.modules[__name__]
+    runpy.run_module("tfticket_cli", run_name="__main__", alter_sys=True)
 
 from tfticket._version import __version__
 from tfticket.common.on_demand import on_demand

@@ -1,4 +1,8 @@
-"""`python -m tfticket` is the program `tfticket`, which is another package."""
+"""`python -m tfticket` is the program `tfticket`, which is another package.
+
+`tfticket/__init__.py` starts it sooner if that is Python's own command line. This
+module is for programs that run another one, such as `python -m cProfile -m tfticket`.
+"""
 
 import runpy
 
