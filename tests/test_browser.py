@@ -144,7 +144,7 @@ def test_signatures_are_those_of_the_interpreter(files):
         (["open"], None, "open.tflite leaves an axis of its input 'x' open"),
         (["long"], None, "int64 as its input 'x'"),
         (["twice", "wide"], None, "'wide' has {'x': 'float32 \\(1, 5\\)'}"),
-        (["twice", "pair"], None, "must take and give the same"),
+        (["twice", "pair"], None, "must have the same inputs and outputs"),
         ([], None, "one .tflite file or more"),
         (["twice", "twice"], None, "names a file twice"),
         (["twice"], np.ones((3, 5), "float32"), "must be \\(samples, 4\\)"),

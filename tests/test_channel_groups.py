@@ -226,7 +226,7 @@ def test_table():
     lines = text.splitlines()
     assert lines[0].split()[:3] == ["group", "kind", "units"]
     assert lines[3].split()[:5] == ["a", "channels", "6", "5", "8"]
-    assert "'a' stays: 'odd' (Lambda) is of a kind without a channel rule" in text
+    assert "'a' stays: 'odd' (Lambda) has no channel rule" in text
     assert "'b' stays: an output of the model" in text
 
 
@@ -816,8 +816,8 @@ def test_without_a_rule_a_layer_is_pinned_and_listed():
     y = Gated(6, name="own")(layers.Dense(8, name="a")(x))
     groups = tfticket.channel_groups(keras.Model(x, layers.Dense(2, name="b")(y)))
     assert not groups.free
-    assert groups.without_rule == {"own": "is of a kind without a channel rule"}
-    assert "'own' (Gated) is of a kind without a channel rule" in groups["a"].pinned
+    assert groups.without_rule == {"own": "has no channel rule"}
+    assert "'own' (Gated) has no channel rule" in groups["a"].pinned
 
 
 def test_a_slice_without_channels():

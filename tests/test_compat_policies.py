@@ -38,7 +38,7 @@ def test_which_models_are_taken():
         ("depth multiplier", r"'depthwise_conv2d'.*depth_multiplier=1"),
         ("batch normalization of rows", r"'batch_normalization'.*axis=-1"),
         ("nearest", "interpolation must be 'bilinear'"),
-        ("no padding before", r"ends at layer 'dense'.*right after a ZeroPadding2D"),
+        ("no padding before", r"ends at layer 'dense'.*directly after a ZeroPadding2D"),
         ("no pooling", r"ends at layer 'input_layer.*a GlobalAveragePooling2D"),
         ("concatenated", "'concatenate'"),
     ],

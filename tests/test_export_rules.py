@@ -510,7 +510,9 @@ class TestLiteRT:
             if refused:
                 text = text_of(checked, *arguments)
                 assert "differs from the dense one: output 'y/z'" in text
-                assert "Use sparse=False, or fallback=True to have that done." in text
+                assert (
+                    "Use sparse=False, or fallback=True, which does it for you." in text
+                )
             else:
                 assert checked(*arguments).max_error == 0
 

@@ -314,7 +314,7 @@ def test_representative_data_of_two_inputs():
     b = np.arange(72.0).reshape(24, 3)
     data = tf.data.Dataset.from_tensor_slices(({"a": X, "b": b}, b)).batch(5)
     np.testing.assert_array_equal(representative_samples(data, signature)["b"], b)
-    with pytest.raises(ValueError, match="as many samples"):
+    with pytest.raises(ValueError, match="the same number of samples"):
         representative_samples({"a": X, "b": b[:3]}, signature)
 
 

@@ -97,7 +97,7 @@ def test_x86_has_the_path_switched_off(obedient):
     plan = export.sparse_plan(obedient, "x86")
     assert sparse(plan) == []
     assert plan.clusters == plan.mends == ()
-    assert "switched off on x86" in plan.summary
+    assert "disables its sparse path on x86" in plan.summary
     assert {row.reason for row in plan.pointwise} == {
         sparse_rules.RULES["target"].reason
     }
@@ -466,7 +466,7 @@ def test_what_is_expected_of_other_models():
     stopped = network(batch=None, middle=block)
     text, gains, wrong = expectation(stopped)
     assert not wrong
-    assert "0 of 6 1x1 kernels run sparse, first stopped by no more than 2/3" in text
+    assert "0 of 6 1x1 kernels run sparse, first obstacle: no more than 2/3" in text
     assert "on web once the batch is fixed to 1" in text
     assert not gains
     assert expectation(network(batch=8)) is None
@@ -497,7 +497,7 @@ def test_an_activation_of_the_last_mean_is_an_operation(keepdims, activation, ru
     assert len(sparse(plan)) == running
     if not running:
         assert "'alone'" in plan.pointwise[0].reason
-        assert "answers wrong in browsers" in plan.pointwise[0].reason
+        assert "answers wrongly in browsers" in plan.pointwise[0].reason
 
 
 AFTER = benchmark.load("after_cluster").CASES

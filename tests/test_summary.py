@@ -271,7 +271,7 @@ def test_attention_of_ones_own_is_not_counted_as_none():
     x = keras.Input((5, 4))
     found = rows(keras.Model(x, Own(1, 2, name="a")(x, x)))["a"]
     assert found.flops_dense is None
-    assert found.why_no_flops == "not known how often the layer uses it"
+    assert found.why_no_flops == "it is not known how often the layer uses it"
 
 
 def test_shared_and_nested_layers_count_each_call():
@@ -368,7 +368,7 @@ class TestNotKnown:
         for row in rows(tfticket.prune(model)).values():
             if row.name != "b/kernel":
                 assert row.flops_dense is None
-                assert row.why_no_flops == "not known how often the layer uses it"
+                assert row.why_no_flops == "it is not known how often the layer uses it"
         # What is in no mask is not overlooked.
         assert ("a/table" in rows(model)) is isinstance(layer, Looped)
 

@@ -27,7 +27,7 @@ from tfticket.keras_models.twins import copy_layer
 from tfticket.pruning.wrapper import Prune
 
 _PREFIX = "prune_low_magnitude_"
-# What TF-MOT's wrapper keeps beside the weights of its layer.
+# What TF-MOT's wrapper stores next to the weights of its layer.
 _BOOKKEEPING = ("mask", "threshold", "pruning_step")
 _WAY_OUT = (
     "Where TF-MOT is installed, load it with tf_keras inside "
@@ -41,9 +41,9 @@ def convert(
 ) -> keras.Model:
     """Copies a Keras 3 model with the weights and masks of one that TF-MOT pruned.
 
-    Layers are matched by name. Where not every name of the source is found, they are
-    matched in order, shapes checked; give a nested model the same names, since an
-    .h5 file lists its frozen layers last. Layers that TF-MOT did not prune are not
+    Layers are matched by name. If `into` lacks a name of the source, they are matched
+    in order and their shapes are checked; give a nested model the same names, because
+    an .h5 file lists its frozen layers last. Layers that TF-MOT did not prune are not
     wrapped. The optimizer's state, the schedule and the step are not carried over.
 
     Args:
@@ -51,22 +51,23 @@ def convert(
             a .keras file, or an .h5 file of the whole model or of its weights. tf_keras
             writes no .h5 of a pruned recurrent or attention layer.
         into: A built Sequential or Functional Keras 3 model of the same
-            architecture, not wrapped. It is left untouched.
-        masks_from_zeros: For a source without masks, one that TF-MOT's
-            `strip_pruning` made: whether its zeros are the masks. Layers without a
-            zero are then not wrapped.
+            architecture, not wrapped. It is not changed.
+        masks_from_zeros: Whether the zeros of a source without masks become the masks.
+            TF-MOT's `strip_pruning` makes such a source. Layers without a zero are then
+            not wrapped.
 
     Returns:
-        A copy of `into` as `tfticket.prune` makes it, masked weights exactly 0.0,
-        not compiled.
+        A wrapped copy of `into`, as `tfticket.prune` makes it. Pruned weights are
+        exactly 0.0, and the copy is not compiled.
 
     Raises:
         TypeError: If `source` is neither a model nor a path, `into` can't be copied,
             or `masks_from_zeros` is not a bool.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another format or leads to another file, a layer
-            differs (the first one is named), the source has no masks and
-            `masks_from_zeros` is False, or a layer is pruned there that can't be here.
+        ValueError: If the file has another format or links to another file, if a layer
+            differs (the error names the first one), if the source has no masks and
+            `masks_from_zeros` is False, or if the source pruned a layer that can't be
+            pruned here.
 
     Example:
 
@@ -88,7 +89,7 @@ def convert(
     if isinstance(source, (str, os.PathLike)):
         check_path("source", source)
         if os.path.exists(source) and not os.path.isdir(source):
-            open_regular(source).close()  # a pipe would wait for somebody to write
+            open_regular(source).close()  # opening a pipe would wait for a writer
     require_transformable(into)
     owners = list(_owners(into))
     if _is_keras_file(source):
@@ -107,10 +108,10 @@ def convert(
         raise ValueError(
             "The source has no pruned layer: "
             + (
-                "no prunable weight of it is 0.0."
+                "no prunable weight is 0.0."
                 if masks_from_zeros
-                else "no mask is in it. If TF-MOT's strip_pruning took them, pass "
-                "masks_from_zeros=True. If it never was pruned, copy its weights "
+                else "it holds no mask. If TF-MOT's strip_pruning removed them, pass "
+                "masks_from_zeros=True. If it was never pruned, copy its weights "
                 "with set_weights() and call tfticket.prune."
             )
         )
@@ -140,7 +141,7 @@ def convert(
 
 @dataclass
 class _Saved:
-    """A layer of the source: what it holds itself, without its sublayers."""
+    """The weights that a layer of the source holds itself, without its sublayers."""
 
     path: tuple[str, ...]
     weights: list[tuple[str, np.ndarray]] = field(default_factory=list)
@@ -201,9 +202,8 @@ def _read_file(path: str) -> list:
         group = file.get("model_weights", file)
         if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
             raise ValueError(
-                f"'{path}' has no layer names in it: it is of the format that a name "
-                "ending in .weights.h5 asks tf_keras for. "
-                f"{_WAY_OUT}"
+                f"'{path}' has no layer names: it has the format that tf_keras writes "
+                f"for names that end in .weights.h5. {_WAY_OUT}"
             )
         return [
             (name, [(w, np.array(group[name][w])) for w in _names(group[name])])
@@ -239,13 +239,13 @@ def _collect(groups: _Groups) -> list[_Saved]:
 
 
 def _plain_path(parts: Iterable[str]) -> tuple[str, ...]:
-    """Names without TF-MOT's prefix, what it names twice named once."""
+    """Names without TF-MOT's prefix; a name that TF-MOT repeats occurs once."""
     parts = [part.removeprefix(_PREFIX) for part in parts]
     return tuple(name for name, _ in itertools.groupby(parts))
 
 
 def _owners(model: keras.Model) -> Iterator[_Owner]:
-    """What holds weights in a model, wrapped or not, in order."""
+    """The layers of a model that hold weights, wrapped or not, in order."""
     for layer_path, layer in named_layers(model):
         layer = inner_layer(layer)
         at = tuple(layer_path.split("/"))
@@ -268,7 +268,7 @@ def _owners(model: keras.Model) -> Iterator[_Owner]:
 
 
 def _with_weights(layer):
-    """(name, layer) of those directly inside with weights, in the order of those."""
+    """(name, layer) of direct sublayers with weights, in the order of the weights."""
     order = {id(weight): i for i, weight in enumerate(layer.weights)}
     inside = [(name, part) for name, part in sublayers(layer) if part.weights]
     return sorted(inside, key=lambda held: order[id(held[1].weights[0])])
@@ -281,7 +281,7 @@ def _is_keras_file(source: Any) -> bool:
 def _match_by_attribute(
     saved: list[_Saved], owners: list[_Owner]
 ) -> list[tuple[_Saved, _Owner]]:
-    """Pairs of what a .keras file holds, which knows layers by name, parts by place."""
+    """Pairs for a .keras file, which names layers and numbers their parts."""
     there = {owner.attributes: owner for owner in owners}
     holders = [item for item in saved if item.weights]
     pairs = [(item, there.pop(item.path, None)) for item in holders]
@@ -302,23 +302,23 @@ def _checked(pairs):
         if item is None:
             raise ValueError(
                 f"The model has the layer '{'/'.join(owner.path)}' "
-                f"{_shapes(owner.weights)}, for which the source has none. Give `into` "
-                "the source's architecture."
+                f"{_shapes(owner.weights)}, which the source lacks. Give `into` the "
+                "source's architecture."
             )
         name = "/".join(item.path)
         shapes = _shapes(value for _, value in item.weights)
         if owner is None:
             raise ValueError(
-                f"The source has the layer '{name}' {shapes}, for which the model has "
-                "none. Give `into` the source's architecture."
+                f"The source has the layer '{name}' {shapes}, which the model lacks. "
+                "Give `into` the source's architecture."
             )
         if _shapes(owner.weights) != shapes:
             raise ValueError(
-                f"The first layer that differs is '{name}' of the source, with weights "
-                f"of shapes {shapes}. The model's, "
+                f"The first layer that differs is '{name}' of the source, whose "
+                f"weights have the shapes {shapes}. The model's, "
                 f"'{'/'.join(owner.path)}', has {_shapes(owner.weights)}. Give `into` "
-                "the source's architecture, and its layer names where it has another "
-                "order."
+                "the source's architecture, and the source's layer names if the order "
+                "differs."
             )
     return pairs
 
@@ -347,12 +347,12 @@ def _is_within(short, long):
 
 
 def _masks(saved: list, pairs: list) -> list[tuple[str, _Owner, list[np.ndarray]]]:
-    """(path of the layer here, one of its holders, its masks) of what has masks."""
+    """(path of the layer here, one of its holders, its masks) of all masked layers."""
     found = []
     for item in saved:
         if not item.masks:
             continue
-        # Of a recurrent layer the masks are its own, and its weights the cell's.
+        # A recurrent layer holds the masks itself, and its cell holds the weights.
         owner = next(
             owner for held, owner in pairs if held.path[: len(item.path)] == item.path
         )
@@ -369,7 +369,7 @@ def _masks(saved: list, pairs: list) -> list[tuple[str, _Owner, list[np.ndarray]
 
 
 def _zeros(pairs):
-    """As `_masks`, the masks being where weights of a stripped model are not 0.0."""
+    """Like `_masks`, for a stripped model: a mask is False where its weight is 0.0."""
     values = {
         id(weight): value
         for item, owner in pairs

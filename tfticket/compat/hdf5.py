@@ -1,4 +1,4 @@
-"""HDF5 files of strangers, opened only if all that they name is in them."""
+"""HDF5 files from strangers, opened only if they refer to no other file."""
 
 import contextlib
 import os
@@ -9,24 +9,26 @@ import h5py
 
 from tfticket.common.files import DAMAGE
 
-# The most that deflate makes of a byte; and what an array may have without any.
+# The largest expansion of a byte by deflate, and the size that an array may claim
+# without any.
 _MOST_A_BYTE, _SMALL = 1032, 1 << 16
 
 
 @contextlib.contextmanager
 def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py.File]:
-    """Opens an HDF5 file to read, if nothing in it leads to another file.
+    """Opens an HDF5 file for reading, unless something in it refers to another file.
 
-    A link of HDF5 may name any file of this machine, and so may the storage of an
-    array: reading "a kernel" would then read that file.
+    An HDF5 link may name any file on this machine, and so may the storage of an array:
+    a program that reads "a kernel" would then read that file.
 
     Args:
         source: The file's path, or a file object.
-        name: What an error calls the file.
+        name: Name of the file in error messages.
 
     Raises:
-        ValueError: If the file is damaged, a link in it is no plain one, or the values
-            of an array are stored elsewhere or not at all. The message names the first.
+        ValueError: If the file is damaged, if it contains a link to another place, or
+            if the values of an array are stored elsewhere or nowhere. The message names
+            the first.
 
     Example:
 
@@ -46,7 +48,7 @@ def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py
         if str(name) in str(error):
             raise
         raise ValueError(
-            f"'{name}' is damaged, or not such a file: {type(error).__name__}: {error}"
+            f"'{name}' is damaged, or not an HDF5 file: {type(error).__name__}: {error}"
         ) from error
 
 

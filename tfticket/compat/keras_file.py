@@ -1,4 +1,4 @@
-"""What a `.keras` file holds that tf_keras wrote of a model that TF-MOT pruned."""
+"""Reads the `.keras` file that tf_keras wrote for a model that TF-MOT pruned."""
 
 import collections
 import io
@@ -15,8 +15,8 @@ import numpy as np
 from tfticket.common.files import DAMAGE, open_regular
 from tfticket.compat.hdf5 import open_h5
 
-# tf_keras stores without compression; a small file that unpacks to gigabytes is no
-# model of its.
+# tf_keras stores without compression, so it did not write a small file that unpacks to
+# gigabytes.
 _MOST_A_BYTE = 20
 _WRAPPER = "PruneLowMagnitude"
 
@@ -24,18 +24,18 @@ _WRAPPER = "PruneLowMagnitude"
 def read_keras_file(
     path: str,
 ) -> list[tuple[tuple[str, ...], list[np.ndarray], list[np.ndarray]]]:
-    """Weights and masks by layer; no code of the file is run.
+    """Reads weights and masks by layer, and runs no code from the file.
 
     Args:
         path: The file.
 
     Returns:
-        (path, weights, masks) of each layer or part of one that holds some itself: the
-        names of nested models and the layer, then the attributes that hold the part,
-        without "_" at their beginning.
+        (path, weights, masks) for each layer, or part of one, that holds some itself.
+        The path has the names of nested models and the layer, then the attributes that
+        hold the part, without a leading "_".
 
     Raises:
-        ValueError: If the file is damaged, or not of a Sequential or Functional model.
+        ValueError: If the file is damaged, or holds no Sequential or Functional model.
     """
     try:
         with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
@@ -98,13 +98,13 @@ def _variables(group):
 
 
 def _masks(variables):
-    """Of a wrapper's variables: the weights, a mask and a threshold of each, a step."""
+    """The masks among a wrapper's variables: weights, masks, thresholds, a step."""
     count = (len(variables) - 1) // 3
     return [mask != 0 for mask in variables[count : 3 * count : 2]]
 
 
 def _snake_case(name):
-    """As tf_keras writes the class of a layer: "PruneLowMagnitude" in three words."""
+    """The name of a class as tf_keras writes it: "prune_low_magnitude"."""
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,4 +1,4 @@
-"""TF-MOT's `prune_low_magnitude` and `strip_pruning`, in terms of `tfticket.Prune`."""
+"""TF-MOT's `prune_low_magnitude` and `strip_pruning`, built on `tfticket.Prune`."""
 
 import abc
 import contextlib
@@ -55,36 +55,35 @@ def prune_low_magnitude(
 ) -> keras.layers.Layer | keras.Model | list[keras.layers.Layer]:
     """Wraps layers so that training with `UpdatePruningStep` prunes them.
 
-    Layers with nothing to prune stay as they are, depthwise convolutions too. Unlike
-    TF-MOT's, a model and built layers are copied and the copy is wrapped; an unbuilt
-    layer is wrapped itself. What is wrapped keeps the name of its layer.
+    Layers with nothing to prune stay as they are, and so do depthwise convolutions.
+    Unlike TF-MOT, this copies a model or a built layer and wraps the copy; it wraps an
+    unbuilt layer itself. A wrapped layer keeps its name.
 
     Args:
-        to_prune: A layer, a list of layers, or a Sequential or Functional model, of
-            which every layer is wrapped that can be, nested models included.
-        pruning_schedule: When and how far, `ConstantSparsity(0.5, 0)` unless given:
-            `ConstantSparsity`, `PolynomialDecay`, or
-            any callable of the step, 1 in the first batch, that returns
-            (should_prune, sparsity).
-        block_size: Height and width of the blocks that are pruned whole, for weights
+        to_prune: A layer, a list of layers, or a Sequential or Functional model. Every
+            layer of a model and of its nested models is wrapped if it can be.
+        pruning_schedule: When to prune and to which sparsity: `ConstantSparsity`,
+            `PolynomialDecay`, or any callable of the step, 1 in the first batch, that
+            returns (should_prune, sparsity). The default is `ConstantSparsity(0.5, 0)`.
+        block_size: Height and width of the blocks that are pruned as units, for weights
             of rank 2.
         block_pooling_type: `"AVG"` or `"MAX"` of the magnitudes in a block.
         pruning_policy: Which layers of a model to wrap. Ignored unless `to_prune` is
             a model.
-        sparsity_m_by_n: (m, n) for m zeros in every n weights along the input
-            channels, whatever the schedule says, from the first step on. Where
-            `tfticket.structures.NM` says how many are kept, this says how many go.
-        **kwargs: Arguments of the wrapper where `to_prune` is one layer; `input_shape`
-            is for the first layer of a Sequential model. Ignored otherwise.
+        sparsity_m_by_n: (m, n) for m zeros in every n weights along the input channels,
+            from the first step on, whatever the schedule says. It counts pruned
+            weights, and `tfticket.structures.NM` counts kept weights.
+        **kwargs: Arguments of the wrapper if `to_prune` is one layer; `input_shape` is
+            for the first layer of a Sequential model. They are ignored otherwise.
 
     Returns:
-        The wrapped layer, list or model, a model not compiled.
+        The wrapped layer, list or model. A model is not compiled.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If an argument is out of range, blocks and m by n are both asked
-            for, a model is subclassed, the policy refuses it, or a custom layer does
-            not say what to prune.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, if both blocks and m by n are given,
+            if a model is subclassed, if the policy refuses it, or if a custom layer
+            does not say what to prune.
 
     Example:
 
@@ -114,18 +113,16 @@ def prune_low_magnitude(
         return _wrap(to_prune, own, kwargs)
     raise TypeError(
         "to_prune must be a keras.layers.Layer, a list of them, or a Sequential or "
-        f"Functional keras.Model. Received: to_prune={shown(to_prune)}. "
-        "Models of tf_keras are for TF-MOT itself, or "
-        "tfticket.compat.convert.convert."
+        f"Functional keras.Model. Received: to_prune={shown(to_prune)}. For models of "
+        "tf_keras, use TF-MOT itself or tfticket.compat.convert.convert."
     )
 
 
 class UpdatePruningStep(GradualPruning):
-    """`GradualPruning` as TF-MOT's callback of that name behaves.
+    """`GradualPruning` that behaves like TF-MOT's callback of this name.
 
-    A weight that its schedule would leave without survivors keeps one. On a model
-    without masks it does nothing, and warns of it. Arguments are those of
-    `GradualPruning`.
+    If its schedule would prune all entries of a weight, it keeps one. On a model
+    without masks it warns and does nothing. It takes the arguments of `GradualPruning`.
 
     Example:
 
@@ -176,16 +173,16 @@ class UpdatePruningStep(GradualPruning):
 
 
 def strip_pruning(model: keras.Model) -> keras.Model:
-    """Copies a model without the wrappers, pruned weights exactly 0.0.
+    """Copies a model without the wrappers; pruned weights are exactly 0.0.
 
     Args:
         model: A model that `prune_low_magnitude` wrapped, or some layers of it.
 
-    A Sequential model may be not built yet, and its copy is then not either.
+    A Sequential model need not be built; its copy is then not built either.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If any other is not built.
+        ValueError: If any other model is not built.
 
     Example:
 
@@ -206,7 +203,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
 
 
 def prune_scope() -> contextlib.AbstractContextManager:
-    """A scope to load a pruned model in: nothing here, its classes are registered.
+    """Does nothing, since the classes are registered. TF-MOT loads models in it.
 
     Example:
 
@@ -252,7 +249,7 @@ def _wrap_unless_wrapped(layer, own):
 def _wrap(layer, own, kwargs):
     if isinstance(layer, MaskedLayer):
         raise ValueError(f"Layer '{layer.name}' is wrapped already.")
-    # TF-MOT makes up a name, whatever is asked for; here it is the layer's.
+    # TF-MOT makes up a name and ignores the argument; here it is the layer's name.
     kwargs = {key: value for key, value in kwargs.items() if key != "name"}
     shape = _shape_asked_for(kwargs)
     if not _is_for_wrapping(layer):
@@ -262,14 +259,14 @@ def _wrap(layer, own, kwargs):
     if shape is not None:
         kwargs["input_shape"] = shape
     with warnings.catch_warnings():
-        # Whoever named a shape has heard from Keras that keras.Input is better.
+        # Keras has already told the caller that keras.Input is better.
         warnings.filterwarnings("ignore", "Do not pass an `input_shape`")
         make = wrap_copy if layer.built else Prune
         return make(layer, **own, **kwargs)
 
 
 def _shape_asked_for(kwargs):
-    """Takes the shape of the first layer out of arguments; None if there is none."""
+    """Removes the first layer's shape from arguments; `None` if there is none."""
     shape = kwargs.pop("input_shape", None)
     if "input_dim" in kwargs:
         shape = (kwargs.pop("input_dim"),)
@@ -279,9 +276,10 @@ def _shape_asked_for(kwargs):
 
 
 def _shape_made_with(layer):
-    """The shape that a layer was given as the first one of a Sequential model."""
+    """The input shape that a layer got as the first one of a Sequential model."""
     probe = keras.Sequential(name="probe")
-    # Without building it. Only Model's `layers` have the input of a Sequential model.
+    # This does not build it: only Model's `layers` include the input of a Sequential
+    # model.
     probe.add(layer, rebuild=False)
     inputs = super(keras.Sequential, probe).layers[:-1]
     return tuple(inputs[0].batch_shape[1:]) if inputs else None
@@ -303,10 +301,10 @@ def _is_for_wrapping(layer: Any) -> bool:
         return True
     if type(layer).__module__.split(".")[0] != "keras":
         raise ValueError(
-            f"Layer '{layer.name}' is of a class of its own, {type(layer).__name__}, "
-            "that does not say what to prune. Give it a method get_prunable_weights() "
-            "that returns a list of its variables, or wrap the other layers only, by "
-            "keras.models.clone_model with a clone_function."
+            f"Layer '{layer.name}' has a custom class, {type(layer).__name__}, that "
+            "does not say what to prune. Give it a method get_prunable_weights() that "
+            "returns a list of its variables, or wrap only the other layers with "
+            "keras.models.clone_model and a clone_function."
         )
     # TF-MOT leaves depthwise convolutions dense.
     return not isinstance(layer, DEPTHWISE) and holds_kernels(layer)

@@ -1,4 +1,4 @@
-"""`load_h5`: a whole model of Keras 2 that Keras 3 refuses for arguments it dropped."""
+"""`load_h5` loads a Keras 2 model with arguments that Keras 3 no longer has."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from tfticket.common.arguments import check_mapping, check_path
 from tfticket.common.files import open_regular, temporary_folder
 from tfticket.compat.hdf5 import open_h5
 
-# Class of the layer to arguments that Keras 2 wrote and Keras 3 dropped, with the one
-# value that means what Keras 3 does.
+# Maps the class of a layer to arguments that Keras 2 wrote and Keras 3 dropped, with
+# the one value that means what Keras 3 does.
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D")
 _DROPPED: dict[str, dict[str, Any]] = {
     "DepthwiseConv1D": {"groups": 1},
@@ -32,22 +32,23 @@ def load_h5(
 ) -> keras.Model:
     """Loads a whole-model .h5 file of Keras 2 or tf_keras into Keras 3.
 
-    Layers are made without the arguments that Keras 3 dropped: `groups=1` of depthwise,
-    separable and transposed convolutions, `time_major=False` of recurrent layers. The
-    file stays as it is. For a model that TF-MOT's wrappers are still in, see `convert`.
+    It creates layers without the arguments that Keras 3 dropped: `groups=1` of
+    depthwise, separable and transposed convolutions, and `time_major=False` of
+    recurrent layers. The file is not changed. For a model that still has TF-MOT's
+    wrappers, see `convert`.
 
     Args:
         path: The .h5 file that `model.save` wrote.
-        custom_objects: Name to class or function of what is the user's own.
+        custom_objects: Maps names to your own classes and functions.
 
     Returns:
         The model, not compiled.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no .h5 file of a whole model, holds TF-MOT's
-            wrappers, leads to another file, or a layer has another value of such an
-            argument.
+        ValueError: If the file is not an .h5 file of a whole model, if it holds
+            TF-MOT's wrappers or links to another file, or if a layer has another value
+            for such an argument.
 
     Example:
 
@@ -77,19 +78,19 @@ def load_h5(
             return keras.models.load_model(
                 copy, custom_objects=custom_objects, compile=False
             )
-        except Exception as error:  # h5py's and Keras's are of many kinds
+        except Exception as error:  # h5py and Keras raise many kinds of errors
             if str(path) in str(error):
                 raise
             raise ValueError(f"'{path}' can't be loaded: {error}") from error
 
 
 def _rewrite(copy, path):
-    """Takes what Keras 3 does not know out of a copy of the file."""
+    """Removes what Keras 3 does not know from a copy of the file."""
     with h5py.File(copy, "r+") as file:
         if "model_config" not in file.attrs:
             raise ValueError(
-                f"'{path}' holds weights alone. Build the model, and load them "
-                "with model.load_weights(path)."
+                f"'{path}' holds only weights. Build the model, and load them with "
+                "model.load_weights(path)."
             )
         config = json.loads(file.attrs["model_config"])
         _take_out(config, path)
@@ -97,7 +98,7 @@ def _rewrite(copy, path):
 
 
 def _take_out(config, path):
-    """Takes dropped arguments out of the configurations of layers, at any depth."""
+    """Removes dropped arguments from the configurations of layers, at any depth."""
     if isinstance(config, list):
         for part in config:
             _take_out(part, path)
@@ -106,8 +107,8 @@ def _take_out(config, path):
     kind, own = config.get("class_name"), config.get("config")
     if kind == "PruneLowMagnitude":
         raise ValueError(
-            f"'{path}' is of a model that TF-MOT's wrappers are still in. Build the "
-            "model in Keras 3, and pass both to tfticket.compat.convert.convert."
+            f"'{path}' holds a model that still has TF-MOT's wrappers. Build the model "
+            "in Keras 3, and pass both to tfticket.compat.convert.convert."
         )
     if isinstance(own, dict):
         for name, value in _DROPPED.get(str(kind), {}).items():

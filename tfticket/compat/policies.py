@@ -1,4 +1,4 @@
-"""Policies: which layers of a model to prune, and whether that is worth it."""
+"""Policies choose the layers to prune, and refuse models that gain nothing."""
 
 import abc
 import functools
@@ -17,7 +17,7 @@ from tfticket.keras_models.names import is_graph
 class PruningPolicy(abc.ABC):
     """Says which layers of a model `prune_low_magnitude` wraps.
 
-    A policy of your own implements both methods.
+    Your own policy implements both methods.
 
     Example:
 
@@ -40,15 +40,15 @@ class PruningPolicy(abc.ABC):
 
     @abc.abstractmethod
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
-        """Whether this layer is to be pruned."""
+        """Whether to prune this layer."""
 
     @abc.abstractmethod
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:
-        """Raises a ValueError if the model is not one that the policy is for."""
+        """Raises a ValueError if the policy does not fit the model."""
 
 
 class PruneForLatencyOnXNNPack(PruningPolicy):
-    """Prunes 1x1 Conv2D layers, in a model where XNNPACK runs those sparse.
+    """Prunes 1x1 Conv2D layers of a model in which XNNPACK runs them sparse.
 
     XNNPACK infers sparsely from a first convolution (3x3, stride 2, 3 channels,
     padding "valid" after a ZeroPadding2D of 1) up to GlobalAveragePooling2D, through
@@ -75,7 +75,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
     """
 
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
-        """Whether it is a 1x1 Conv2D."""
+        """Whether the layer is a 1x1 Conv2D."""
         check_instance("layer", layer, layers.Layer, "a keras.layers.Layer")
         return isinstance(layer, layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
 
@@ -83,15 +83,15 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         """Checks that XNNPACK can run the model's 1x1 convolutions sparsely.
 
         Args:
-            model: A built Sequential or Functional model. Nested ones count as part of
-                it.
+            model: A built Sequential or Functional model. The layers of nested models
+                count as its own.
 
         Raises:
             TypeError: If it is not a Keras model.
-            ValueError: If it is subclassed or not built, an input does not lead to a
-                first convolution, an output does not come from GlobalAveragePooling2D,
-                or a layer between the two is of a kind that XNNPACK does not run
-                sparsely.
+            ValueError: If the model is subclassed or not built, if an input does not
+                lead to a first convolution, if an output does not come from
+                GlobalAveragePooling2D, or if XNNPACK does not run a layer between the
+                two sparsely.
         """
         _require_built_graph(model)
         graph = _LayerGraph(model)
@@ -99,16 +99,15 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             graph.inputs,
             graph.consumers,
             lambda layer: _is_start(layer, graph),
-            "On it, as on every path from an input, there must be a Conv2D with a 3x3 "
-            "kernel, strides of 2, 3 input channels and padding='valid', right after a "
+            "Every path from an input must contain a Conv2D with a 3x3 kernel, "
+            "strides of 2, 3 input channels and padding='valid', directly after a "
             "ZeroPadding2D(1).",
         )
         ends = graph.reach(
             graph.outputs,
             graph.producers,
             lambda layer: isinstance(layer, layers.GlobalAveragePooling2D),
-            "On it, as on every path back from an output, there must be a "
-            "GlobalAveragePooling2D.",
+            "Every path to an output must contain a GlobalAveragePooling2D.",
         )
 
         def stop(layer):
@@ -134,7 +133,7 @@ def _require_built_graph(model):
 
 
 class _LayerGraph:
-    """Which layer of a model feeds which, nested models taken apart.
+    """Which layer of a model feeds which; the layers of nested models count as its own.
 
     Args:
         model: A built Sequential or Functional model.
@@ -162,10 +161,10 @@ class _LayerGraph:
                 self.consumers[producer].append(layer)
 
     def reach(self, begin: Iterable, step: dict, stop: Callable, mend: str) -> list:
-        """The layers that `stop` holds for, one on every path from `begin`.
+        """The first layer on every path from `begin` for which `stop` is True.
 
         Raises:
-            ValueError: If a path ends before.
+            ValueError: If a path ends without one.
         """
         to_visit, seen, found = list(begin), set(begin), []
         while to_visit:
@@ -176,7 +175,7 @@ class _LayerGraph:
             if not step[layer]:
                 raise ValueError(
                     f"A path through the model ends at layer '{layer.name}' "
-                    f"({type(layer).__name__}). {mend} Otherwise XNNPACK runs nothing "
+                    f"({type(layer).__name__}). {mend} Otherwise XNNPACK runs no layer "
                     "sparsely: prune without PruneForLatencyOnXNNPack."
                 )
             for following in step[layer]:
@@ -186,7 +185,7 @@ class _LayerGraph:
         return found
 
     def is_padded(self, layer: keras.layers.Layer, width: int) -> bool:
-        """Whether the layer comes right after a ZeroPadding2D of that width."""
+        """Whether the layer comes directly after a ZeroPadding2D of this width."""
         producers = self.producers.get(layer, [])
         return (
             len(producers) == 1
@@ -219,11 +218,11 @@ def _check_layer(layer, graph):
 
 
 def _requirement(layer):
-    """What XNNPACK asks of a layer: as a function, and in words."""
+    """What XNNPACK requires of a layer, as a function and in words."""
     for kinds, holds, mend in _REQUIREMENTS:
         if isinstance(layer, kinds):
             return holds, mend
-    # `x + y` and its like are operations, not layers.
+    # `x + y` and similar expressions are operations, not layers.
     is_operation = not isinstance(layer, layers.Layer)
     supported = is_operation and type(layer).__name__ in _OPERATIONS
     return lambda layer, is_padded: supported, _SUPPORTED
@@ -252,8 +251,8 @@ _SUPPORTED = (
     "Multiply, ZeroPadding2D, bilinear UpSampling2D, ReLU, LeakyReLU, ELU, "
     f"Dropout, and Activation of {', '.join(_ACTIVATIONS)}."
 )
-# Kinds of layers, whether XNNPACK runs one of them sparsely, and what it must be. Asked
-# are the layer and a function of the width of the padding that must come before it.
+# Kinds of layers, whether XNNPACK runs one sparsely, and what it requires. The function
+# takes the layer and a function of the width of the padding that must come before it.
 _REQUIREMENTS: tuple[tuple[Any, Callable, str], ...] = (
     (
         layers.DepthwiseConv2D,
@@ -271,7 +270,7 @@ _REQUIREMENTS: tuple[tuple[Any, Callable, str], ...] = (
     (
         layers.GlobalAveragePooling2D,
         lambda layer, is_padded: layer.keepdims,
-        "in the middle of a model it must have keepdims=True.",
+        "inside a model it must have keepdims=True.",
     ),
     (
         layers.BatchNormalization,

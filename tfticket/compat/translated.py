@@ -1,4 +1,4 @@
-"""TF-MOT's schedules, blocks and m by n, as what `tfticket.Prune` takes."""
+"""TF-MOT's schedules, blocks and m by n as arguments of `tfticket.Prune`."""
 
 import abc
 from typing import Any, Literal
@@ -15,10 +15,10 @@ _POOLING: dict[str, Literal["average", "max"]] = {"AVG": "average", "MAX": "max"
 
 
 class PruningSchedule(abc.ABC):
-    """Says when to prune and how far: the base of a schedule of your own.
+    """Base class of schedules, which say when to prune and to which sparsity.
 
-    Register the class with `keras.saving.register_keras_serializable` where models are
-    saved with it.
+    If you save models with your own schedule, register its class with
+    `keras.saving.register_keras_serializable`.
 
     Example:
 
@@ -35,7 +35,7 @@ class PruningSchedule(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, step: int) -> tuple[bool, float]:
-        """Whether to prune in a step, 1 for the first, and the sparsity then."""
+        """Whether to prune in a step, where 1 is the first, and the sparsity there."""
 
     @abc.abstractmethod
     def get_config(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class PruningSchedule(abc.ABC):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PruningSchedule":
-        """A schedule from what `get_config` returned, in TF-MOT's form as well."""
+        """Creates a schedule from a configuration, tfticket's or TF-MOT's."""
         if set(config) == {"class_name", "config"}:
             config = config["config"]
         return cls(**config)
@@ -59,7 +59,7 @@ PruningSchedule.register(PolynomialDecay)
 
 @keras.saving.register_keras_serializable(package="tfticket")
 class CountedFromOne:
-    """A schedule of TF-MOT's steps, of which the first is 1, for wrappers.
+    """Lets a wrapper follow a schedule of TF-MOT, which counts steps from 1.
 
     Args:
         schedule: A callable of the step as TF-MOT counts it.
@@ -88,7 +88,7 @@ class CountedFromOne:
 
     @property
     def final_sparsity(self) -> float:
-        """What the schedule ends with, an AttributeError where it does not say."""
+        """The schedule's last sparsity; raises an AttributeError if it has none."""
         final = schedules.final_sparsity(self.schedule)
         if final is None:
             raise AttributeError(f"{self.schedule!r} has no final_sparsity")
@@ -104,7 +104,7 @@ class CountedFromOne:
 
 @keras.saving.register_keras_serializable(package="tfticket")
 class Block2D(Block):
-    """Blocks as TF-MOT has them: of weights of rank 2, and possibly larger ones.
+    """TF-MOT's blocks, for weights of rank 2, which may be smaller than a block.
 
     Example:
 
@@ -127,9 +127,9 @@ class Block2D(Block):
 
 @keras.saving.register_keras_serializable(package="tfticket")
 class MByN(NM):
-    """N:M groups where TF-MOT has them: in weights of rank 2 and 4, tables too.
+    """TF-MOT's N:M groups, in weights of rank 2 and 4, embedding tables included.
 
-    Where the groups can lose nothing, nothing is pruned.
+    If a weight is too small for the groups, none of it is pruned.
 
     Example:
 
@@ -161,17 +161,17 @@ def wrapper_arguments(
     pooling: str,
     m_by_n: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """TF-MOT's arguments as those of `Prune`.
+    """Translates TF-MOT's arguments to those of `Prune`.
 
     Args:
         schedule: Callable of the step, counted from 1.
         block_size: Height and width of a block.
-        pooling: `"AVG"` or `"MAX"`, how the magnitudes of a block become one.
+        pooling: `"AVG"` or `"MAX"` of the magnitudes in a block.
         m_by_n: (m, n) for m zeros in every n weights, or `None`.
 
     Raises:
-        TypeError: If one is of the wrong type.
-        ValueError: If one is out of range, or blocks and m by n are both asked for.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or both blocks and m by n are given.
     """
     check_choice("block_pooling_type", pooling, list(_POOLING))
     block_size = _two_integers("block_size", block_size)
@@ -183,15 +183,15 @@ def wrapper_arguments(
     zeros, group = _two_integers("sparsity_m_by_n", m_by_n)
     if not 0 < zeros < group:
         raise ValueError(
-            "sparsity_m_by_n=(m, n) must have 0 < m < n, m zeros in every n. Received: "
-            f"sparsity_m_by_n={m_by_n}"
+            "sparsity_m_by_n=(m, n) must have 0 < m < n, for m zeros in every n. "
+            f"Received: sparsity_m_by_n={m_by_n}"
         )
     if block_size != (1, 1):
         raise ValueError(
             "block_size and sparsity_m_by_n can't be combined. Received: "
             f"block_size={block_size}, sparsity_m_by_n={m_by_n}. Leave one out."
         )
-    # TF-MOT takes such masks in its first step, whole, and leaves them.
+    # TF-MOT computes such masks once, in its first step.
     once = schedules.OneShot(zeros / group, step=1)
     return {
         "schedule": CountedFromOne(once),

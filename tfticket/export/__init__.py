@@ -7,7 +7,9 @@ model side by side.
 
 from tfticket.common.on_demand import need as _need
 
-_need(__name__, "tensorflow")  # said here, as `import tfticket.export` asks nobody else
+_need(
+    __name__, "tensorflow"
+)  # here, because `import tfticket.export` imports nothing else that says it
 
 from tfticket.export.browser.comparison import compare_in_browser
 from tfticket.export.browser.result import (

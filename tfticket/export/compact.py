@@ -1,4 +1,4 @@
-"""`compact`: a smaller dense model that computes the same."""
+"""`compact` makes a smaller dense model that computes the same."""
 
 import dataclasses
 import math
@@ -33,8 +33,8 @@ class Removed:
     Args:
         layer: Name of the layer.
         axis: "inputs" or "outputs".
-        before: Channels or units there were.
-        after: Those there are.
+        before: Number of channels or units before.
+        after: Number of channels or units after.
     """
 
     layer: str
@@ -48,13 +48,13 @@ class CompactLayer:
     """One layer with weights, before and after.
 
     Args:
-        name: Its name.
-        kind: Its class.
+        name: Name of the layer.
+        kind: Class of the layer.
         inputs: Input channels before and after.
         outputs: Output channels before and after.
         parameters: Number of weights before and after.
-        left: Why it and what it is connected to kept their size, "" if nothing
-            stood in the way.
+        left: Why the layer and its neighbours kept their size; "" if nothing prevented
+            a smaller one.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Compacted:
         layers: The layers with weights, and those without a channel rule.
         parameters_before: Weights of the stripped model.
         parameters_after: Weights of the smaller one.
-        flops_before: Operations of a sample, two for each weight of a kernel and place
-            where it is used, and the products inside attention; `None` if it is not
-            known how often a kernel is used.
+        flops_before: Operations per sample: two for each use of a kernel's weight, and
+            the products inside attention. `None` if it is not known how often a kernel
+            is used.
         flops_after: FLOPs of the smaller model.
-        unread: Input name to the number of its features, or channels, that nothing
-            reads. They stay, since the model's inputs do.
+        unread: Maps the name of an input to the number of its features or channels that
+            nothing reads. They stay, because the model's inputs keep their shapes.
         note: Anything else to know about the smaller model; may be "".
     """
 
@@ -113,7 +113,7 @@ class Compacted:
         if not self.removed:
             lines.append("nothing removed: every channel has a way in and a way out")
         lines += [
-            f"input '{name}': {count:,} features are read by nothing, and stay"
+            f"input '{name}': {count:,} features stay, although nothing reads them"
             for name, count in self.unread.items()
         ]
         lines += [f"'{x.name}' {x.left}: left alone" for x in self.layers if x.left]
@@ -122,48 +122,49 @@ class Compacted:
 
 
 def compact(model: keras.Model, optimizer: bool = False) -> Compacted:
-    """Removes units and channels that provably do nothing; outputs stay the same.
+    """Removes units and channels that provably have no effect on the outputs.
 
-    Removed are units with no way in, which are constant (the constant goes into the
-    next bias; a layer without one gets it), and units with no way out, as far as the
-    rules of `tfticket.keras_models.channels` reach: convolutions, also depthwise and
-    grouped ones, Dense and EinsumDense, normalizations, attention and its heads,
-    recurrent layers, embeddings, element-wise layers and operations, pooling, padding,
-    reshaping, slicing, sums, products and concatenations. Units that are tied, by a sum
-    or by two calls of a shared layer, go if none is needed. What `channel_groups` names
-    as one unit and is zero in all weights goes.
+    It removes units that no input reaches, which are constant, and units that reach no
+    output. The constant is added to the next bias; a layer without a bias gets one. It
+    follows channels as far as the rules of `tfticket.keras_models.channels` reach:
+    convolutions (depthwise and grouped ones too), Dense and EinsumDense,
+    normalizations, attention and its heads, recurrent layers, embeddings, element-wise
+    layers and operations, pooling, padding, reshaping, slicing, sums, products and
+    concatenations. If units are tied by a sum or by two calls of a shared layer, it
+    removes them only if none is needed. It also removes a unit of `channel_groups`
+    whose weights are all zero.
 
-    A constant that zeros of a padded border would break into stays. A layer all of
-    whose units are dead keeps one. Layers without a rule are left alone, with the sizes
-    of what they take and make; the result names them and says why.
+    A constant stays if a padded border of zeros would change it. If all units of a
+    layer are dead, the layer keeps one. Layers without a rule keep the sizes of their
+    inputs and outputs; the result names them and says why.
 
-    LayerNormalization counts channels that are zero. So that its mean and variance stay
-    what they are, the smaller layer gets as many zeros as channels were removed, by a
-    padding before it that a slice after it takes away.
+    LayerNormalization counts channels that are zero. To keep its mean and variance, a
+    padding before the smaller layer adds one zero per removed channel, and a slice
+    after it removes them.
 
-    Inputs keep their shape. Where nothing reads a feature, the first kernel keeps the
-    row of zeros: a gather before it would cost a pass of its own.
+    Inputs keep their shape. If nothing reads a feature, the first kernel keeps the row
+    of zeros, because a gather before it would cost an extra pass.
 
-    The same outputs are those of inference. In training, BatchNormalization would see
+    The outputs are the same in inference. In training, BatchNormalization would see
     other batches' statistics than those that were folded into biases.
 
     Args:
-        model: A built Sequential or Functional model. A wrapped or popup one is
-            stripped first; the original stays as it is.
-        optimizer: Whether the smaller model is compiled like `model`, with the state of
-            its optimizer: the number of steps and, cut like the weights, momentum and
-            whatever else is kept weight by weight. Training then goes on as it would
-            have with zeros. Off, the smaller model is not compiled.
+        model: A built Sequential or Functional model. A wrapped or popup model is
+            stripped first. The original is not changed.
+        optimizer: Whether to compile the smaller model like `model`, with the state of
+            its optimizer: the number of steps, and momentum and other slots, which are
+            cut like the weights. Training then continues as it would have with zeros.
+            If False, the smaller model is not compiled.
 
     Returns:
         `Compacted`: the smaller plain model, and what was removed. A Functional model
-        of a class of its own keeps its class, unless that has an `__init__` of its own.
+        with a custom class keeps this class unless the class has its own `__init__`.
 
     Raises:
         TypeError: If `model` is not a Keras 3 model, or is subclassed.
-        ValueError: If it is not built, a weight is NaN or infinite, or `optimizer` is
-            on and the model has none that was trained, or one that keeps sums of whole
-            rows and columns (Adafactor).
+        ValueError: If the model is not built or a weight is NaN or infinite. With
+            `optimizer=True`: if the model has no trained optimizer, or one that keeps
+            sums of whole rows and columns (Adafactor).
 
     Example:
 
@@ -216,7 +217,7 @@ def _note(model, smaller):
         return ""
     return (
         f"the smaller model is a plain Functional one: {type(model).__name__} has an "
-        "__init__ of its own, which would make the sizes of before"
+        "__init__ of its own, which would create layers of the old sizes"
     )
 
 
@@ -227,7 +228,7 @@ def _has_masks(model):
 
 
 def _flops(graph):
-    """Operations of a sample; None if it is not known how often a kernel is used."""
+    """Operations per sample; `None` if it is not known how often a kernel is used."""
     used, others = uses(graph)
     counts = [
         None if count is None else 2 * count * math.prod(weight.shape)
@@ -255,21 +256,21 @@ def _compare(live, layers):
 
 
 def _takes_inputs_only(node, live):
-    """Whether all it takes are channels of the model's inputs, which stay anyway."""
+    """Whether a call reads only channels of the model's inputs, which stay anyway."""
     pins = live.traced.pins
     taken = {label for of in node.inputs for label in of.labels.tolist()}
     return {pins.get(label) for label in taken} == {"an input of the model"}
 
 
 def _sizes(live, channels):
-    """Channels there were and are."""
+    """Number of channels before and after."""
     if channels is None:
         return 0, 0
     return len(channels), int(live.stays[channels.labels].sum())
 
 
 def _left(node, live):
-    """Why a call keeps channels that do nothing, "" if nothing is known to."""
+    """Why a call keeps channels that have no effect; "" if no reason is known."""
     if isinstance(node.rule, Barrier):
         return node.rule.reason
     if not node.members:

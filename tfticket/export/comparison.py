@@ -1,4 +1,4 @@
-"""`compare`: the size, accuracy and latency of one model in every form that serves."""
+"""`compare` measures size, accuracy and latency of a model in each exported form."""
 
 import dataclasses
 import gzip
@@ -35,7 +35,7 @@ from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_strip import strip
 
 BATCHES = (1, 64)
-# Test images that a written file is checked on.
+# Number of test images that a written file is checked on.
 _CHECKED = 64
 FORMS = ("dense", "stripped", "compact", "encoded", "litert", "int8")
 
@@ -45,16 +45,16 @@ class FormRow:
     """The measurements of one form.
 
     Args:
-        form: Its name.
+        form: Name of the form.
         raw_bytes: Bytes of all its files.
-        gzip_bytes: Bytes of the same, each compressed by gzip.
-        accuracy: On the test data, in [0, 1]; `None` without any.
-        milliseconds: Batch size to the median time of a call.
-        ratios: Batch size to the median of the ratios to "dense", run by run.
-        note: Why there are no numbers, where there are none.
-        flops_dense: Operations of a sample in the exported model, zeros included, as
-            `tfticket.summary` counts them; `None` if those of some layer are not known.
-        flops_sparse: The same of the weights that are not zero.
+        gzip_bytes: Bytes of these files after gzip has compressed each of them.
+        accuracy: Accuracy on the test data, in [0, 1]; `None` without test data.
+        milliseconds: Maps a batch size to the median time of a call.
+        ratios: Maps a batch size to the median ratio to "dense", run by run.
+        note: Why numbers are missing; "" if none is.
+        flops_dense: Operations per sample of the exported model, zeros included, as
+            `tfticket.summary` counts them; `None` if those of a layer are not known.
+        flops_sparse: The same for weights that are not zero.
     """
 
     form: str
@@ -77,22 +77,21 @@ def compare(
 ) -> list[FormRow]:
     """Exports a model in several forms and compares them, in one run.
 
-    Forms are `"dense"` (a SavedModel of the model before pruning, what all ratios are
-    to), `"stripped"` (zeros kept), `"compact"` (dead units removed), `"encoded"`
+    Forms are `"dense"` (a SavedModel of the model before pruning, the base of all
+    ratios), `"stripped"` (zeros kept), `"compact"` (dead units removed), `"encoded"`
     (weights stored sparse), `"litert"` (float32) and `"int8"` (LiteRT, dynamic range).
     Calls are timed in turns, so that other load on the machine affects all of them.
 
     Args:
         model: A wrapped or plain, built model with one input.
-        test: Images and integer labels; the first output is taken as scores.
-        dense: The model before pruning. `None` takes one with the same layers and
-            random weights, whose accuracy means nothing and is left out.
+        test: Images and integer labels; the scores are the model's first output.
+        dense: The model before pruning. `None` takes a model with the same layers and
+            random weights, and leaves out its accuracy, which would mean nothing.
         forms: The forms to compare; "dense" is always one of them.
-        repeats: Calls of each form and batch size, 1 or more.
+        repeats: Number of calls per form and batch size, 1 or more.
 
     Returns:
-        One row for each form. The row of a form that can't be made has a note that
-        says why.
+        One row per form. If a form can't be made, the note of its row says why.
 
     Raises:
         TypeError: If `model` or `dense` is not a Keras model, or an argument has the
@@ -161,8 +160,8 @@ def print_comparison(rows: Sequence[FormRow], console: Console | None = None) ->
     """Prints what `compare` found as a table.
 
     Args:
-        rows: From `compare`; the first is what ratios are to.
-        console: The `rich` console to print to; `None` is the standard output.
+        rows: The rows from `compare`; the first one is the base of the ratios.
+        console: The `rich` console to print to; `None` for standard output.
     """
     rows = check_list("rows", rows, "a list of FormRow")
     for row in rows:
@@ -199,7 +198,7 @@ def print_comparison(rows: Sequence[FormRow], console: Console | None = None) ->
 
 
 def _export(form, model, path, inputs):
-    """Where the written form is, and the operations of the model in it."""
+    """The path of the written form, and the operations of its model."""
     if form == "compact":
         model = compact(model).model
     whole = total(summary_rows(model))

@@ -1,4 +1,4 @@
-"""`latency_plan`: how many channels have to go so that a model is faster here."""
+"""`latency_plan` finds how many channels to prune for a latency on this machine."""
 
 import dataclasses
 import pathlib
@@ -26,19 +26,20 @@ from tfticket.sparsity.scopes import Scope
 from tfticket.sparsity.structures import Channel
 
 FORMATS = ("saved_model", "litert")
-# How many models are made and timed at most.
+# Largest number of models that are made and timed.
 _TRIALS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured with one number of channels.
+    """The measurements at one sparsity of channels.
 
     Args:
-        sparsity: Fraction of the channels that were gone.
-        ratio: Median of the ratios of its time to the dense model's, turn by turn.
+        sparsity: Fraction of the channels that were pruned.
+        ratio: Median of the ratios of the smaller model's time to the dense model's,
+            turn by turn.
         quartiles: Lower and upper quartile of those ratios.
-        milliseconds: Medians of a call of the dense and of the smaller model.
+        milliseconds: Median time of a call of the dense and of the smaller model.
     """
 
     sparsity: float
@@ -49,12 +50,13 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LatencyPlan(ChannelPlan):
-    """What a target of latency leaves of a model. `print` shows a table.
+    """The sparsity that meets a latency target. `print` shows a table.
 
     Args:
         format: Format of the files that were timed.
         batch_size: Samples of a call.
-        latency: Fraction of the dense model's time that is left, as measured here.
+        latency: The smaller model's time as a fraction of the dense model's, as
+            measured here.
         measured: The measurements, in order.
     """
 
@@ -92,28 +94,29 @@ def latency_plan(
     batches: int | None = None,
     seed: int | None = None,
 ) -> LatencyPlan:
-    """Finds the sparsity of channels that leaves so much of a model's time, here.
+    """Finds the sparsity of channels that meets a latency target on this machine.
 
-    Models of different sparsities are made compact, written in the format that will be
-    served, and called in turns with the dense one, so that other load on the machine
-    falls on both. The first trial leaves the same fraction of the operations; the next
-    ones follow from what was measured, eight at most. The files are removed.
+    It makes compact models of different sparsities, writes them in the format that you
+    will serve, and calls each in turn with the dense model, so that other load on the
+    machine affects both. The first trial leaves the same fraction of the operations;
+    the next ones follow from the measurements. There are at most eight trials, and the
+    files are deleted.
 
-    The time of a call is that of this machine, by as many threads as TensorFlow and
-    LiteRT take here. It hardly depends on the values of weights, so that the plan can
-    be made before a training: hand its `sparsity` to `sparsify` or a schedule.
+    Times hold for this machine and for the number of threads that TensorFlow and LiteRT
+    use here. They hardly depend on the values of weights, so you can plan before you
+    train: pass the plan's `sparsity` to `sparsify` or to a schedule.
 
     Args:
         model: A built Sequential or Functional model with one input, wrapped by
-            `prune(model, structure=Channel())` or not. It is only read.
-        latency: Fraction of the dense model's time to be left, in (0, 1).
+            `prune(model, structure=Channel())` or not. It is not changed.
+        latency: Target time as a fraction of the dense model's time, in (0, 1).
         format: "saved_model" or "litert" (float32).
         batch_size: Samples of a call, 1 or more.
-        tolerance: How much less than `latency` may be left, as a fraction of the dense
-            model's time. Where whole channels or the machine's noise don't allow that,
-            the nearest that was measured below `latency` is taken.
-        repeats: Turns of each trial, 1 or more.
-        structure: As in `channel_plan`, and so are those that follow.
+        tolerance: How far below `latency` the result may be, as a fraction of the dense
+            model's time. If whole channels or noise don't allow that, the nearest
+            measurement below `latency` is the result.
+        repeats: Number of turns per trial, 1 or more.
+        structure: As in `channel_plan`.
         criterion: As in `sparsify`.
         scope: As in `sparsify`.
         sparsities: As in `sparsify`.
@@ -124,12 +127,13 @@ def latency_plan(
         seed: As in `sparsify`.
 
     Returns:
-        `LatencyPlan`: the sparsity, what it leaves, and what was measured.
+        `LatencyPlan`: the sparsity, the latency that it reaches, and the measurements.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If the model has several inputs or one of open shape, an argument is
-            out of range, or the target can't be reached; says what can.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model has several inputs or one of open shape, if an argument
+            is out of range, or if the target can't be reached. The error says what can
+            be.
 
     Example:
 
@@ -177,15 +181,15 @@ def latency_plan(
 
 
 class _Trials:
-    """Smaller models, timed beside the dense one.
+    """Smaller models, timed in turns with the dense one.
 
     Args:
-        model: The model, only read.
-        goal: What finds targets for that model.
+        model: The model, which is not changed.
+        goal: Finds sparsities for targets of this model.
         form: One of `FORMATS`.
         batch_size: Samples of a call.
-        repeats: Turns of each trial.
-        folder: Where files are written.
+        repeats: Number of turns per trial.
+        folder: Folder for the files.
     """
 
     def __init__(
@@ -208,7 +212,7 @@ class _Trials:
         self._dense = self._written(strip(model) if get_masks(model) else model)
 
     def time(self, sparsity: float) -> Measured:
-        """Makes the model of a sparsity, and times it."""
+        """Makes the model for a sparsity, and times it."""
         smaller = strip(self._model)
         weights = named_weights(smaller)
         for name, mask in self.goal.masks(sparsity).items():
@@ -225,7 +229,7 @@ class _Trials:
         return found
 
     def _written(self, model):
-        """Writes a model, unchecked: it is only timed."""
+        """Writes a model without a check, because it is only timed."""
         ready = serving(model)
         self._inputs = sample_inputs(ready.signature, self._batch_size)
         self._count += 1
@@ -241,12 +245,12 @@ class _Trials:
 def times_of(
     files: Mapping[str, pathlib.Path], inputs: dict[str, np.ndarray], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of a call of each file, taken in turns.
+    """Seconds per call of each file, measured in turns.
 
     Args:
-        files: Paths of files or folders, as written, by name.
-        inputs: The one input, by its name.
-        repeats: Times of each.
+        files: Paths of the written files or folders, by name.
+        inputs: The only input, by its name.
+        repeats: Number of calls per file.
     """
     return timed({k: runner(path) for k, path in files.items()}, inputs, repeats)
 
@@ -277,11 +281,11 @@ def _search(trials, latency, tolerance):
     if best is None:
         nearest = min(trials.measured, key=lambda x: x.ratio)
         raise ValueError(
-            f"latency={latency} can't be reached: the least that was measured is "
+            f"latency={latency} can't be reached: the lowest measurement is "
             f"{nearest.ratio:.3f} of the dense model's time, with "
-            f"{nearest.sparsity:.1%} of the channels gone. Ask for that, lower "
-            "min_channels, raise max_sparsity, or exclude less. A larger batch_size "
-            "makes what does not depend on channels count for less."
+            f"{nearest.sparsity:.1%} of the channels pruned. Ask for that, lower "
+            "min_channels, raise max_sparsity, or exclude less. With a larger "
+            "batch_size, costs that do not depend on channels matter less."
         )
     return best
 
@@ -291,8 +295,9 @@ def _between(slow, fast, aim):
 
     Args:
         slow: Share and ratio of the fastest trial that was too slow.
-        fast: The same of the slowest one that was fast enough; `None` before any.
-        aim: The ratio wanted.
+        fast: The same of the slowest trial that was fast enough; `None` if there is
+            none yet.
+        aim: The target ratio.
     """
     if fast is None:
         return slow[0] * min(0.8, aim / slow[1])

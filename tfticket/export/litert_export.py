@@ -34,33 +34,35 @@ from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
 from tfticket.export.tflite.known_faults import RUNTIMES
 from tfticket.export.tflite.representative import check_range, representative_samples
 
-# Relative to the largest output. Quantization errors add up with depth; these hold for
-# the networks of `tfticket.models` with room to spare.
+# Relative to the largest output. Quantization errors grow with depth; the networks of
+# `tfticket.models` stay well below these values.
 _TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15}
 
 _FIELDS = dataclasses.fields(Exported)
 
-# Samples of representative data that the file is checked on.
+# Number of representative samples that the file is checked on.
 _CHECKED = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportedLiteRT(Exported):
-    """A `.tflite` file that was written, run elsewhere and found right.
+    """A `.tflite` file that was written, run in another process and found correct.
 
-    `max_error` and `agreement` are those of the worst runtime.
+    `max_error` and `agreement` come from the worst runtime.
 
     Args:
-        quantization: As asked for.
-        sparse: Name of each weight that is stored sparse to "unstructured", "1x4" or
-            "1x16". Empty for a dense file.
-        tolerance: Largest difference that was allowed, relative to the largest
-            absolute value of the output.
-        runtimes: Interpreters it was found right in, of "xnnpack" and "builtin".
-        fallback: Why the file is dense although a sparse one was asked for, or `None`.
-        expectation: For a file with unstructured convolutions: how many of them the
-            runtimes will run sparse, and where, as `sparse_plan` says. Else `None`.
-        rewritten: With `target`: what `sparse_ready` did, and to which layers.
+        quantization: The `quantization` argument.
+        sparse: Maps the name of each weight that is stored sparse to "unstructured",
+            "1x4" or "1x16". It is empty for a dense file.
+        tolerance: Largest allowed difference, relative to the largest absolute value of
+            the output.
+        runtimes: Interpreters that run the file correctly, out of "xnnpack" and
+            "builtin".
+        fallback: Why the file is dense although you asked for a sparse one, or `None`.
+        expectation: For a file with unstructured convolutions, how many of them the
+            runtimes will run sparse, and where, as `sparse_plan` says. Otherwise
+            `None`.
+        rewritten: With `target`, what `sparse_ready` changed, and in which layers.
     """
 
     quantization: str | None = None
@@ -104,80 +106,84 @@ def litert(
     """Exports a model as a `.tflite` file, run in another process and compared.
 
     The file has the signature `serving_default` with the model's names, float inputs
-    and outputs, and is run by LiteRT (`ai-edge-litert`) with XNNPACK and without it;
-    by TensorFlow's interpreter where LiteRT is not installed.
+    and outputs, and LiteRT (`ai-edge-litert`) runs it with XNNPACK and without it. If
+    LiteRT is not installed, TensorFlow's interpreter runs it.
 
     What to choose: `quantization="dynamic"` without `sparse` makes a file of a quarter
-    of the size. It is right for every model and mask, and takes 0.2 to 0.4 of float32's
-    time for Dense networks. Convolutions gain from it only on some processors, and
-    depthwise ones lose (MobileNetV2 takes 1.6 to 2.1 of float32's time): use full
-    `"int8"` for them, and measure it. Both have errors of 1 to 3 % of the largest
+    of the size. It is correct for every model and mask, and takes 0.2 to 0.4 of
+    float32's time for Dense networks. Convolutions get faster only on some processors,
+    and depthwise ones get slower (MobileNetV2 takes 1.6 to 2.1 of float32's time): use
+    full `"int8"` for them, and measure it. Both have errors of 1 to 3 % of the largest
     output, so compare the accuracy on your own test set. The default, float32, is
     exact.
 
     `sparse=True` makes files smaller, but faster only if Dense layers are pruned in
     blocks along their inputs: `Block((4, 1))` of `tfticket.structures` in float32, from
     90 % on, or `Block((16, 1))` in int8, where blocks must divide the layers' inputs.
-    This gain is for single samples; with batches, dense files are faster. Everything
-    else is unpacked and runs as fast as dense on x86; `docs/results/litert_matrix.md`
-    has all combinations with their sizes and times. On ARM and in browsers,
-    unstructured 1x1 convolutions run sparse if the network follows the rules of
-    `sparse_plan`. The result of a sparse file says how many do, and a warning says so
-    if none does anywhere.
+    Only single samples gain; with batches, dense files are faster. All other sparse
+    weights are unpacked and run as fast as dense on x86;
+    `docs/results/litert_matrix.md` has all combinations with their sizes and times. On
+    ARM and in browsers, unstructured 1x1 convolutions run sparse if the network follows
+    the rules of `sparse_plan`. The result for a sparse file says how many do, and a
+    warning tells you if none does anywhere.
 
     Args:
-        model: A built Keras model. A wrapped one is stripped first; without `sparse`,
+        model: A built Keras model. A wrapped model is stripped first; without `sparse`,
             pruned weights are stored as zeros.
         path: The file to write.
         quantization: `None` for float32; `"float16"` weights; `"dynamic"`: int8
-            weights, activations quantized as they come; `"int8"`: both, with ranges
-            from `representative_data`.
+            weights, activations quantized at run time; `"int8"`: both, with ranges from
+            `representative_data`.
         sparse: Whether to store weights sparse. The converter chooses the form by the
-            zeros it finds: 1x4 blocks (1x16 for int8) along the inputs of an output
-            where they come so, else unstructured, and dense below about 30 % zeros.
+            zeros: 1x4 blocks (1x16 for int8) along the inputs of an output if the zeros
+            form such blocks, otherwise unstructured, and dense below about 30 % zeros.
             The result says which.
         representative_data: For `"int8"`: an array, a dict by input name, or an
-            iterable (a `tf.data.Dataset`) of batches or samples. The first 512 count.
+            iterable (a `tf.data.Dataset`) of batches or samples. The first 512 samples
+            count.
         inputs: Samples to check the export on, as for `saved_model`. `None` takes 64
             of the representative data, or makes up random ones.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output. `None` is
-            0.0001, 0.01 (float16), 0.1 (dynamic) or 0.15 (int8). A file that is
-            quantized is not judged by its worst value: nine in ten samples have to be
-            within the tolerance, and as many answers (argmax) the model's, or nearly
-            the best by its own values; nearly is the tolerance as a fraction of the
-            range from lowest to highest. What is quantized has to be the model to
-            0.0001. A sparse file must be much closer than `tolerance` to the dense file
-            of the same quantization.
+            0.0001, 0.01 (float16), 0.1 (dynamic) or 0.15 (int8). A quantized file is
+            not judged by its worst value: nine in ten samples have to be within the
+            tolerance, and nine in ten answers (argmax) have to be the model's, or
+            nearly the best by the model's values. Nearly means within the tolerance as
+            a fraction of the range from lowest to highest value. Before it is
+            quantized, the converted model has to agree within 0.0001. A sparse file
+            must be much closer than `tolerance` to the dense file of the same
+            quantization.
         overwrite: Whether an existing file may be replaced.
-        fallback: Whether to write the dense file, with a warning, where the sparse one
-            would be wrong. Else that is an error.
-        runtimes: Interpreters that the file has to be right in: "xnnpack", which is
-            what they use by default, and "builtin", without it. Leave one out only
-            if nothing that loads the file uses it.
-        target: With `sparse=True`: the model is first written by the rules that let
-            1x1 convolutions run sparse there, as `sparse_ready` does, with a batch of
-            one image. Images go in as ever: the file flips them itself if it has to.
-        batch_size: Number of samples in every call of the file; `None` is any number,
-            or what the model's `keras.Input`s say. Recurrent layers convert only with
-            a number, and LiteRT.js takes no open batch.
-        deterministic: Whether two calls of the file, and of two processes that load it,
-            have to agree. A layer that adds noise or keeps a state is refused, unless
-            this is False: then `notes` say how far two calls are apart, and only the
-            first is compared with the model.
+        fallback: Whether to write the dense file, with a warning, if the sparse one
+            would be wrong. If False, that is an error.
+        runtimes: Interpreters that have to run the file correctly: "xnnpack", their
+            default, and "builtin", without it. Leave one out only if nothing that loads
+            the file uses it.
+        target: With `sparse=True`, where the file will run. `sparse_ready` first
+            rewrites the model by the rules that let 1x1 convolutions run sparse there,
+            with a batch of one image. You pass images as before: the file flips them
+            itself if it has to.
+        batch_size: Number of samples in every call of the file. `None` leaves it open,
+            or keeps the batch of the model's `keras.Input`s. Recurrent layers convert
+            only with a number, and LiteRT.js takes no open batch.
+        deterministic: Whether two calls of the file have to agree, within a process and
+            between two. A layer that adds noise or keeps a state is refused unless this
+            is False. Then `notes` say how far two calls are apart, and only the first
+            is compared with the model.
 
     Returns:
-        `ExportedLiteRT`: path, size, what is sparse in it, and the largest difference
+        `ExportedLiteRT`: path, size, the sparse weights, and the largest difference
         from the model.
 
     Raises:
-        FileExistsError: If the file exists and `overwrite` is off.
-        ExportError: If the model can't be converted, the combination is known to go
-            wrong in LiteRT, or the written file does not compute what the model does.
-            Nothing is left behind.
-        OSError: If the disk can't be written; names the file. An older one stays.
+        FileExistsError: If the file exists and `overwrite` is False.
+        ExportError: If the model can't be converted, if LiteRT is known to run the
+            combination wrongly, or if the outputs of the written file differ from the
+            model's. No file is left behind.
+        OSError: If the disk can't be written. The error names the file, and an older
+            one stays.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not built or has NaN weights, or an argument does
+        ValueError: If the model is not built or has NaN weights, or if an argument does
             not fit.
 
     Example:
@@ -255,7 +261,7 @@ def litert(
     elif expected is not None and not expected.gains:
         warnings.warn(
             f"{path} is smaller and not faster: {expected.text}. "
-            "tfticket.export.sparse_plan(model) says what mends it.",
+            "tfticket.export.sparse_plan(model) says how to fix that.",
             stacklevel=2,
         )
     return ExportedLiteRT(
@@ -271,7 +277,7 @@ def litert(
 
 
 def _of_batch(prepared, size):
-    """The model with a fixed batch."""
+    """The model, rebuilt with a fixed batch."""
     check_integer("batch_size", size, 1)
     signature = {}
     for name, spec in prepared.signature.items():
@@ -285,7 +291,7 @@ def _of_batch(prepared, size):
 
 
 def _rewritten(model, target, sparse, quantization):
-    """The model as the target's sparse path wants it."""
+    """The model, rewritten for the target's sparse path."""
     check_choice("target", target, ("arm", "web"))
     if not sparse or quantization not in (None, "float16"):
         raise ValueError(
@@ -297,14 +303,14 @@ def _rewritten(model, target, sparse, quantization):
 
 
 def _expectation(model, forms, quantization):
-    """What will run sparse of a file with unstructured kernels in floats, if any."""
+    """What will run sparse in a float file with unstructured kernels, if it has any."""
     if "unstructured" not in forms.values() or quantization not in (None, "float16"):
         return None
     return expectation(model)
 
 
 def _samples(inputs, calibration, prepared):
-    """What to check the file on, of the same scale as what int8 calibrates on."""
+    """Samples to check the file on, with the scale of those that calibrate int8."""
     if calibration is None:
         return samples_for(inputs, prepared)
     if inputs is None:
@@ -320,19 +326,19 @@ def _samples(inputs, calibration, prepared):
 
 
 class _Job(NamedTuple):
-    """A model on its way to one file.
+    """The conversion of one model to one file.
 
     Args:
         name: The model's name, for errors.
         source: Its SavedModel.
-        written: Where the file is written first.
-        target: Where it is going to be.
-        serving: The model made ready.
-        checked_on: What to check the file on.
+        written: The path that the file is first written to.
+        target: The path where it will be.
+        serving: The model and its serving function.
+        checked_on: Samples to check the file on.
         samples: Arrays to calibrate int8 with, by input name.
         quantization: One of `QUANTIZATIONS`.
-        rule: What is asked of the file.
-        runtimes: Interpreters that the file has to be right in.
+        rule: The tolerances that the file has to meet.
+        runtimes: Interpreters that have to run the file correctly.
     """
 
     name: str
@@ -366,18 +372,18 @@ class _Job(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """What the check found, and the forms of the weights stored sparse, by name."""
+    """The result of the check, and the forms of the sparse weights by name."""
 
     exported: Exported
     forms: dict[str, str]
 
 
 def _sparse(job: _Job, twin: pathlib.Path) -> _Made | ExportError:
-    """Writes the sparse file, or says why it would not be right.
+    """Writes the sparse file, or says why it would be wrong.
 
     Args:
-        job: What to write.
-        twin: Where to write the dense file that it is compared with.
+        job: The conversion.
+        twin: Path for the dense file that it is compared with.
     """
     try:
         content = job.converted(sparse=True)
@@ -426,6 +432,6 @@ def _checked_runtimes(runtimes):
 def _nothing_sparse(model, path):
     return (
         f"No weight of model '{model.name}' is stored sparse in {path}: the converter "
-        "wants about 30 % zeros in a kernel. Prune the model first, or leave sparse "
+        "needs about 30 % zeros in a kernel. Prune the model first, or leave sparse "
         "out."
     )

@@ -1,4 +1,4 @@
-"""`tfticket.json` beside a SavedModel: what it is, how good, and how it was made."""
+"""`tfticket.json` in a SavedModel's folder: content, check and origin of the export."""
 
 import dataclasses
 import hashlib
@@ -21,19 +21,19 @@ def write_manifest(
     exported: Exported,
     made: dict,
 ) -> None:
-    """Writes the manifest of the files that are in a version's folder now.
+    """Writes the manifest of the files in a version's folder.
 
     "weights" are the rows of `tfticket.summary_rows`, with the same fields, and the
-    totals are their sums. "flops_unknown" names the rows whose operations are not
-    known, which the totals leave out. "read_by" names the runtimes that read
-    SavedModels of this format, as found when tfticket was released.
+    totals are their sums. "flops_unknown" names the rows whose operations are not known
+    and which the totals leave out. "read_by" names the runtimes that read SavedModels
+    of this format, as found when tfticket was released.
 
     Args:
         folder: The folder of the SavedModel.
         model: The plain model that it was made from.
         exported: The result of its check.
-        made: What else to say of how it was made, as `json` takes it; its "format" is
-            one of `READ_BY`.
+        made: Further facts about how it was made, as JSON values; its "format" is one
+            of `READ_BY`.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     rows = summary_rows(model)

@@ -1,4 +1,4 @@
-"""Writes an ONNX file, what TensorRT builds 2:4 sparse engines from."""
+"""Writes an ONNX file, from which TensorRT can build 2:4 sparse engines."""
 
 import importlib.util
 import os
@@ -40,31 +40,32 @@ def onnx(
     build with `--sparsity=enable` (`BuilderFlag.SPARSE_WEIGHTS`).
 
     Args:
-        model: A built Keras model. A wrapped one is stripped first.
+        model: A built Keras model. A wrapped model is stripped first.
         path: The file to write.
-        opset: Version of ONNX's operations, 13 or more, on JAX 18 or more; `None` is
-            17, on JAX 21.
-        inputs: Sample to check the export on, as for `saved_model`.
+        opset: Version of ONNX's operations: 13 or more, and on JAX 18 or more. `None`
+            means 17, and on JAX 21.
+        inputs: Samples to check the export on, as for `saved_model`.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.
         overwrite: Whether an existing file may be replaced.
-        deterministic: Whether two calls of the file, and of two processes that load it,
-            have to agree. A layer that adds noise or keeps a state is refused, unless
-            this is False: then `notes` say how far two calls are apart, and only the
-            first is compared with the model.
+        deterministic: Whether two calls of the file have to agree, within a process and
+            between two. A layer that adds noise or keeps a state is refused unless this
+            is False. Then `notes` say how far two calls are apart, and only the first
+            is compared with the model.
 
     Returns:
-        `Exported`: where it is, its size, and how far it is from the model. Where
-        ONNX Runtime is not installed, that is NaN, and a warning says so.
+        `Exported`: path, size, and the largest difference from the model. If ONNX
+        Runtime is not installed, the difference is NaN, and a warning says so.
 
     Raises:
-        FileExistsError: If the file exists and `overwrite` is off.
-        ImportError: If a package that the backend converts by is not installed.
+        FileExistsError: If the file exists and `overwrite` is False.
+        ImportError: If a package that the backend needs for the conversion is not
+            installed.
         RuntimeError: If Keras has no exporter for the backend.
-        ExportError: If the model can't be converted or the written file does not
-            compute what the model does. Nothing is left behind.
+        ExportError: If the model can't be converted, or the outputs of the written file
+            differ from the model's. No file is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not built or has NaN weights, or an argument does
+        ValueError: If the model is not built or has NaN weights, or if an argument does
             not fit.
 
     Example:

@@ -9,25 +9,26 @@ import keras
 from tfticket.export.checking.exported import ExportError
 from tfticket.export.served.function import Prepared
 
-# What Keras converts by, and how each is installed.
+# The packages that Keras converts with, and how to install each.
 _CONVERTERS = {
     "tensorflow": ({"tf2onnx": "", "onnx": ""}, 17),
     "jax": ({"jax2onnx": "jax2onnx", "onnx": ""}, 21),
     "torch": ({"onnxscript": "onnxscript", "onnx": ""}, 17),
 }
 
-# jax2onnx writes operations in the form that they have from this version on.
+# jax2onnx writes operations in the form that this version introduced.
 _LEAST = {"jax": 18}
 
 
 def require_converter(opset: int | None) -> int:
-    """The version of ONNX's operations to write.
+    """Finds the version of ONNX's operations to write.
 
     Args:
-        opset: The version asked for; `None` for the backend's usual one.
+        opset: The requested version; `None` for the backend's usual one.
 
     Raises:
-        ImportError: If a package that this backend converts by is not installed.
+        ImportError: If a package that this backend needs for the conversion is not
+            installed.
         RuntimeError: If there is no converter for this backend.
         ValueError: If the backend's converter can't write that version.
     """
@@ -56,7 +57,7 @@ def require_converter(opset: int | None) -> int:
 
 
 def write_onnx(prepared: Prepared, path: pathlib.Path, opset: int) -> None:
-    """Writes the model, its inputs and outputs named as in every export.
+    """Writes the model; its inputs and outputs have the same names as in every export.
 
     Args:
         prepared: The model.
@@ -76,7 +77,7 @@ def write_onnx(prepared: Prepared, path: pathlib.Path, opset: int) -> None:
     ]
     try:
         with warnings.catch_warnings():
-            # The exporters' own, about what they trace; the file is compared after.
+            # The exporters warn about what they trace; the file is compared later.
             warnings.simplefilter("ignore")
             flat.export(
                 str(path),
@@ -88,7 +89,7 @@ def write_onnx(prepared: Prepared, path: pathlib.Path, opset: int) -> None:
         proto = onnx.load(str(path))
         _rename(proto.graph, list(prepared.signature), prepared.outputs)
         onnx.checker.check_model(proto)
-    except Exception as error:  # whatever the converters' handlers meet
+    except Exception as error:  # the converters raise many kinds of errors
         raise ExportError(
             f"Keras can't convert model '{model.name}' to ONNX opset {opset} on the "
             f"'{keras.backend.backend()}' backend. It says: {str(error).strip()[:500]}"
@@ -99,8 +100,8 @@ def write_onnx(prepared: Prepared, path: pathlib.Path, opset: int) -> None:
 def _rename(graph, inputs, outputs):
     """Gives inputs and outputs their names, by position.
 
-    By operations that do nothing, which runtimes take out: a name may be used in the
-    bodies of loops as well.
+    It adds operations that do nothing and that runtimes remove, because the bodies of
+    loops may use a name too.
     """
     from onnx import helper
 

@@ -30,39 +30,40 @@ def openvino(
 ) -> Exported:
     """Exports a model as a folder with `model.xml` and `model.bin`, run by OpenVINO.
 
-    Works on the TensorFlow, JAX and PyTorch backends, by way of the ONNX file that
-    Keras writes. Keras's own `model.export(format="openvino")` fails on JAX and for
-    recurrent layers on TensorFlow, and leaves outputs without names. Needs
-    `pip install 'tfticket[onnx,openvino]'`, and `jax2onnx` on JAX, `onnxscript` on
-    PyTorch. Weights are float32, pruned ones stored as zeros.
+    It works on the TensorFlow, JAX and PyTorch backends, and converts the ONNX file
+    that Keras writes. Keras's own `model.export(format="openvino")` fails on JAX and
+    for recurrent layers on TensorFlow, and leaves outputs without names. Needs `pip
+    install 'tfticket[onnx,openvino]'`, and `jax2onnx` on JAX, `onnxscript` on PyTorch.
+    Weights are float32, and pruned ones are stored as zeros.
 
-    The check asks for float32. By itself OpenVINO computes in bfloat16 on processors
-    that have it, and then differs by some thousandths of the largest output.
+    The check computes in float32. By default OpenVINO computes in bfloat16 on
+    processors that support it, and then differs by some thousandths of the largest
+    output.
 
     Args:
-        model: A built Keras model. A wrapped one is stripped first.
+        model: A built Keras model. A wrapped model is stripped first.
         path: The folder to write, which appears whole or not at all.
-        inputs: Sample to check the export on, as for `saved_model`.
+        inputs: Samples to check the export on, as for `saved_model`.
         tolerance: Largest difference allowed between the outputs of the file and of
             the model, relative to the largest absolute value of the output.
         overwrite: Whether an existing folder may be replaced.
-        deterministic: Whether two calls of the file, and of two processes that load it,
-            have to agree. A layer that adds noise or keeps a state is refused, unless
-            this is False: then `notes` say how far two calls are apart, and only the
-            first is compared with the model.
+        deterministic: Whether two calls of the file have to agree, within a process and
+            between two. A layer that adds noise or keeps a state is refused unless this
+            is False. Then `notes` say how far two calls are apart, and only the first
+            is compared with the model.
 
     Returns:
-        `Exported`: where it is, its size, and how far it is from the model.
+        `Exported`: path, size, and the largest difference from the model.
 
     Raises:
-        FileExistsError: If the folder exists and `overwrite` is off.
-        ImportError: If openvino, or a package that the backend converts by, is not
-            installed.
+        FileExistsError: If the folder exists and `overwrite` is False.
+        ImportError: If openvino, or a package that the backend needs for the
+            conversion, is not installed.
         RuntimeError: If Keras has no exporter for the backend.
-        ExportError: If the model can't be converted or what was written does not
-            compute what the model does. Nothing is left behind.
+        ExportError: If the model can't be converted, or the outputs of the written
+            files differ from the model's. No file is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not built or has NaN weights, or an argument does
+        ValueError: If the model is not built or has NaN weights, or if an argument does
             not fit.
 
     Example:
@@ -116,7 +117,8 @@ def _checked(written, target, prepared, samples, rule):
         starts = processes.starts("run_openvino", samples.arrays, written / "model.xml")
     except processes.RunError as failed:
         raise not_run(label, failed) from failed
-    # An output of OpenVINO keeps the names that it had on the way, besides its own.
+    # Besides its own name, an output of OpenVINO keeps those that it had during the
+    # conversion.
     own = [
         [
             {name: call[name] for name in prepared.outputs if name in call}

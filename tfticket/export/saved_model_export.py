@@ -54,70 +54,71 @@ def saved_model(
 ) -> Exported:
     """Exports a model as `path/version/`, checked in another process.
 
-    The SavedModel has the signature `serving_default`, with inputs named as
-    the model's `keras.Input`s, and loads with TensorFlow alone. The version
-    folder appears whole or not at all, so a server may poll `path` meanwhile.
-    The next export restores or removes what a killed one left next to `path`.
+    The SavedModel has the signature `serving_default`, whose inputs are named like the
+    model's `keras.Input`s, and loads with TensorFlow alone. The version folder appears
+    whole or not at all, so a server may poll `path` meanwhile. If an export is killed,
+    the next one restores or removes what it left next to `path`.
 
-    Besides what TensorFlow reads, the folder holds `tfticket.json`: the size, density
-    and operations of every weight, checksums, what the check found and how the export
-    was made. TensorFlow Serving ignores it. `assets.extra/tf_serving_warmup_requests`
-    has one request, the first sample of `inputs`, for each signature.
+    The folder also holds `tfticket.json`: the size, density and operations of every
+    weight, checksums, the result of the check, and how the export was made. TensorFlow
+    Serving ignores it. `assets.extra/tf_serving_warmup_requests` has one request, the
+    first sample of `inputs`, for each signature.
 
     Args:
-        model: A built Keras model. A wrapped one is stripped first, which the
-            result's `notes` say.
+        model: A built Keras model. A wrapped model is stripped first, and the result's
+            `notes` say so.
         path: Folder of the model, one level above the version.
-        version: Number of the version, 1 or more. `None` is the next free one, also
-            where several processes export at once.
+        version: Number of the version, 1 or more. `None` takes the next free one, even
+            if several processes export at once.
         inputs: Samples to check the export on: an array, a list of them, or a
-            dict by input name. `None` makes up random ones: floats from a normal
-            distribution, integers from what an `Embedding` takes. The result says
+            dict by input name. `None` draws random ones: floats from a normal
+            distribution, integers from the range of the `Embedding`. The result says
             what was compared.
         tolerance: Largest difference allowed between the outputs of the file
             and of the model, relative to the largest absolute value of the output.
-            `None` is 1e-4, with float16 values 1e-2, which nine in ten samples have to
-            keep, and as many answers have to be the model's or nearly its best.
+            `None` means 1e-4. With float16 values it means 1e-2, which nine in ten
+            samples have to meet, and nine in ten answers have to be the model's or
+            nearly its best.
         overwrite: Whether a folder of this version may be replaced. On Linux and macOS
-            old and new are exchanged in one step; elsewhere, and on file systems that
-            can't, the version is missing for a moment.
-        deterministic: Whether two calls of the file, and of two processes that load it,
-            have to agree. A layer that adds noise or keeps a state is refused, unless
-            this is False: then `notes` say how far two calls are apart, and only the
-            first is compared with the model.
+            the old and the new folder are exchanged in one step; elsewhere, and on file
+            systems without that step, the version is missing for a moment.
+        deterministic: Whether two calls of the file have to agree, within a process and
+            between two. A layer that adds noise or keeps a state is refused unless this
+            is False. Then `notes` say how far two calls are apart, and only the first
+            is compared with the model.
         format: "dense" stores zeros as they are. "encoded" stores weights sparse and
             expands them once, at load: fewer bytes, and the dense latency.
-            "foldable" is as small and is what OpenVINO reads, which does not read
-            "encoded" or "csr": weights are constants that the runtime expands before
-            the first call. TensorFlow does so up to 10 MB a weight; larger ones it
-            would expand in every call, which `notes` and a warning say. "csr" is
-            encoded, and large Dense layers compute on what is left: faster on a CPU
-            from about 95 % zeros. "auto" takes one of the other three by a table of
+            "foldable" is as small, and OpenVINO reads it, which reads neither "encoded"
+            nor "csr": weights are constants that the runtime expands before the first
+            call. TensorFlow does so up to 10 MB per weight; it would expand larger ones
+            in every call, and `notes` and a warning say so. "csr" is encoded, and large
+            Dense layers compute on their non-zero weights, which is faster on a CPU
+            from about 95 % zeros. "auto" chooses one of the other three by a table of
             measurements, and `notes` say why.
         value_dtype: "float16" halves the values that "encoded" and "foldable" store of
-            weights with two or more dimensions; `notes` say by how much that rounds
-            them.
-        labels: The names of the classes. They add the signature `classify` with the
-            outputs `classes` (strings) and `scores` (the model's own output), both of
-            shape (batch, `top_k`), the best first.
-        top_k: Number of classes that this signature names; `None` is all.
+            weights with two or more dimensions; `notes` say how large the rounding
+            error is.
+        labels: The names of the classes. They add the signature `classify`, which has
+            the outputs `classes` (strings) and `scores` (the model's own output), both
+            of shape (batch, `top_k`), with the best first.
+        top_k: Number of classes that this signature names; `None` for all.
         image: Makes the input uint8 and preprocesses in the served function:
-            "divide_255", "minus_1_to_1", or a function, made of TensorFlow or Keras
-            operations, of the uint8 batch that returns the model's input.
+            "divide_255", "minus_1_to_1", or a function of TensorFlow or Keras
+            operations that maps the uint8 batch to the model's input.
         warmup: Whether to write warm-up requests.
 
     Returns:
         `Exported`: path, size, largest difference from the model, and latency.
 
     Raises:
-        FileExistsError: If that version exists and `overwrite` is off.
-        OSError: If the disk can't be written; names the folder. An older version
-            stays, and nothing else is left behind.
-        ExportError: If the written file does not compute what the model does, or
-            needs code that a server does not have. Nothing is left behind.
+        FileExistsError: If that version exists and `overwrite` is False.
+        OSError: If the disk can't be written. The error names the folder; an older
+            version stays, and nothing else is left behind.
+        ExportError: If the outputs of the written file differ from the model's, or it
+            needs code that a server does not have. No file is left behind.
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not built or has NaN weights, an argument does not
-            fit it, or the constants of "foldable" are more than a graph can hold.
+        ValueError: If the model is not built or has NaN weights, if an argument does
+            not fit it, or if the constants of "foldable" are too large for a graph.
 
     Example:
 
@@ -192,10 +193,10 @@ def _check_arguments(format, value_dtype, labels, top_k, tolerance):
 
 
 def write(ready: Serving, folder: pathlib.Path) -> None:
-    """Writes the SavedModel, unchecked.
+    """Writes the SavedModel without a check.
 
     Raises:
-        ExportError: If the function calls Python, which no server has.
+        ExportError: If the function calls Python, which a server does not have.
     """
     python = {
         op.type
@@ -205,8 +206,8 @@ def write(ready: Serving, folder: pathlib.Path) -> None:
     if python:
         raise ExportError(
             f"The model calls Python through {sorted(python)[0]} (tf.py_function or "
-            "tf.numpy_function), which no server can. Write that layer with keras.ops "
-            "or TensorFlow operations."
+            "tf.numpy_function), which a server can't run. Write that layer with "
+            "keras.ops or TensorFlow operations."
         )
     tf.saved_model.save(
         ready.module,
@@ -233,7 +234,7 @@ def _next(path):
 
 
 def _put(written, path, target, version, overwrite):
-    """Moves it to its place, which another process may have taken by now."""
+    """Moves the folder to its place, which another process may have taken meanwhile."""
     while True:
         try:
             put_folder(written, target, overwrite and version is not None)

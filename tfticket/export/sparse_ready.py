@@ -1,4 +1,4 @@
-"""`sparse_ready`: the same network by the rules that let LiteRT run it sparse."""
+"""`sparse_ready` rewrites a network by the rules that let LiteRT run it sparse."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from tfticket.export.tflite.mirrored_graph import axes_to_flip
 from tfticket.export.tflite.rewriting import Rewriter
 from tfticket.keras_models.graph import FlatGraph, input_structure
 
-# What all but every weight of a cluster being zero is tried with.
+# The share of zeros to try, which is nearly all weights of a cluster.
 _SPARSE = 0.99
 
-# Largest difference allowed, relative to the largest output: that of sums of float32
-# in another order.
+# Largest allowed difference, relative to the largest output: float32 sums in another
+# order differ by less.
 _TOLERANCE = 1e-5
 
 _AXES = {1: "height", 2: "width"}
@@ -26,18 +26,18 @@ _AXES = {1: "height", 2: "width"}
 
 @dataclasses.dataclass(frozen=True)
 class SparseReady:
-    """A network written by the rules of LiteRT's sparse path.
+    """A network that follows the rules of LiteRT's sparse path.
 
     Args:
-        model: The network, a plain Keras model that computes what the given one does.
+        model: The network, a plain Keras model with the outputs of the given one.
         changes: The changes, with the names of the layers that they changed.
-        flipped: The axes of the image, "height" and "width", that the network sees in
-            reverse; empty for none.
-        flips_input: Whether `model` flips its images itself. If not, and `flipped` is
-            not empty, whoever calls it does.
-        max_error: Largest difference between the outputs of both on random inputs,
-            relative to the largest output.
-        plan: What `sparse_plan` says of `model`, with the zeros that are there.
+        flipped: The axes of the image, "height" and "width", that the network reads in
+            reverse; may be empty.
+        flips_input: Whether `model` flips its images itself. If not, the caller has to
+            flip the axes in `flipped`.
+        max_error: Largest difference between the outputs of both networks on random
+            inputs, relative to the largest output.
+        plan: The result of `sparse_plan` for `model` with its present zeros.
     """
 
     model: keras.Model
@@ -70,41 +70,41 @@ def sparse_ready(
     batch_size: int | None = 1,
     inputs: Any = None,
 ) -> SparseReady:
-    """Writes a network by the rules that let LiteRT run its 1x1 convolutions sparse.
+    """Rewrites a network so that LiteRT can run its 1x1 convolutions sparse.
 
-    Keras's own MobileNets break rules of XNNPACK, and gain nothing from zeros. Most can
-    be rewritten so that they obey, without training and without approximation:
+    Keras's own MobileNets break rules of XNNPACK and gain nothing from zeros. Most
+    networks can be rewritten to follow the rules, without training or approximation:
 
     - `padding="same"` at stride 2 pads more after the image than before it. In a mirror
-      it is the other way round, and then half the window on each side computes the
-      same. So kernels are flipped and the image with them.
-    - BatchNormalization and scales go into the convolution before them.
-    - A separable convolution becomes its two.
-    - A hard sigmoid becomes a ReLU up to 6, and its sixth goes into the next
-      convolution.
-    - A 1x1 convolution after the last pooling becomes a Dense layer: as it was, the
-      runtime in browsers answers zeros without an error.
+      image it pads more before the image, and then a padding of half the window on each
+      side computes the same. So the kernels and the image are flipped.
+    - BatchNormalization and scales are folded into the convolution before them. - A
+    separable convolution becomes two convolutions. - A hard sigmoid becomes a ReLU up
+    to 6, and its factor of one sixth is folded into the next convolution.
+    - A 1x1 convolution after the last pooling becomes a Dense layer, because the
+      runtime in browsers answers zeros for the convolution without an error.
     - The batch is fixed to one image.
 
-    The result is compared with the model on random inputs before it is returned. Prune
-    before or after: zeros stay where they are. `tfticket.export.litert` with
-    `sparse=True` and a `target` does this by itself.
+    The result is compared with the model on random inputs before it is returned. You
+    can prune before or after it: zeros stay where they are. `tfticket.export.litert`
+    with `sparse=True` and a `target` calls it for you.
 
     Args:
         model: A built Sequential or Functional model in float32, wrapped or not. It is
             not changed.
         target: Where the file will run, as in `sparse_plan`.
-        flip: Who flips the image, where it has to be: the `"model"`, by an operation
-            at its start, or the `"caller"`, who hands images flipped in the axes of
+        flip: Who flips the image if that is needed: the `"model"`, by an operation at
+            its start, or the `"caller"`, who passes images flipped along the axes in
             `SparseReady.flipped`.
         batch_size: 1, or `None` to leave it open, which LiteRT.js can't take.
-        inputs: Arrays to compare on, as for the model's `predict`. `None` makes up
-            random ones.
+        inputs: Arrays to compare on, as for the model's `predict`. `None` draws random
+            ones.
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If no 1x1 convolution could run sparse even so, which says what
-            stops most; or the model is not built or has NaN weights.
+        ValueError: If no 1x1 convolution would run sparse even then (the error says
+            what prevents most of them), or if the model is not built or has NaN
+            weights.
 
     Example:
 
@@ -135,7 +135,7 @@ def sparse_ready(
     made = rewriter.model()
     planned = sparse_plan(made, target, sparsities=_SPARSE)
     if not planned.running:
-        # The flips are ours: what stops the network is told without them.
+        # We added the flips, so the reasons are reported without them.
         plain_made = Rewriter(graph, (), batch_size, False).model()
         planned = sparse_plan(plain_made, target, sparsities=_SPARSE)
         raise ValueError(_refusal(model, planned))
@@ -152,8 +152,8 @@ def sparse_ready(
 def _refusal(model, planned):
     if not planned.pointwise:
         return (
-            f"Model '{model.name}' has no 1x1 convolutions, which alone run sparse "
-            "where their zeros lie anywhere. Prune whole channels instead "
+            f"Model '{model.name}' has no 1x1 convolutions, the only layers that run "
+            "sparse with zeros at any place. Prune whole channels instead "
             "(structure=Channel() and tfticket.export.compact)."
         )
     text = f"Model '{model.name}' can't be written to run sparse on {planned.target}: "
@@ -161,7 +161,7 @@ def _refusal(model, planned):
         return text + "no rule says why; see tfticket.export.sparse_plan(model)."
     mend = planned.mends[0]
     at = f" ({', '.join(mend.layers[:3])})" if mend.layers else ""
-    return f"{text}{mend.reason}{at}. What would mend it: {mend.mend}."
+    return f"{text}{mend.reason}{at}. To fix that: {mend.mend}."
 
 
 def _checked(inputs, model):
@@ -181,7 +181,7 @@ def _checked(inputs, model):
 
 
 def _compared(old, new, inputs, flipped):
-    """Largest difference of the outputs, relative to the largest one."""
+    """Largest difference of the outputs, relative to the largest output."""
     if inputs is None:
         random = np.random.default_rng(0)
         inputs = [

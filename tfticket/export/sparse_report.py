@@ -1,4 +1,4 @@
-"""What `sparse_plan` says: rows, clusters, mends, and the table of them."""
+"""The result of `sparse_plan`: rows, clusters, fixes, and their table."""
 
 import dataclasses
 
@@ -8,19 +8,20 @@ from tfticket.export.tflite import sparse_rules
 
 @dataclasses.dataclass(frozen=True)
 class SparsePlanRow:
-    """What becomes of one kernel.
+    """How a runtime will treat one kernel.
 
     Args:
-        layer: Path of its layer; of a separable convolution, of the kernel.
+        layer: Path of its layer, or of the kernel in a separable convolution.
         kind: "1x1", "depthwise 3x3", "3x3", or the kind of layer.
-        zeros: Share of its weights that are zero, or will be by `sparsities`.
-        needed: Share of the zeros that is needed in the 1x1 kernels of its cluster
-            together; more than that. `None` of kernels that never run sparse.
+        zeros: Share of its weights that are zero, or that `sparsities` will make zero.
+        needed: The 1x1 kernels of its cluster together need a larger share of zeros
+            than this. `None` for kernels that never run sparse.
         runs_sparse: Whether the runtime will compute with its zeros.
-        reason: What stops it, or why it stays dense by nature; "" where it runs sparse.
-        mend: What to do about it; "" if there is nothing.
-        flops: Multiplications and additions of a sample, all weights counted; `None`
-            if they are not known.
+        reason: What prevents it, or why such a kernel is always dense; "" if it runs
+            sparse.
+        mend: How to fix that; "" if nothing can.
+        flops: Multiplications and additions per sample, zeros included; `None` if they
+            are not known.
     """
 
     layer: str
@@ -35,12 +36,11 @@ class SparsePlanRow:
 
 @dataclasses.dataclass(frozen=True)
 class SparseCluster:
-    """Layers that the runtime takes together, sparse or not.
+    """Layers that the runtime treats together, as sparse or as dense.
 
     Args:
-        layers: Paths of the operations in it, in their order.
-        zeros: Share of the weights of its 1x1 kernels that are zero, all counted
-            together.
+        layers: Paths of its operations, in order.
+        zeros: Share of zeros among the weights of all its 1x1 kernels.
         runs_sparse: Whether that is enough.
     """
 
@@ -51,15 +51,15 @@ class SparseCluster:
 
 @dataclasses.dataclass(frozen=True)
 class SparseMend:
-    """One rule to obey, after those before it.
+    """One rule to follow, after the rules of the fixes before it.
 
     Args:
-        reason: What stops layers now.
-        mend: What to do about it.
+        reason: What prevents layers now.
+        mend: How to fix that.
         layers: Layers that break the rule; empty for the zeros, which are counted over
             clusters.
-        freed: Layers of the 1x1 kernels that run sparse once it is obeyed.
-        flops: Their operations; `None` if those are not known.
+        freed: Layers of the 1x1 kernels that run sparse once the rule is followed.
+        flops: Operations of these layers; `None` if they are not known.
     """
 
     reason: str
@@ -74,15 +74,16 @@ class SparsePlan:
     """Which kernels a runtime will run sparse. `print` shows a table.
 
     Args:
-        target: As asked for.
-        xnnpack: The commit of XNNPACK whose rules these are.
-        rows: One for each call of a layer with a kernel.
-        clusters: The clusters of layers that obey the rules but perhaps that of zeros.
+        target: The `target` argument.
+        xnnpack: The commit of XNNPACK that the rules come from.
+        rows: One row per call of a layer with a kernel.
+        clusters: The clusters of layers that follow the rules, except perhaps the one
+            about zeros.
         mends: Changes after which all 1x1 kernels run sparse, the most useful first.
-            Empty where all do, and where nothing helps.
-        notes: Anything else to know about that target.
-        wrong: Layers for which LiteRT in browsers and on ARM answers wrong, without an
-            error, where the plan says that they do not run sparse.
+            Empty if all do, or if nothing helps.
+        notes: Anything else to know about the target.
+        wrong: Layers that the plan calls dense and for which LiteRT in browsers and on
+            ARM gives wrong answers without an error.
     """
 
     target: str
@@ -105,7 +106,7 @@ class SparsePlan:
 
     @property
     def summary(self) -> str:
-        """How many 1x1 kernels run sparse, and what to mend first, in one line."""
+        """How many 1x1 kernels run sparse, and what to fix first, in one line."""
         several = self.pointwise
         text = (
             f"{len(self.running)} of {len(several)} 1x1 kernels would run sparse on "

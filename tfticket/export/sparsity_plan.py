@@ -1,4 +1,4 @@
-"""`sparse_plan`: which convolutions LiteRT will run sparse, and what stops others."""
+"""`sparse_plan` finds which convolutions LiteRT will run sparse, and why not others."""
 
 import functools
 import math
@@ -35,30 +35,32 @@ def sparse_plan(
     target: Literal["arm", "web", "x86"] = "arm",
     sparsities: float | Mapping[Pattern, float] | None = None,
 ) -> SparsePlan:
-    """Says which convolutions of a LiteRT file will run sparse, and what stops others.
+    """Says which convolutions LiteRT will run sparse, and what prevents the others.
 
-    LiteRT computes with zeros of 1x1 convolutions wherever they lie, in float32, if
-    they stand in a cluster of layers that obeys the rules of XNNPACK, its engine. The
-    plan goes through the model by these rules (`tfticket.export.tflite.sparse_rules`
-    has them, and the commit that they were read in), as the file will be written:
-    BatchNormalization is part of the convolution before it. Nothing is run or written.
+    In float32, LiteRT uses the zeros of 1x1 convolutions at any place if these stand in
+    a cluster of layers that follows the rules of XNNPACK, its engine. The plan applies
+    these rules to the model (`tfticket.export.tflite.sparse_rules` has them, and the
+    commit that they come from) as the file will be written: BatchNormalization is part
+    of the convolution before it. Nothing is run or written.
 
-    A plan says what the rules say. Whether it is faster depends on the device: measure.
+    A plan states what the rules predict. Whether the file is faster depends on the
+    device: measure it.
 
     Args:
-        model: A built Sequential or Functional model, wrapped or not. It is only read.
+        model: A built Sequential or Functional model, wrapped or not. It is not
+            changed.
         target: Where the file will run: "arm", "web" (LiteRT.js in a browser) or
             "x86".
-        sparsities: To plan before pruning: the share of zeros of all 1x1 kernels, or
-            of those named by a dict, as in `tfticket.sparsify`: by path ("conv" or
-            "conv/kernel"), compiled regular expression or class of layers; the later
-            of two wins. `None` counts the zeros that are there.
+        sparsities: The share of zeros to assume before pruning: a number for all 1x1
+            kernels, or a dict as in `tfticket.sparsify`, whose keys are paths ("conv"
+            or "conv/kernel"), compiled regular expressions or classes of layers; the
+            later of two matches counts. `None` counts the present zeros.
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model, or an argument
-            is of the wrong type.
-        ValueError: If the model is not built, its batch is fixed to more than 1, it
-            has NaN weights, or an argument is out of range or names nothing.
+            has the wrong type.
+        ValueError: If the model is not built, has NaN weights, or has a batch that is
+            fixed to more than 1, or if an argument is out of range or matches nothing.
 
     Example:
 
@@ -116,7 +118,7 @@ class Expectation(NamedTuple):
     Args:
         text: A sentence without its end.
         gains: Whether any kernel runs sparse anywhere.
-        wrong: Layers for which LiteRT.js answers wrong.
+        wrong: Layers for which LiteRT.js gives wrong answers.
     """
 
     text: str
@@ -131,7 +133,7 @@ def expectation(model: keras.Model) -> Expectation | None:
         model: A model that can be exported.
 
     Returns:
-        `None` where the model has no convolutions, or no graph to be followed.
+        `None` if the model has no convolutions, or no graph to follow.
     """
     batches = {tensor.shape[0] for tensor in model.inputs}
     if not is_graph(model) or batches - {None, 1}:
@@ -142,7 +144,9 @@ def expectation(model: keras.Model) -> Expectation | None:
         return None
     several, running = plan.pointwise, plan.running
     if not several:
-        return Expectation("it has no 1x1 convolutions, which alone run sparse", False)
+        return Expectation(
+            "it has no 1x1 convolutions, the only layers that run sparse", False
+        )
     is_open = None in batches
     where = (
         "arm, and on web once the batch is fixed to 1," if is_open else "arm and web"
@@ -152,20 +156,20 @@ def expectation(model: keras.Model) -> Expectation | None:
         f"{len(running)} of {len(several)} 1x1 kernels run sparse"
     )
     if plan.mends:
-        text = f"{text}, first stopped by {plan.mends[0].reason}"
+        text = f"{text}, first obstacle: {plan.mends[0].reason}"
     return Expectation(text, bool(running), plan.wrong)
 
 
 def plain_of(model: keras.Model) -> keras.Model:
-    """The plain model of a built graph, or an error that says what it is.
+    """The plain model of a built graph; otherwise an error that says what is wrong.
 
     Args:
         model: Any object.
 
     Raises:
-        TypeError: If it is no Keras model with a graph.
-        ValueError: If it is not built, its batch is fixed to more than 1, or it has
-            NaN weights.
+        TypeError: If `model` is not a Keras model with a graph.
+        ValueError: If the model is not built, has NaN weights, or has a batch that is
+            fixed to more than 1.
     """
     if not isinstance(model, keras.Model):
         if not isinstance(model, keras.layers.Layer):
@@ -196,7 +200,7 @@ def _zeros(kernel):
 
 
 def _planned(model, pointwise, sparsities):
-    """Number of zeros by node, of the 1x1 kernels that `sparsities` names."""
+    """Number of zeros by node, for the 1x1 kernels that `sparsities` names."""
     if sparsities is None:
         return {}
     if not isinstance(sparsities, Mapping):
@@ -282,10 +286,11 @@ def _wrong(nodes, now):
 
 
 def _counted(nodes, zeros, now):
-    """Notes of Dense layers that may count into the zeros of a cluster.
+    """Notes about Dense layers that may count among the weights of a cluster.
 
-    XNNPACK's source takes one that reads the pooling itself into the cluster. The known
-    trials ran sparse all the same, so it is no rule here.
+    By XNNPACK's source, a Dense layer that reads the pooling directly belongs to the
+    cluster. The networks that we tried ran sparse nevertheless, so this is not a rule
+    here.
     """
     for members in now.clusters:
         if members[0] in now.causes:
@@ -302,7 +307,7 @@ def _counted(nodes, zeros, now):
             names = ", ".join(nodes[i].name for i in heads)
             yield (
                 f"by XNNPACK's source the zeros of '{names}' may count in its cluster, "
-                f"{share:.1%} with it: too few. Prune it too, to be sure"
+                f"{share:.1%} with it, which is too few. Prune it too, to be sure"
             )
 
 

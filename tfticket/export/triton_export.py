@@ -42,24 +42,24 @@ def triton_repository(
     max_batch: int = 64,
     instances: int = 1,
 ) -> pathlib.Path:
-    """Puts a SavedModel into a model repository of NVIDIA's Triton Inference Server.
+    """Adds a SavedModel to a model repository of NVIDIA's Triton Inference Server.
 
-    Writes `repository/name/config.pbtxt` and `repository/name/version/` with the
+    It writes `repository/name/config.pbtxt` and `repository/name/version/` with the
     SavedModel and a `model.py` for Triton's Python backend, which needs TensorFlow in
-    the Python that Triton runs, and nothing of Keras or tfticket. Every `format` of
+    the Python that Triton runs, but neither Keras nor tfticket. Every `format` of
     `saved_model` works. Inputs and outputs are those of `serving_default`.
 
-    The version's folder appears whole, so that a server that polls the repository may
-    run meanwhile: it loads the new version, and then lets go of the one before. For
-    that the folder above the repository has to be on the same disk, and writable.
+    The version's folder appears whole, so a server that polls the repository may run
+    meanwhile: it loads the new version, and then unloads the old one. This needs the
+    folder above the repository to be on the same disk and writable.
 
     Args:
         saved_model: The version's folder that `tfticket.export.saved_model` wrote, as
             `Exported.path` says. Its name is the version.
-        repository: The folder of all models; made if it does not exist.
+        repository: The folder of all models; it is created if it does not exist.
         name: The model's name in Triton. `None` takes the name of the folder that the
             version is in.
-        max_batch: The largest batch that Triton hands to the model, 1 or more.
+        max_batch: The largest batch that Triton passes to the model, 1 or more.
         instances: Number of processes of the model that Triton runs on the CPU.
 
     Returns:
@@ -69,8 +69,8 @@ def triton_repository(
         FileNotFoundError: If there is no SavedModel at that path.
         FileExistsError: If the repository has that version of the model.
         TypeError: If a number is no integer.
-        ValueError: If the folder's name is no version, Triton has no name for the
-            dtype of an input or output, or the repository has the model with other
+        ValueError: If the folder's name is not a version, if Triton has no name for the
+            dtype of an input or output, or if the repository has the model with other
             inputs, outputs or limits.
 
     Example:
@@ -103,19 +103,19 @@ def triton_repository(
     if target.exists():
         raise FileExistsError(
             f"{target} exists. Export the model as its next version: "
-            "tfticket.export.saved_model takes it where version is None."
+            "tfticket.export.saved_model takes that if version is None."
         )
     config = _config(source, folder.name, max_batch, instances)
     _require_same(folder / "config.pbtxt", config)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the repository and not in it, where a polling server would look.
+    # Next to the repository and not in it, where a polling server would look.
     beside = folder.parent.resolve().parent
     with disk_errors(target), temporary_folder(beside) as work:
         made = work / version
         shutil.copytree(source, made / triton_model.FOLDER)
         shutil.copyfile(triton_model.__file__, made / "model.py")
-        # Else the server's Python would write this file, and a server that polls would
-        # take that for a change of the model and load it again.
+        # Otherwise the server's Python would write this file, and a server that polls
+        # would see a change of the model and load it again.
         py_compile.compile(str(made / "model.py"), dfile="model.py", doraise=True)
         folder.mkdir(exist_ok=True)
         if not (folder / "config.pbtxt").exists():
@@ -126,7 +126,7 @@ def triton_repository(
 
 
 def _require_same(path, config):
-    """Refuses a version that the model's other versions would not be exchanged for."""
+    """Refuses a version whose configuration differs from the model's other versions."""
     if path.exists() and path.read_text() != config:
         raise ValueError(
             f"{path} has other inputs, outputs or limits than this model:\n{config}\n"
@@ -150,7 +150,7 @@ def _config(source, name, max_batch, instances):
     for kind, infos in (("input", inputs), ("output", outputs)):
         for key, info in infos.items():
             dims = [dim.size for dim in info.tensor_shape.dim][batched:]
-            # Triton wants one dimension at least besides the batch.
+            # Triton needs at least one dimension besides the batch.
             shape = f"dims: {dims}" if dims else "dims: [1] reshape { shape: [] }"
             lines.append(
                 f'{kind} {{ name: "{key}" data_type: {_dtype(key, info)} {shape} }}'

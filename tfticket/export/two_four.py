@@ -17,11 +17,11 @@ _KEPT, _GROUP = 2, 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoFourWeight:
-    """What was found in one weight.
+    """The 2:4 check of one weight.
 
     Args:
         name: As in `get_masks`: "layer/kernel".
-        groups: Number of groups of four, a last one that is shorter included.
+        groups: Number of groups of four, including a last one that is shorter.
         violations: Where the groups with more than two kept weights start: an integer
             array of shape (violating groups, axes of the weight), in Keras's axes.
         padded: Whether the last groups are shorter than four.
@@ -38,7 +38,7 @@ class TwoFourWeight:
 
     @property
     def ok(self) -> bool:
-        """Whether it is read as 2:4 sparse."""
+        """Whether the weight is read as 2:4 sparse."""
         return self.unread is None and not len(self.violations)
 
     def __str__(self) -> str:
@@ -57,13 +57,13 @@ class TwoFourWeight:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoFourReport:
-    """What `check_two_four` found, weight by weight."""
+    """The result of `check_two_four`, weight by weight."""
 
     weights: tuple[TwoFourWeight, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether every weight that was looked at is 2:4 sparse."""
+        """Whether every checked weight is 2:4 sparse."""
         return all(weight.ok for weight in self.weights)
 
     def __str__(self) -> str:
@@ -75,9 +75,9 @@ def check_two_four(model: keras.Model) -> TwoFourReport:
 
     At most two of every four consecutive weights along a layer's input channels may be
     kept. That holds for each unit of a Dense layer, and for each filter and position of
-    a convolution. `tfticket.structures.NM(2, 4)` makes such masks. Where the number of
-    channels is not a multiple of four, the last group counts as padded with zeros: one
-    or two weights may all be kept, and two of three.
+    a convolution. `tfticket.structures.NM(2, 4)` makes such masks. If the number of
+    channels is not a multiple of four, the last group counts as padded with zeros: it
+    may keep both of two weights, or two of three.
 
     Args:
         model: A wrapped model, whose masks are checked; or a plain one, of which the
@@ -108,7 +108,7 @@ def check_two_four(model: keras.Model) -> TwoFourReport:
         for name, weight in masked_weights(model).items()
     ]
     if not found:
-        # Popup layers have masks too, but not of the weights that are in them.
+        # Popup layers have masks too, but these don't match the weights that they hold.
         plain = strip(model) if get_masks(model) else model
         found = [
             _check(join(path, weight.name), weight, weight.variable)

@@ -1,7 +1,7 @@
-"""How a model calls its layers on one sample: shapes, and the operations that takes.
+"""How a model calls its layers on one sample: shapes, and numbers of operations.
 
-The only counter of operations. A layer of a kind whose operations are not known is
-reported as unknown and never as 0.
+This is the only counter of operations. It reports a layer of an unknown kind as unknown
+and never as 0.
 """
 
 import contextlib
@@ -36,27 +36,27 @@ _ATTENTION = (
 
 
 def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The kernels of a Dense, a convolution or a cell, two of some."""
+    """The kernels of a Dense, a convolution or a cell; some have two."""
     return [x for x in layer.weights if x.name.endswith("kernel")]
 
 
 def positions(
     layer: keras.layers.Layer, in_shape: tuple, out_shape: tuple
 ) -> int | None:
-    """How often a sample, or a batch of so many, uses each value of the kernels.
+    """How often a sample, or a batch, uses each value of the kernels.
 
-    A Dense uses each once for every vector that it maps, a convolution for every place
-    of its output, a transposed one for every place of its input, and a recurrent cell
-    once a step.
+    A Dense uses each value once per vector that it maps, a convolution once per place
+    of its output, a transposed convolution once per place of its input, and a recurrent
+    cell once per step.
 
     Args:
         layer: A built layer.
         in_shape: Shape of its input, batch first, `None` for one sample.
-        out_shape: Shape of its output, of a cell that of its first.
+        out_shape: Shape of its output; for a cell, of its first output.
 
     Returns:
-        The count; `None` if it is open, or not known: the layer is of another kind, has
-        a `call` of its own, is quantized or has LoRA weights.
+        The count. `None` if a size is open or the count is not known, because the layer
+        is of another kind, has its own `call`, is quantized or has LoRA weights.
 
     Example:
 
@@ -85,9 +85,9 @@ def positions(
 
 
 def _einsum_places(layer, in_shape):
-    """Lengths of the input's axes that are not the kernel's; None if that is not all.
+    """Lengths of the input's axes that the kernel lacks; `None` for unusual equations.
 
-    An axis that only one term has is summed before the product or copied after it.
+    If only one term has an axis, it is summed before the product or copied after it.
     """
     inputs, rest = layer.equation.replace(" ", "").replace("...", "0").split(",")
     kernel, outputs = rest.split("->")
@@ -97,7 +97,7 @@ def _einsum_places(layer, in_shape):
             return None
     if any((x in outputs) + (x in inputs) + (x in kernel) < 2 for x in both):
         return None
-    # An ellipsis stands at one end, for as many axes as are left.
+    # An ellipsis is at one end and stands for all other axes.
     spread = len(in_shape) - len(inputs) + 1
     labels = "".join(x * spread if x == "0" else x for x in inputs)
     return tuple(
@@ -118,17 +118,17 @@ def attention_flops(
 ) -> int:
     """Multiplications and additions of the two products inside an attention layer.
 
-    They are the scores (queries by keys) and the weighted sums of the values. No weight
-    takes part, so pruning saves none of them. Masks save none either: every pair of
-    positions is computed. Scores that are a sum over features instead of a product
-    (`AdditiveAttention`, `score_mode="concat"`) count as if they were one.
+    These are the scores (queries by keys) and the weighted sums of the values. No
+    weight takes part, so pruning saves none of them. Masks save none either, because
+    every pair of positions is computed. Scores that are a sum over features instead of
+    a product (`AdditiveAttention`, `score_mode="concat"`) count as if they were one.
 
     Args:
         layer: A `MultiHeadAttention`, `GroupQueryAttention`, `Attention` or
             `AdditiveAttention`.
         query: Shape of its query, batch first.
-        value: Shape of its value.
-        key: Shape of its key; `None` is that of the value.
+        value: Shape of its value. key: Shape of its key; `None` for the shape of the
+            value.
 
     Returns:
         The count for the whole batch.
@@ -157,9 +157,9 @@ def attention_flops(
 
 
 def computes_as_keras(layer: keras.layers.Layer) -> bool:
-    """Whether the layer computes inside what a layer of Keras computes.
+    """Whether the layer computes what a layer of Keras computes.
 
-    That is so if its `call` is Keras's own, or if it carries masks and says so by
+    This is so if its `call` is Keras's own, or if it carries masks and sets
     `is_plain_inside`.
     """
     if isinstance(layer, MaskedLayer):
@@ -168,23 +168,23 @@ def computes_as_keras(layer: keras.layers.Layer) -> bool:
     return owner.__module__.startswith("keras.")
 
 
-# What an open length of the input is taken to be: what then differs is open too.
+# Two lengths for an open axis of the input: what differs between them is open too.
 _LENGTHS = (32, 64)
 OPEN = "the input's size is open"
-UNKNOWN = "not known how often the layer uses it"
+UNKNOWN = "it is not known how often the layer uses it"
 
 
 @dataclasses.dataclass
 class LayerCalls:
-    """What one pass of a sample through a model computes.
+    """The operations of one pass of a sample through a model.
 
     Args:
-        outputs: Shape of each layer's (first) output by the layer's `id`, batch left
-            out, `None` for an open length.
-        uses: How often each value of a weight is used, by the `id` of its variable; or
-            why that is not known. Weights of unknown layers are not in it.
+        outputs: Shape of each layer's (first) output by the layer's `id`, without the
+            batch; `None` for an open length.
+        uses: How often each value of a weight is used, by the `id` of its variable, or
+            why that is not known. Weights of unknown layers are missing.
         products: Operations of the products inside each attention layer, which use no
-            weight, by the layer's `id`; or why they are not known.
+            weight, by the layer's `id`, or why they are not known.
         failure: Why there was no pass.
     """
 
@@ -195,10 +195,10 @@ class LayerCalls:
 
 
 def layer_calls(model: keras.Model) -> LayerCalls:
-    """Follows the shapes of one sample through a model; nothing is computed.
+    """Follows the shapes of one sample through a model and computes nothing.
 
-    Layers inside layers and those of a subclassed model are seen as they are called,
-    each as often as it is; those of `RNN` and `TimeDistributed` once a step.
+    It counts every call of a layer inside a layer or a subclassed model; those of `RNN`
+    and `TimeDistributed` count once per step.
 
     Args:
         model: A built model of any kind.
@@ -224,7 +224,7 @@ def layer_calls(model: keras.Model) -> LayerCalls:
         try:
             passes.append(_Pass(model).of(*filled))
         except Exception as error:
-            # Models may hold any code, and the rest of a summary needs none of this.
+            # Models may contain any code, and the rest of a summary does not need this.
             why = OPEN if is_open else f"tracing raised {type(error).__name__}"
             return _failed(model, why)
     return _common(*passes) if is_open else passes[0]
@@ -265,7 +265,7 @@ def _filled(spec, length):
 
 
 def _common(some, others):
-    """What two passes have in common."""
+    """The results that two passes have in common."""
     outputs = {
         key: tuple(a if a == b else None for a, b in zip(x, y, strict=True))
         for key, x in some.outputs.items()
@@ -284,11 +284,12 @@ def calls_replaced(
 ) -> Iterator[None]:
     """A context in which layers run other functions in place of their `call`.
 
-    An attribute of the instance goes before the method of its class. The model must not
-    be used by another thread meanwhile.
+    An attribute of the instance hides the method of its class. No other thread may use
+    the model meanwhile.
 
     Args:
-        replacements: Layer to function, which takes what the layer's `call` takes.
+        replacements: Maps a layer to a function with the arguments of the layer's
+            `call`.
     """
     for layer, function in replacements.items():
         layer.call = function
@@ -300,7 +301,7 @@ def calls_replaced(
 
 
 class _Pass:
-    """One pass, with every layer's `call` watched while it lasts."""
+    """One pass, which watches every layer's `call`."""
 
     def __init__(self, model):
         self._model = model
@@ -387,15 +388,15 @@ class _Pass:
         self._add(self._calls.products, layer, tensors[0], count)
 
     def _add(self, counts, counted, given, count):
-        """Adds the operations of a call of the whole batch, `None` if not known.
+        """Adds the operations of a call on the whole batch; `None` if not known.
 
         Args:
-            counts: Where to: `uses` or `products`.
+            counts: Where to add them: `uses` or `products`.
             counted: A weight, or a layer.
-            given: A tensor that the call was given.
+            given: A tensor among the call's arguments.
             count: The operations, or uses, of the whole batch.
         """
-        # What a traced loop calls is seen once, however often it runs.
+        # A call in a traced loop is seen once, no matter how often the loop runs.
         looped = _trace(given) not in (None, self._trace)
         before = counts.get(id(counted), 0)
         if looped or count is None or count % self._batch:
@@ -405,18 +406,18 @@ class _Pass:
 
 
 def _only_reads(layer):
-    """Whether it looks rows of its weight up and multiplies nothing."""
+    """Whether a layer only looks up rows of its weight, and multiplies nothing."""
     if not isinstance(layer, keras.layers.Embedding):
         return False
     return computes_as_keras(layer) and not getattr(layer, "lora_enabled", False)
 
 
 def _first(*values):
-    """The first of some tensors, if it is one."""
+    """The first of some tensors, if there is one."""
     flat = keras.tree.flatten(values)
     return flat[0] if flat and hasattr(flat[0], "shape") else None
 
 
 def _trace(tensor):
-    """The graph, or JAX's trace, that a tensor belongs to; None outside of any."""
+    """The graph, or JAX's trace, that a tensor belongs to; `None` without one."""
     return getattr(tensor, "graph", None) or getattr(tensor, "_trace", None)

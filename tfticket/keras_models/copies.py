@@ -1,4 +1,4 @@
-"""Copies of models and layers that share nothing, and which models can be copied."""
+"""Copies models and layers without sharing, and says which models can be copied."""
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
@@ -26,17 +26,17 @@ def clone_with(
     clone_layer: Callable[[keras.layers.Layer], keras.layers.Layer],
     copy_weights: Callable[[keras.layers.Layer, keras.layers.Layer], None],
 ) -> keras.Model:
-    """Clones a model into nested ones, layer by layer, then copies weights.
+    """Clones a model and its nested models, layer by layer, then copies weights.
 
     The clone is not compiled.
 
     Args:
         model: A Sequential or Functional model.
         clone_layer: Function of a layer that returns its copy, not built.
-        copy_weights: Called with each layer and its copy, when all are built.
+        copy_weights: Function of a layer and its copy, called when all are built.
 
     Raises:
-        ValueError: If a layer's copy has another name.
+        ValueError: If the copy of a layer has another name.
     """
     pairs: dict[int, keras.layers.Layer] = {}
 
@@ -51,7 +51,7 @@ def clone_with(
         if copy.name != layer.name:
             raise ValueError(
                 f"The configuration of layer '{layer.name}' ({type(layer).__name__}) "
-                "does not carry its name, so the copy's weights can't be told by "
+                "does not contain its name, so the copy's weights can't be matched by "
                 "name. Let its get_config and __init__ pass `name` on."
             )
         pairs[id(layer)] = (layer, copy)
@@ -70,13 +70,13 @@ def copy_by_name(
     target: keras.layers.Layer,
     freed: Collection[str] = (),
 ) -> None:
-    """Gives a layer its weights by name, and what is trainable of them.
+    """Sets a layer's weights by name, and which of them are trainable.
 
     Args:
-        values: Name to the value of weights that get another one than their twin has.
-        weights: Name to the twin's weight.
+        values: Maps the names of weights to values that differ from their twins'.
+        weights: Maps a name to the twin's weight.
         target: The layer, built.
-        freed: Names of weights that are trainable whatever their twin is.
+        freed: Names of weights that are trainable even if their twins are not.
     """
     for name, variable in weights_by_path(target).items():
         variable.assign(host_copy(values.get(name, weights[name])))
@@ -84,23 +84,23 @@ def copy_by_name(
 
 
 def build_like(source: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    """Gives a copy its weights, not yet their values, if its source has them."""
+    """Builds a copy if its source is built, without copying values."""
     if not source.built or (copy.built and copy.weights):
         return
     config = source.get_build_config()
     if isinstance(source, keras.Model) and "input_shape" in (config or {}):
-        # Keras would build its layers, and not note the shape for the next copy.
+        # Keras would build its layers without storing the shape for the next copy.
         copy(keras.tree.map_shape_structure(keras.KerasTensor, config["input_shape"]))
     else:
         copy.build_from_config(config)
 
 
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Gives a layer all that its twin has: weights, adapted state, vocabularies."""
+    """Copies everything from a layer's twin: weights, adapted state, vocabularies."""
     try:
         target.set_weights(source.get_weights())
     except ValueError:
-        # Copied from its configuration, such a layer may lack what it was quantized to.
+        # A copy made from the configuration may lack the quantized weights.
         require_not_quantized(source, "copied")
         raise
     for old, new in zip(source.weights, target.weights, strict=True):
@@ -109,7 +109,7 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     for (_, old), (_, new) in pairs:
         if not hasattr(old, "finalize_state"):
             continue
-        # Preprocessing layers work out more from their weights, or keep tables.
+        # Preprocessing layers compute more from their weights, or have tables.
         store: dict[str, Any] = {}
         old.save_own_variables(store)
         new.load_own_variables({k: np.array(value) for k, value in store.items()})
@@ -122,7 +122,7 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 @contextlib.contextmanager
 def _uncompiled(model):
-    """Keeps Keras from cloning the compile state, which not every loss survives."""
+    """Prevents Keras from cloning the compile state, which fails for some losses."""
     models = [x for _, x in every_layer(model) if getattr(x, "compiled", False)]
     for part in models:
         part.compiled = False
@@ -134,11 +134,11 @@ def _uncompiled(model):
 
 
 def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """The layers by path of a model that can be copied layer by layer.
+    """Returns the layers by path of a model that can be copied layer by layer.
 
     Raises:
         TypeError: If the model is not a Keras 3 Sequential or Functional one.
-        ValueError: If it is not built, is quantized, or is wrapped already.
+        ValueError: If the model is not built, is quantized, or is wrapped already.
     """
     require_keras_3(model)
     require_graph(model)
@@ -147,7 +147,7 @@ def require_transformable(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def unwrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """The layers of a model by path, or a ValueError if one is wrapped already."""
+    """Returns the layers by path; raises a ValueError if one is wrapped already."""
     layers = dict(named_layers(model))
     if any(carrier(layer) is not None for layer in layers.values()):
         raise ValueError(
@@ -181,14 +181,14 @@ def require_keras_3(model: Any) -> None:
 
 
 def require_graph(model: keras.Model) -> None:
-    """Raises unless it is a built Sequential or Functional model of Keras's own."""
+    """Raises an error unless it is a built Sequential or Functional model of Keras."""
     for _, part in every_layer(model):
         of_keras = type(part).__module__.split(".")[0] == "keras"
         if is_graph(part) and not of_keras and not isinstance(part, MaskedModel):
             raise TypeError(
-                f"Model '{part.name}' is of a class of its own, {type(part).__name__}, "
-                "whose methods and attributes a copy would lose. Pass the plain model "
-                "of the same layers, keras.Model(model.inputs, model.outputs)."
+                f"Model '{part.name}' has a custom class, {type(part).__name__}, whose "
+                "methods and attributes a copy would lose. Pass the plain model of the "
+                "same layers, keras.Model(model.inputs, model.outputs)."
             )
     if not is_graph(model):
         raise TypeError(
@@ -212,7 +212,7 @@ def require_finite(model: keras.Model, mend: str = "") -> None:
 
     Args:
         model: A built model.
-        mend: How the sentence goes on: what follows, and what to do.
+        mend: Rest of the sentence: the consequence, and the fix.
     """
     for weight in model.weights:
         value = keras.ops.convert_to_numpy(weight)
@@ -222,7 +222,7 @@ def require_finite(model: keras.Model, mend: str = "") -> None:
             )
 
 
-# What `fit`, `evaluate` and `predict` call: a Functional copy has Keras's own.
+# Methods that `fit`, `evaluate` and `predict` call; a Functional copy has Keras's own.
 _TRAINING = (
     *("train_step", "test_step", "predict_step", "make_train_function"),
     *("compute_loss", "compute_metrics", "fit", "compile"),
@@ -230,7 +230,7 @@ _TRAINING = (
 
 
 def require_plain_training(model: keras.Model) -> None:
-    """Raises a TypeError if a subclassed model trains in a way of its own."""
+    """Raises a TypeError if a subclassed model has its own way to train."""
     own = [
         x for x in _TRAINING if getattr(type(model), x) is not getattr(keras.Model, x)
     ]

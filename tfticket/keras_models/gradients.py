@@ -1,4 +1,4 @@
-"""Gradients of the masked weights over data, in a model that stays as it is."""
+"""Gradients of the masked weights over data; the model does not change."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,17 +17,16 @@ def mean_gradient(
     batches: Iterable[tuple],
     loss: keras.losses.Loss | None = None,
 ) -> list[np.ndarray]:
-    """Gradient of the loss, the mean over all samples, with `training=True`.
+    """Gradient of the mean loss over all samples, with `training=True`.
 
     Everything runs in a `StatelessScope`, so no variable of the model is assigned.
-    What a batch does to the state (BatchNorm statistics, a seed) is there for the
-    next batch, and gone in the end.
+    The next batch sees what a batch changes in the state (BatchNorm statistics, a
+    seed), and the change is discarded at the end.
 
     Args:
         model: A built model.
-        weights: Variables of it.
-        batches: Batches as `each_batch` yields them.
-        loss: `None` is the compiled loss with all that the model adds to it.
+        weights: Variables of the model. batches: Batches as `each_batch` yields them.
+        loss: `None` for the compiled loss with all that the model adds to it.
 
     Returns:
         For each of `weights` an array in its shape, float32 or wider.
@@ -46,18 +45,19 @@ def mean_gradient(
 
 
 class MeanGradient:
-    """As `mean_gradient`, compiled once for many times.
+    """Like `mean_gradient`, but compiled once for many calls.
 
     Args:
         model: A built model.
         weights: Variables of it.
         loss: As for `mean_gradient`.
-        instead: Variables of the model and the values, arrays, that they have while
-            the gradient is taken, instead of their own.
-        differentiate: How a loss and values make gradients, as `gradient_of`.
+        instead: Variables of the model and the arrays that replace their values while
+            the gradient is computed.
+        differentiate: Function of a loss and values that returns gradients, like
+            `gradient_of`.
 
     Attributes:
-        samples: How many samples gradients have been taken of, over all calls.
+        samples: Number of samples in all gradients so far, over all calls.
 
     Example:
 
@@ -79,8 +79,7 @@ class MeanGradient:
     ):
         own = {id(weight) for weight in weights}
         self._model, self._weights, self._loss = model, list(weights), loss
-        # What a batch may change (BatchNorm statistics, seeds), and what only stands
-        # by.
+        # What a batch may change (BatchNorm statistics, seeds), and what stays fixed.
         self._others = [v for v in model.variables if id(v) not in own]
         self._instead = {
             id(variable): ops.convert_to_tensor(value) for variable, value in instead
@@ -90,7 +89,7 @@ class MeanGradient:
         self.samples = 0
 
     def __call__(self, batches: Iterable[tuple]) -> list[np.ndarray]:
-        """The gradient at the present values, the mean over all samples."""
+        """The gradient of the mean loss over all samples, at the present values."""
         values = tensors(self._weights)
         state = [
             self._instead[id(v)] if id(v) in self._instead else tensors([v])[0]
@@ -140,13 +139,13 @@ def mean_hessian_gradient(
 ) -> list[np.ndarray]:
     """Hessian of the mean loss with respect to these weights, times `gradient`.
 
-    By two passes backward, of the loss and of <its gradient, `gradient`>: the
-    Hessian itself is never there.
+    It takes two backward passes, of the loss and of <its gradient, `gradient`>, and
+    never computes the Hessian itself.
 
     Args:
         model: A built model.
         weights: Variables of it.
-        batches: Those that `gradient` is the mean over.
+        batches: The batches that `gradient` is the mean over.
         gradient: What `mean_gradient` returned.
         loss: As for `mean_gradient`.
 
@@ -183,16 +182,16 @@ def each_batch(
     """Iterates over data in tuples (x, y, sample_weight) of backend tensors.
 
     Args:
-        data: A tuple of arrays (x, y) or (x, y, sample_weight), x and y nested as
-            the model wants them; or anything that yields such tuples as batches: a
+        data: A tuple of arrays (x, y) or (x, y, sample_weight), x and y nested as the
+            model needs them; or anything that yields such tuples as batches: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a list, a generator.
-        batch_size: Samples in a batch, for arrays.
-        batches: How many batches to take. `None` takes all.
+        batch_size: Number of samples per batch, for arrays.
+        batches: Number of batches to take. `None` takes all.
 
     Raises:
         TypeError: If `batch_size` or `batches` is not an integer.
-        ValueError: If one is not positive, or data has no end; on the first batch, if
-            data holds none.
+        ValueError: If one is not positive, or if `data` never ends; on the first batch,
+            if `data` holds none.
 
     Example:
 
@@ -204,12 +203,14 @@ def each_batch(
     if batches is not None:
         check_integer("batches", batches, 1)
     elif _has_no_end(data):
-        raise ValueError("data has no end. Pass batches=, how many to take of it.")
+        raise ValueError(
+            "data never ends. Pass batches=, the number of batches to take."
+        )
     source = data
     if isinstance(data, tuple):
         source = _slices(data, batch_size)
     elif isinstance(data, keras.utils.PyDataset):
-        # Its own iteration never ends.
+        # Iterating over it never ends.
         count: Any = data.num_batches or batches
         source = map(data.__getitem__, range(count))
     return _as_tensors(islice(source, batches))
@@ -258,14 +259,14 @@ def _tensor(leaf):
 
 
 def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
-    """Gradient of a function of tensors, itself differentiable, and what else it gives.
+    """Differentiable gradient of a function of tensors, and its second result.
 
     Args:
         function: Takes a list of tensors, returns (scalar tensor, anything).
         values: List of float tensors.
 
     Returns:
-        List of tensors like `values`, zeros where nothing depends on one, and the
+        List of tensors like `values`, with zeros if nothing depends on one, and the
         function's second result.
 
     Example:
@@ -296,7 +297,7 @@ def gradient_of(function: Callable, values: Sequence) -> tuple[list, Any]:
 def _torch_gradient(function, values):
     import torch
 
-    # Inside another gradient the values are on its graph, and so must this one be.
+    # Inside another gradient the values are on its graph, and so this one must be too.
     inner = any(value.requires_grad for value in values)
     with torch.enable_grad():
         values = [v if inner else v.detach().requires_grad_() for v in values]
@@ -316,7 +317,7 @@ def _torch_gradient(function, values):
 
 
 def compiled(function: Callable) -> Callable:
-    """A function of tensors, compiled by the backend where it has a compiler."""
+    """Compiles a function of tensors, if the backend has a compiler."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -330,7 +331,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def tensors(variables: Iterable[keras.Variable]) -> list:
-    """Their values as constants: PyTorch's would be on the graph of every gradient."""
+    """Values as constants, which in PyTorch would be part of every gradient's graph."""
     return [ops.stop_gradient(ops.convert_to_tensor(v.value)) for v in variables]
 
 

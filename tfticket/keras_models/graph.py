@@ -1,8 +1,8 @@
-"""The graph of a Functional or Sequential model, nested models inlined.
+"""The graph of a Functional or Sequential model, with nested models inlined.
 
 Built on the public `keras.models.clone_model`, which visits every call of a graph in an
-order in which they can run. Nothing is copied: what it "clones" is each operation,
-and what it calls is a stand-in that only has the shape of the result.
+order in which they can run. Nothing is copied: it "clones" each operation itself, and
+calls a stand-in that only has the shape of the result.
 """
 
 import dataclasses
@@ -21,14 +21,15 @@ class Call:
     """One call of a layer or of an operation between layers.
 
     Args:
-        operation: What is called; the same one in several calls if it is shared.
-        inputs: Numbers of the values it takes, in the order of its arguments.
-        outputs: Numbers of the values it makes.
+        operation: The called operation; several calls have the same one if it is
+            shared.
+        inputs: Numbers of the input values, in the order of its arguments.
+        outputs: Numbers of the output values.
         in_shapes: Shapes of the inputs, batch first.
         out_shapes: Shapes of the outputs.
-        arguments: Its positional and its keyword arguments, with a `keras.KerasTensor`
-            in the place of each input.
-        within: Names of the nested models around it, joined; "" at the top.
+        arguments: Its positional and keyword arguments, with a `keras.KerasTensor` in
+            place of each input.
+        within: Joined names of the nested models around it; "" at the top.
     """
 
     operation: Any
@@ -40,7 +41,7 @@ class Call:
     within: str
 
     def with_values(self, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The arguments, with values by number in place of the tensors."""
+        """The arguments, with the given values in place of the tensors."""
         tensors = _tensors(self.arguments)
         number = {id(x): i for x, i in zip(tensors, self.inputs, strict=True)}
         return keras.tree.map_structure(
@@ -48,7 +49,7 @@ class Call:
         )
 
     def takes_only_tensors(self) -> bool:
-        """Whether nothing but tensors decides what it computes in inference."""
+        """Whether only tensors decide what the call computes in inference."""
         return _only_tensors(*self.arguments)
 
 
@@ -56,19 +57,19 @@ class Call:
 class FlatGraph:
     """The calls of a model in an order in which they can run.
 
-    Calls of a nested model stand in the place of the call of that model. It stays one
-    call where its layers by themselves would do something else: if it is called with a
-    mask or with `training=True`, casts its inputs or changes their rank, or if several
-    outputs of the model are its own and named after it.
+    The calls inside a nested model replace the call of that model. It stays one call if
+    its layers alone would compute something else: if it is called with a mask or with
+    `training=True`, if it casts its inputs or changes their rank, or if several outputs
+    of the model come from it and have its name.
 
     Args:
-        model: A built Sequential or Functional model. It is only read.
+        model: A built Sequential or Functional model. It is not changed.
         shapes: Shape of every value, by its number.
         inputs: Numbers of the values that are the model's inputs.
         outputs: Numbers of the values that are its outputs.
-        calls: What happens in between.
-        input_layers: The layers that the inputs come from, in their order.
-        output_names: Names that Keras gives the outputs: those of the layers that they
+        calls: The calls, in order.
+        input_layers: The layers that the inputs come from, in the same order.
+        output_names: Names that Keras gives to the outputs, from the layers that they
             come from.
 
     Example:
@@ -96,7 +97,7 @@ class FlatGraph:
         self.outputs = self._add(graph, graph.inputs, self.inputs, "")
 
     def readers(self) -> dict[int, list[Call | None]]:
-        """The calls that read each value, each once, and `None` for every output."""
+        """The calls that read each value, once each, and `None` for every output."""
         found: dict[int, list[Call | None]] = {}
         for call in self.calls:
             for number in set(call.inputs):
@@ -112,9 +113,9 @@ class FlatGraph:
     def _add(self, graph, tensors, numbers, within):
         """Adds the calls of a Functional model; returns the numbers of its outputs.
 
-        `tensors` and `numbers` are those of the values that go into it.
+        `tensors` and `numbers` belong to its input values.
         """
-        # With names, or Keras would count up the automatic ones of the user's layers.
+        # Names are given, or Keras would advance the counters for the user's layers.
         inputs = [
             keras.Input(
                 batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=f"in{i}"
@@ -159,21 +160,21 @@ class FlatGraph:
     def _can_be_inlined(self, model, args, kwargs, within):
         if not _has_graph(model) or not _only_tensors(args, kwargs):
             return False
-        # A class of its own may do more than its graph says.
+        # A custom class may do more than its graph says.
         graph = type(_functional(model))
         if type(model).call not in (graph.call, keras.Sequential.call):
             return False
         # Two outputs of one nested model share its name, which only it can give them.
         if not within and self.output_names.count(model.name) > 1:
             return False
-        # A model casts its inputs and adds or drops a last axis of one; its layers
-        # by themselves would not.
+        # A model casts its inputs and adds or drops a last axis of length 1; its layers
+        # alone would not.
         taken = _tensors((args, kwargs))
         return [_kind(x) for x in model.inputs] == [_kind(x) for x in taken]
 
 
 class _StandIn(keras.Operation):
-    """An operation that takes any tensors and makes tensors like those given."""
+    """An operation that takes any tensors and returns tensors like the given ones."""
 
     def __init__(self, results, name):
         super().__init__(name=name)
@@ -187,10 +188,10 @@ class _StandIn(keras.Operation):
 
 
 class Traced(keras.Operation):
-    """A layer or a function of tensors, for Keras to run it on shapes alone.
+    """A layer or a function of tensors that Keras runs on shapes alone.
 
     Args:
-        function: What is called.
+        function: The layer or function.
     """
 
     def __init__(self, function: Any):
@@ -199,20 +200,20 @@ class Traced(keras.Operation):
 
 
 def _results(operation, args, kwargs):
-    """What a call makes, as tensors without values, in a flat list."""
+    """The outputs of a call, as a flat list of tensors without values."""
     casts_weights = (
         isinstance(operation, keras.layers.Layer)
         and operation.compute_dtype != operation.variable_dtype
         and not type(operation).__module__.startswith("keras.")
     )
-    # Only a layer called as a whole casts its weights, which decides the dtype of what
-    # one of your own makes in mixed precision; Keras's layers say it themselves.
+    # Only a call of the whole layer casts its weights, which decides the output dtype
+    # of a custom layer in mixed precision; Keras's layers know theirs.
     source = Traced(operation) if casts_weights else operation
     return keras.tree.flatten(source.compute_output_spec(*args, **kwargs))
 
 
 def _functional(model):
-    """A Functional model of the same graph, whatever class the model is of."""
+    """A Functional model of the same graph, for a model of any class."""
     return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
@@ -232,7 +233,7 @@ def _input_layers(graph):
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """Names that Keras gives a model's outputs: those of the layers they come from.
+    """Names that Keras gives to a model's outputs, from their layers.
 
     Args:
         model: A built Sequential or Functional model.
@@ -241,7 +242,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def input_structure(model: keras.Model) -> Any:
-    """A model's symbolic inputs as it was made with them: a tensor, list or dict.
+    """A model's symbolic inputs in their original structure: a tensor, list or dict.
 
     Args:
         model: A built Sequential or Functional model.
@@ -250,7 +251,7 @@ def input_structure(model: keras.Model) -> Any:
 
 
 def output_structure(model: keras.Model) -> Any:
-    """A model's symbolic outputs as it was made with them: a tensor, list or dict.
+    """A model's symbolic outputs in their original structure: a tensor, list or dict.
 
     Args:
         model: A built Sequential or Functional model.
@@ -259,15 +260,14 @@ def output_structure(model: keras.Model) -> Any:
 
 
 def assemble(graph: FlatGraph, tensors: dict[int, Any]) -> keras.Model:
-    """A model of other calls, with inputs and outputs in the structure of another one.
+    """Makes a model of new calls with another model's structure of inputs and outputs.
 
-    An output that a layer of another name makes comes from an `Identity` of its name.
-    The class is that of the model, if it is one that Keras can make of tensors.
+    If a layer with another name makes an output, an `Identity` with the right name
+    follows it. The class is the model's, if Keras can make that class from tensors.
 
     Args:
-        graph: The model whose structure is taken.
-        tensors: The tensors by the numbers of the graph's values: all inputs and
-            outputs.
+        graph: The graph of the model that provides the structure.
+        tensors: Tensors by the number of the graph's value, for all inputs and outputs.
     """
     made = keras.Model(
         [tensors[i] for i in graph.inputs], [tensors[i] for i in graph.outputs]
@@ -294,21 +294,22 @@ def assemble(graph: FlatGraph, tensors: dict[int, Any]) -> keras.Model:
 
 
 def _named(tensor, name):
-    """The same values, from a layer of that name."""
+    """The same values from a layer with that name."""
     dtype = tensor.dtype if keras.backend.is_float_dtype(tensor.dtype) else None
     return keras.layers.Identity(name=name, dtype=dtype)(tensor)
 
 
 def last_operations(model: keras.Model, counts: Callable[[Any], bool]) -> list[Any]:
-    """The operations that no other one lies behind on some way to an output.
+    """The counted operations that have no other between them and an output.
 
     Args:
-        model: A built Sequential or Functional model. Nested models are part of it.
-        counts: Function of an operation: is it one of those that are looked for?
+        model: A built Sequential or Functional model. Nested models count as part of
+            it.
+        counts: Function that says whether an operation counts.
 
     Returns:
-        Each such operation once: of a usual network, where kernels count, its
-        classifier; of one with several heads one for each head.
+        Each such operation once. If kernels count, this is the classifier of a usual
+        network, and one layer per head of a network with several heads.
 
     Example:
 
@@ -327,7 +328,7 @@ def last_operations(model: keras.Model, counts: Callable[[Any], bool]) -> list[A
             continue
         seen.add(number)
         call = makers[number]
-        # A nested model that could not be inlined has its own last ones.
+        # A nested model that could not be inlined has its own last operations.
         last = []
         if _has_graph(call.operation):
             last = last_operations(call.operation, counts)
@@ -342,20 +343,20 @@ def last_operations(model: keras.Model, counts: Callable[[Any], bool]) -> list[A
 def output_layers(model: keras.Model) -> list[MaskedLayer]:
     """The wrapped layers that have no layer with a kernel between them and an output.
 
-    None where a layer made of others comes last and hides which of them does, or where
-    the last one is not wrapped.
+    If a layer made of others comes last and hides which of them is last, or if the last
+    one is not wrapped, there is none.
 
     Args:
         model: A wrapped Sequential or Functional model. Nested models count as
             part of it.
 
     Returns:
-        Each such layer once: the classifier of a usual network, one layer a
-        head of one with several outputs.
+        Each such layer once: the classifier of a usual network, or one layer per head
+        of a network with several outputs.
     """
 
     def counts(operation):
-        # Excluded from pruning, a layer with a kernel is an output layer all the same.
+        # A layer with a kernel that is excluded from pruning is still an output layer.
         return isinstance(operation, keras.layers.Layer) and (
             carrier(operation) is not None
             or holds_masked(operation)
@@ -367,7 +368,7 @@ def output_layers(model: keras.Model) -> list[MaskedLayer]:
         for layer in map(carrier, last_operations(model, counts))
         if layer is not None
         and not layer.chooses_masks
-        # Of a model that is wrapped whole, nobody knows which layer is the last.
+        # If a model is wrapped as a whole, it is unknown which layer is the last.
         and not isinstance(layer.inner_layer(), keras.Model)
     ]
 
@@ -390,8 +391,8 @@ def _tensors(arguments):
 
 
 def _only_tensors(args, kwargs):
-    # `training=False` says what is done here anyway. A mask is in the arguments of all
-    # that can see it, nested models too.
+    # `training=False` is what we do anyway. A mask is among the arguments of all that
+    # can see it, nested models included.
     others = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
     leaves = keras.tree.flatten((args, others))
     return (

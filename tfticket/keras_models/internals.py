@@ -1,7 +1,7 @@
-"""Keras's private side: all that this package reads of it, one function an attribute.
+"""All that this package reads of Keras's private side, one function per attribute.
 
-Whatever may break with a new Keras is here, and tests/test_internals.py tests each
-function by itself. Everything else uses what Keras documents.
+Everything that may break with a new Keras is here, and tests/test_internals.py tests
+each function. All other modules use what Keras documents.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _BOOKKEEPING = frozenset(
 
 
 def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
-    """What a layer holds, by the attribute that it was assigned to.
+    """What a layer holds, by the name of the attribute.
 
-    Leaves out what Keras and TensorFlow note down beside it, by exact names, since a
-    user's may begin alike: `_layers_out`, `_self_attention_layer`. Seen in Keras 3.7.0
+    Leaves out what Keras and TensorFlow store there, by exact names, because a user's
+    names may begin alike: `_layers_out`, `_self_attention_layer`. Seen in Keras 3.7.0
     and 3.15.1 on TensorFlow and JAX. If one of the names goes, nothing breaks; if one
     is added, a layer may be found under a second name, of which the first counts.
 
@@ -36,17 +36,17 @@ def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
         layer: A layer or model.
     """
     found = dict(vars(layer))
-    # Where PyTorch keeps modules that are assigned to attributes.
+    # The attribute in which PyTorch keeps assigned modules.
     found |= found.pop("_modules", {})
     return {k: value for k, value in found.items() if k not in _BOOKKEEPING}
 
 
 def clear_losses(layer: keras.layers.Layer) -> None:
-    """Forgets the losses that a layer and those inside it have added since their call.
+    """Clears the losses that a layer and its sublayers have added since their call.
 
     Reaches `Layer._clear_losses`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
-    raises an AttributeError: a wrapper that takes over the losses of the layer inside
-    would have them counted twice.
+    raises an AttributeError: the losses of the layer inside a wrapper would be counted
+    twice.
 
     Args:
         layer: A layer or model.
@@ -60,10 +60,11 @@ def trainable_variables(
     """The variables that an optimizer was built for, in the order of its slots.
 
     Reaches `Optimizer._trainable_variables`, seen in Keras 3.7.0 and 3.15.1. If it
-    goes, this raises an AttributeError: silence would leave momentum to pruned weights.
+    goes, this raises an AttributeError: otherwise pruned weights would silently keep
+    their momentum.
 
     Args:
-        optimizer: An optimizer, built; of one that is not the list is empty.
+        optimizer: A built optimizer; for one that is not built, the list is empty.
     """
     return list(optimizer._trainable_variables)
 
@@ -71,26 +72,26 @@ def trainable_variables(
 def slots_by_variable(
     optimizer: keras.optimizers.Optimizer,
 ) -> Iterator[tuple[keras.Variable, keras.Variable, float]]:
-    """Yields (model variable, slot, value at rest) for all kept weight by weight.
+    """Yields (model variable, slot, value at rest) for slots shaped like the weight.
 
     Keras optimizers keep slots in attributes that are lists parallel to their
-    `trainable_variables`, and have no public way from a variable to its slots. What is
-    kept in another shape (a factored second moment) is not weight by weight and left
-    out. Seen in Keras 3.7.0 and 3.15.1, for every optimizer that those have; if the
-    lists go, nothing is found, which the tests of every optimizer would show.
+    `trainable_variables`, and have no public way from a variable to its slots. Slots of
+    another shape (a factored second moment) are left out. Seen in Keras 3.7.0 and
+    3.15.1, for all their optimizers. If the lists go, nothing is found, which the tests
+    of every optimizer would show.
 
-    The value at rest is what a weight without gradients has: 0.0, but for the
-    accumulators of Adagrad and Ftrl, which start above it because they divide by it.
+    The value at rest is that of a weight without gradients: 0.0, except for the
+    accumulators of Adagrad and Ftrl, which start above 0.0 because they are divisors.
 
     Args:
-        optimizer: An optimizer, one that wraps others (`LossScaleOptimizer`,
-            `MultiOptimizer`) too. Not built, it has no slots.
+        optimizer: An optimizer, possibly one that wraps others (`LossScaleOptimizer`,
+            `MultiOptimizer`). If it is not built, it has no slots.
     """
     for inner in inner_optimizers(optimizer):
         variables = trainable_variables(inner)
         for name, values in vars(inner).items():
             if name in ("_trainable_variables", "_variables"):
-                continue  # those themselves, and a list of all slots
+                continue  # the variables themselves, and a list of all slots
             if not isinstance(values, list) or len(values) != len(variables):
                 continue
             for variable, slot in zip(variables, values, strict=True):
@@ -126,9 +127,9 @@ def uses_weight_decay(
 ) -> bool:
     """Whether an optimizer's weight decay applies to a variable.
 
-    Reaches `Optimizer._use_weight_decay`, seen in Keras 3.7.0 and 3.15.1. What
-    `exclude_from_weight_decay` was told is in no configuration. If it goes, this raises
-    an AttributeError.
+    Reaches `Optimizer._use_weight_decay`, seen in Keras 3.7.0 and 3.15.1. The arguments
+    of `exclude_from_weight_decay` are in no configuration. If it goes, this raises an
+    AttributeError.
 
     Args:
         optimizer: An optimizer, which may have no weight decay at all.
@@ -138,7 +139,7 @@ def uses_weight_decay(
 
 
 def value_is_there(variable: keras.Variable) -> bool:
-    """Whether a variable has a value of its own; on JAX not while `fit` trains.
+    """Whether a variable has a value; on JAX it has none while `fit` trains.
 
     Reaches `Variable._value`, seen in Keras 3.7.0 and 3.15.1. If it goes, this raises
     an AttributeError.
@@ -153,8 +154,8 @@ def jax_state_sync(model: keras.Model) -> None:
     """Puts the weights back into a model's variables while `fit` runs on JAX.
 
     Reaches `Model.jax_state_sync`, which has no underscore and no documentation, seen
-    in Keras 3.7.0 and 3.15.1. Nothing happens on other backends, where there is none.
-    If it goes from JAX's, this raises an AttributeError.
+    in Keras 3.7.0 and 3.15.1. On other backends, which lack it, nothing happens. If
+    JAX's goes, this raises an AttributeError.
 
     Args:
         model: A model.
@@ -167,11 +168,11 @@ def tracked(layer: Any) -> tuple[list[keras.Variable], list[keras.layers.Layer]]
     """The variables and layers that a layer itself holds, in Keras's order.
 
     Reaches `Layer._trainable_variables`, `_non_trainable_variables` and `_layers`, seen
-    in Keras 3.7.0 and 3.15.1. If one goes, this raises an AttributeError: weights are
-    copied by that order.
+    in Keras 3.7.0 and 3.15.1. If one goes, this raises an AttributeError, because
+    weights are copied in that order.
 
     Args:
-        layer: A layer; of an operation without weights both are empty.
+        layer: A layer; for an operation without weights both are empty.
     """
     if not isinstance(layer, keras.layers.Layer):
         return [], []
@@ -180,10 +181,10 @@ def tracked(layer: Any) -> tuple[list[keras.Variable], list[keras.layers.Layer]]
 
 
 def bare_twin(layer: Any) -> Any:
-    """An object of the layer's class and name that only Keras's part of it has made.
+    """An object of the layer's class and name, initialized only by Keras's part.
 
-    Calls Keras's own `__init__` of the kind and leaves the class's out, by
-    `__new__` without arguments, seen in Keras 3.7.0 and 3.15.1.
+    It calls `__new__` without arguments and Keras's own `__init__`, but not the
+    class's. Seen in Keras 3.7.0 and 3.15.1.
 
     Args:
         layer: A layer, a subclassed model, or an operation of a graph.
@@ -206,7 +207,7 @@ def carry_over(
     layers: Sequence[keras.layers.Layer] = (),
     like: Any = None,
 ) -> None:
-    """Gives a bare twin its parts in order, and what Keras notes of a layer itself.
+    """Gives a bare twin its parts in order, and Keras's own notes about a layer.
 
     Reaches `Layer._tracker`, and the flags and shapes that `Layer.__init__` sets, seen
     in Keras 3.7.0 and 3.15.1. If the tracker goes, this raises an AttributeError.
@@ -215,7 +216,7 @@ def carry_over(
         made: What `bare_twin` returned.
         variables: Its variables, as `tracked` orders them.
         layers: Its layers.
-        like: The layer whose flags and build shapes it takes over; `None` is none.
+        like: The layer whose flags and build shapes it copies; `None` for none.
     """
     for part in (*variables, *layers):
         made._tracker.track(part)
@@ -227,8 +228,8 @@ def carry_over(
             object.__setattr__(made, name, value)
 
 
-# Notes of a layer that no copy changes: what its `__init__` was given, how it was
-# built, what it takes, its dtype.
+# Notes of a layer that no copy changes: the arguments of `__init__`, how it was built,
+# its inputs, its dtype.
 _SHARED_NOTES = (
     *("_auto_config", "_build_shapes_dict", "_dtype_policy", "_input_spec"),
     "activity_regularizer",
@@ -236,7 +237,7 @@ _SHARED_NOTES = (
 
 
 def entry_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer or model whose call a layer inside is being called in: the outermost.
+    """The outermost layer or model in whose call a layer is being called.
 
     Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
     raises an AttributeError.
@@ -248,7 +249,7 @@ def entry_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def is_training(layer: keras.layers.Layer) -> bool:
-    """Whether a layer is being called to train, whatever its `call` takes.
+    """Whether a layer is being called to train, for any arguments of its `call`.
 
     Reaches `Layer._get_call_context`, seen in Keras 3.7.0 and 3.15.1. If it goes, this
     raises an AttributeError.
@@ -261,7 +262,7 @@ def is_training(layer: keras.layers.Layer) -> bool:
 
 @contextlib.contextmanager
 def open_to_state(layer: keras.layers.Layer) -> Iterator[None]:
-    """Lets a built layer take variables, as `enable_lora` does.
+    """Lets a built layer add variables, as `enable_lora` does.
 
     Reaches `Layer._tracker`, seen in Keras 3.7.0 and 3.15.1. If it goes, this raises
     an AttributeError.
@@ -289,7 +290,7 @@ def mask_averages(
 
     Args:
         optimizer: The optimizer.
-        masked: Function of a variable and a value that returns the value, masked.
+        masked: Function of a variable and a value that returns the masked value.
     """
     update = optimizer._update_model_variables_moving_average
 

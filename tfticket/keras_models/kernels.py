@@ -1,4 +1,4 @@
-"""Which weights of a Keras layer can be pruned, and which way they are summed."""
+"""Which weights of a Keras layer can be pruned, and which axes are summed."""
 
 import dataclasses
 from collections.abc import Collection
@@ -45,11 +45,11 @@ class PrunableWeight:
     """A weight that a mask can prune.
 
     Args:
-        name: Its path in the layer that is wrapped: "kernel", "cell/kernel".
+        name: Its path in the wrapped layer, such as "kernel" or "cell/kernel".
         variable: The Keras variable.
-        layer: The layer it belongs to.
-        reduction_axes: Axes that the layer sums over, where N:M groups lie. Empty
-            where nothing is summed (an Embedding).
+        layer: The layer that it belongs to.
+        reduction_axes: Axes that the layer sums over, along which N:M groups lie. Empty
+            if nothing is summed (an Embedding).
         channel_axes: Axes that number the layer's output channels.
     """
 
@@ -61,12 +61,12 @@ class PrunableWeight:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether a layer multiplies by it or looks it up, as its axes tell."""
+        """Whether a layer multiplies by it or looks it up, according to its axes."""
         return bool(self.reduction_axes or self.channel_axes)
 
     @property
     def is_statistic(self) -> bool:
-        """Whether the layer itself keeps it up, as a moving mean: nothing trains it."""
+        """Whether the layer updates it like a moving mean; nothing trains it."""
         return self.variable.name.startswith("moving_")
 
 
@@ -75,10 +75,10 @@ class MaskedWeight(PrunableWeight):
     """A weight and its mask.
 
     Args:
-        mask: Boolean variable in the weight's shape, True where it is kept; of a layer
-            that chooses its masks itself, a boolean tensor.
-        gradient_mask: Where the weight keeps its value while it is pruned, the boolean
-            variable that is True where it gets a gradient; else `None`.
+        mask: Boolean variable in the weight's shape, True where it is kept; a boolean
+            tensor for a layer that chooses its masks itself.
+        gradient_mask: If pruned entries keep their values, the boolean variable that is
+            True where they get a gradient; otherwise `None`.
     """
 
     mask: Any
@@ -86,7 +86,7 @@ class MaskedWeight(PrunableWeight):
 
     @property
     def keeps_dense(self) -> bool:
-        """Whether its variable keeps the values of what is pruned."""
+        """Whether its variable keeps the values of pruned entries."""
         return self.gradient_mask is not None
 
     def value(self) -> Any:
@@ -97,32 +97,32 @@ class MaskedWeight(PrunableWeight):
 
 
 def apply_mask(value: Any, mask: Any) -> Any:
-    """`value` where the mask is True, else exactly 0.0, NaN included."""
-    # As tensors: JAX takes no variables.
+    """`value` where the mask is True, otherwise exactly 0.0, even for NaN."""
+    # These must be tensors, because JAX takes no variables.
     value = keras.ops.convert_to_tensor(value)
     mask = keras.ops.convert_to_tensor(mask)
     return keras.ops.where(mask, value, keras.ops.cast(0, value.dtype))
 
 
 def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
-    """The weights of a built layer that pruning masks, those of its sublayers too.
+    """The weights of a built layer and its sublayers that pruning masks.
 
-    Kernels of Dense, EinsumDense and convolutions, the pointwise kernel of a
-    separable convolution, both kernels of recurrent cells, at any depth: inside
-    MultiHeadAttention, LSTM, Bidirectional, a model. An Embedding's table only where
-    the layer is that Embedding itself. Biases and normalizations never. A layer with a
-    method `get_prunable_weights()` says for itself.
+    These are the kernels of Dense, EinsumDense and convolutions, the pointwise kernel
+    of a separable convolution, and both kernels of recurrent cells, at any depth:
+    inside MultiHeadAttention, LSTM, Bidirectional, a model. An Embedding's table is
+    included only if the layer is the Embedding itself. Biases and normalizations are
+    never included. A layer with a method `get_prunable_weights()` chooses its weights
+    itself.
 
     Args:
         layer: A layer, built.
 
     Returns:
-        List of `PrunableWeight`, each variable once; empty where there is nothing to
+        List of `PrunableWeight`, each variable once; empty if there is nothing to
         prune.
 
     Raises:
-        TypeError: If `get_prunable_weights()` returns anything but Keras
-            variables.
+        TypeError: If `get_prunable_weights()` returns anything except Keras variables.
 
     Example:
 
@@ -133,7 +133,7 @@ def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
     """
     found: dict[int, PrunableWeight] = {}
     names = {id(v): name for name, v in weights_by_path(layer).items()}
-    said: set[int] = set()  # layers inside one that has said for itself
+    said: set[int] = set()  # layers inside one that has chosen for itself
     for path, part in every_layer(layer):
         if id(part) in said:
             continue
@@ -149,14 +149,14 @@ def prunable_weights(layer: keras.layers.Layer) -> list[PrunableWeight]:
 def weights_named(
     layer: keras.layers.Layer, names: Collection[str]
 ) -> list[PrunableWeight]:
-    """Weights of a built layer by name, kernels with what their axes mean.
+    """Weights of a built layer by name, and the meaning of their kernels' axes.
 
     Args:
         layer: A layer, built.
-        names: Paths in the layer: "kernel", "bias", "cell/kernel".
+        names: Paths in the layer, such as "kernel", "bias" or "cell/kernel".
 
     Raises:
-        ValueError: If the layer has no weight of a name.
+        ValueError: If the layer has no weight with one of the names.
 
     Example:
 
@@ -179,7 +179,7 @@ def weights_named(
 
 
 def _own(layer, top):
-    """(variable, reduction axes, channel axes) of what one layer holds itself."""
+    """(variable, reduction axes, channel axes) of a layer's own weights."""
     if hasattr(layer, "get_prunable_weights"):
         for weight in layer.get_prunable_weights():
             if not isinstance(weight, keras.Variable):
@@ -187,7 +187,7 @@ def _own(layer, top):
                     "get_prunable_weights() must return keras.Variable objects. "
                     f"Layer '{layer.name}' returned: {weight!r}"
                 )
-            # As Keras lays a kernel out: inputs before outputs, both at the end.
+            # In Keras's layout of a kernel, inputs and outputs are the last two axes.
             rank = len(weight.shape)
             yield weight, (rank - 2,) if rank > 1 else (), (rank - 1,)
         return
@@ -209,11 +209,11 @@ def _own(layer, top):
 
 
 def _variables(layer, name):
-    """The variable of that name, in a list; none if the layer computes it instead."""
+    """A list with the variable of that name; empty if the layer computes it instead."""
     value = getattr(layer, name)
     if isinstance(value, keras.Variable):
         return [value]
-    # With LoRA the attribute is the sum of the variable and what is trained beside it.
+    # With LoRA the attribute is the sum of the variable and the trained update.
     return [weight for weight in layer.weights if weight.name == name][:1]
 
 
@@ -257,7 +257,7 @@ def may_be_prunable(layer: keras.layers.Layer) -> bool:
 
 
 def holds_kernels(layer: keras.layers.Layer) -> bool:
-    """Whether a layer of Keras, built or not, has or will have something to prune."""
+    """Whether a Keras layer, built or not, has or will have something to prune."""
     if layer.built:
         return bool(prunable_weights(layer))
     return any(isinstance(part, _HOLD_KERNELS) for _, part in every_layer(layer))
@@ -281,12 +281,12 @@ def why_dense(layer: keras.layers.Layer) -> str:
 
 
 def has_adapter(weight: PrunableWeight) -> bool:
-    """Whether its layer adds something trained beside it (LoRA)."""
+    """Whether its layer adds a trained update to it (LoRA)."""
     return bool(getattr(weight.layer, "lora_enabled", False))
 
 
 def effective_value(weight: PrunableWeight) -> Any:
-    """What the layer computes with: the variable's value, LoRA's part added."""
+    """What the layer computes with: the variable's value plus LoRA's part."""
     if not has_adapter(weight):
         return keras.ops.convert_to_tensor(weight.variable.value)
     embeds = isinstance(weight.layer, keras.layers.Embedding)

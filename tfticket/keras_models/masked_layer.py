@@ -1,12 +1,12 @@
 """The protocol of layers that carry masks, and of models that choose masks together.
 
-Whatever masks weights implements it (`Prune`, popup layers), and everybody else asks
-the layer instead of its type. A new kind of masked layer is one class:
+Layers that mask weights implement it (`Prune`, popup layers), and other code uses it
+instead of asking for a type. A new kind of masked layer is one class:
 
     class MyMasked(MaskedLayer, keras.layers.Dense):
         def masked_weights(self): ...  # which weights have which masks
-        def plain(self): ...           # the Keras layer it stands for, not built
-        def copy_to(self, plain): ...  # values into that layer, masks applied
+        def plain(self): ...           # the Keras layer that it replaces, not built def
+        copy_to(self, plain): ...  # values into that layer, masks applied
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import keras
 
 
 class MaskedLayer:
-    """A mixin, without state, of layers some of whose weights carry masks."""
+    """A mixin without state for layers with masked weights."""
 
-    # Whether the masks follow from something trained, as popup scores.
+    # Whether the masks are computed from something trained, such as popup scores.
     chooses_masks = False
     # Whether it computes what its plain Keras layer does, which decides its FLOPs.
     is_plain_inside = True
-    # When and how far to prune this layer, what is pruned together in it, and the
+    # When to prune this layer and to which sparsity, what is pruned as a unit, and the
     # `pruning.follower.Follower` of the callback that last followed its schedule.
     schedule: Any = None
     structure: Any = None
@@ -31,11 +31,11 @@ class MaskedLayer:
     # Whether its masks were set, a callback has pruned it, or the user was told that
     # nothing does.
     has_pruner = False
-    # Attributes of the layer that are there for its masks alone.
+    # Attributes of the layer that exist only for its masks.
     attributes: tuple[str, ...] = ()
 
     def inner_layer(self) -> keras.layers.Layer:
-        """The Keras layer that holds the masked weights: this one, if it wraps none."""
+        """The Keras layer that holds the masked weights: itself, if it wraps none."""
         return self
 
     def masked_weights(self) -> list[Any]:
@@ -46,15 +46,15 @@ class MaskedLayer:
         raise NotImplementedError
 
     def lasting_weights(self) -> list[keras.Variable]:
-        """The weights that are left when masks have been applied for good."""
+        """The weights that remain when masks have been applied permanently."""
         return list(self.inner_layer().weights)
 
     def plain(self) -> keras.layers.Layer:
-        """The Keras layer it stands for, of the same name and not built."""
+        """The Keras layer that it replaces, with the same name and not built."""
         raise NotImplementedError
 
     def twin(self, copy: Callable[[Any], Any]) -> keras.layers.Layer:
-        """A copy with masks of its own, all True, for one that a configuration made.
+        """A copy with its own masks, all True; here, made from the configuration.
 
         Args:
             copy: Function of a layer inside that returns its copy.
@@ -63,20 +63,20 @@ class MaskedLayer:
         return type(layer).from_config(layer.get_config())
 
     def copy_to(self, plain: keras.layers.Layer) -> None:
-        """Gives a built plain layer the values of this one, masks applied."""
+        """Copies this layer's values to a built plain layer, and applies the masks."""
         raise NotImplementedError
 
     def copy_from(self, plain: keras.layers.Layer) -> None:
-        """Takes over the values of a built plain layer."""
+        """Copies the values of a built plain layer to this one."""
         raise NotImplementedError
 
 
 class MaskedModel:
-    """A mixin of models whose layers choose their masks together."""
+    """A mixin for models whose layers choose their masks together."""
 
     @contextlib.contextmanager
     def masks_in_use(self) -> Iterator[None]:
-        """Inside, every layer of the model knows its mask."""
+        """A context in which every layer of the model knows its mask."""
         raise NotImplementedError
 
     def as_plain_model(self) -> keras.Model:
@@ -84,15 +84,15 @@ class MaskedModel:
         raise NotImplementedError
 
 
-# The attribute of a plain layer that holds the masks which were put on it in place.
+# The attribute of a plain layer that holds the masks which were attached in place.
 ON_LAYER = "masks_on_layer"
 
 
 def carrier(layer: Any) -> MaskedLayer | None:
-    """What carries the masks of a layer: itself, or what was put on it in place.
+    """The object with the masks of a layer: itself, or what was attached in place.
 
     Args:
-        layer: A layer or operation; `None` is the answer where it has no masks.
+        layer: A layer or operation. The result is `None` if it has no masks.
     """
     if isinstance(layer, MaskedLayer):
         return layer
@@ -100,12 +100,12 @@ def carrier(layer: Any) -> MaskedLayer | None:
 
 
 def inner_layer(layer: Any) -> Any:
-    """The Keras layer inside a masked layer; any other layer or operation itself."""
+    """The Keras layer inside a masked layer, or any other layer or operation itself."""
     return layer.inner_layer() if isinstance(layer, MaskedLayer) else layer
 
 
 def masks_in_use(model: Any) -> contextlib.AbstractContextManager[None]:
-    """Inside, layers that choose their masks together know them."""
+    """A context in which layers that choose their masks together know them."""
     if isinstance(model, MaskedModel):
         return model.masks_in_use()
     return contextlib.nullcontext()

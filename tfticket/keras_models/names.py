@@ -1,4 +1,4 @@
-"""What layers and weights are called, and how they are picked by name or class."""
+"""Names of layers and weights, and how to choose them by name or class."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ _AUTOMATIC = re.compile(r"variable(_\d+)?")
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:
-    """Whether it is a Sequential or Functional model: layers in a known graph."""
+    """Whether it is a Sequential or Functional model, whose graph is known."""
     return isinstance(layer, keras.Model) and (
         isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
     )
@@ -33,11 +33,12 @@ def student_of(model: keras.Model) -> keras.Model:
 
 
 def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (name, layer) for the layers directly inside, each once.
+    """Yields (name, layer) for the direct sublayers, each once.
 
-    Those of a Sequential or Functional model go by their own names. Those of any
-    other layer go by the attribute that holds them, which unlike an automatic name
-    is the same in every copy; members of a list by their index, of a dict by key.
+    Layers of a Sequential or Functional model have their own names. Those of any other
+    layer have the name of the attribute that holds them, which is the same in every
+    copy, unlike an automatic name; members of a list have their index, and members of a
+    dict their key.
 
     Args:
         layer: A layer or model.
@@ -73,7 +74,7 @@ def _layers_in(name, value):
 def every_layer(
     layer: keras.layers.Layer, path: str = ""
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for a layer and all inside it at any depth, each once.
+    """Yields (path, layer) for a layer and all its sublayers at any depth, each once.
 
     Args:
         layer: A layer or model.
@@ -95,7 +96,7 @@ def every_layer(
 def weights_by_path(
     layer: keras.layers.Layer, path: str = ""
 ) -> dict[str, keras.Variable]:
-    """Every weight of a layer, "kernel" or "cell/recurrent_kernel".
+    """Every weight of a layer by its path, such as "cell/recurrent_kernel".
 
     Args:
         layer: A built layer.
@@ -114,15 +115,15 @@ def weights_by_path(
             key = join(at, name_of(weight, part, i))
             weights[key if key not in weights else f"{key}:{i}"] = weight
             taken.add(id(weight))
-    # In the order in which the layer itself lists them.
+    # In the order in which the layer lists them.
     order = {id(w): i for i, w in enumerate(layer.weights)}
     return dict(sorted(weights.items(), key=lambda item: order[id(item[1])]))
 
 
 def name_of(weight: keras.Variable, layer: keras.layers.Layer, index: int) -> str:
-    """The weight's name; of one that was given none, the attribute that holds it.
+    """The weight's name, or the attribute that holds it if it got no name.
 
-    Keras names such weights by how many there have been, other in every copy.
+    Keras names such weights by a counter, so the names differ in every copy.
     """
     if not _AUTOMATIC.fullmatch(weight.name):
         return weight.name
@@ -133,7 +134,7 @@ def name_of(weight: keras.Variable, layer: keras.layers.Layer, index: int) -> st
 
 
 def join(*parts: str) -> str:
-    """The path of these parts, empty ones left out."""
+    """The path of these parts, without empty ones."""
     return "/".join(part for part in parts if part)
 
 
@@ -143,19 +144,19 @@ Pattern = str | re.Pattern | type
 def choose(
     argument: str, patterns: Iterable[Pattern], things: Mapping[str, Iterable[Any]]
 ) -> dict[Pattern, list[str]]:
-    """What each of some patterns means.
+    """Finds the paths that each pattern matches.
 
     Args:
-        argument: Name of the argument they came in, for the error.
-        patterns: Each a path ("block/dense"; "block" means all inside it), a compiled
-            regular expression that is searched for in the path, or a class.
-        things: Path to the objects at that path, which a class is compared with.
+        argument: Name of the argument with the patterns, for the error.
+        patterns: Each is a path ("block/dense"; "block" means all inside it), a
+            compiled regular expression that is searched for in the path, or a class.
+        things: Maps a path to the objects there, which a class is compared with.
 
     Returns:
-        Pattern to the paths it matches, in the order of `things`.
+        Maps a pattern to the paths that it matches, in the order of `things`.
 
     Raises:
-        TypeError: If `patterns` is a single one, or one is of another type.
+        TypeError: If `patterns` is a single pattern, or one has another type.
         ValueError: If one matches nothing.
 
     Example:
@@ -198,14 +199,14 @@ def _matches(pattern, path, objects):
 
 
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for every layer, into nested models, each once.
+    """Yields (path, layer) for every layer, also in nested models, each once.
 
-    A layer made of others counts as one, unless some of those are wrapped: then
-    they count each for themselves.
+    A layer made of others counts as one, unless some of those are wrapped; then each
+    counts separately.
 
     Args:
-        model: A model. The layers of a subclassed one go by their attributes, those
-            of a `Distiller` are its student's.
+        model: A model. The layers of a subclassed model have the names of their
+            attributes, and those of a `Distiller` are its student's.
     """
     check_instance("model", model, keras.layers.Layer, "a keras.Model")
     seen = set()
@@ -225,12 +226,12 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
 
 
 def is_only(layer, parent):
-    """Whether a graph is nothing but a subclassed model, as `prune` wraps it.
+    """Whether a graph holds only a subclassed model, as `prune` wraps it.
 
-    Its weights are then named as that model's by itself.
+    Its weights then have the names that they have in that model alone.
 
     Args:
-        layer: The layer that may be the only one.
+        layer: The layer that may be the only layer.
         parent: The model that holds it.
     """
     inner = inner_layer(layer)
@@ -240,16 +241,16 @@ def is_only(layer, parent):
 
 
 def holds_masked(layer: keras.layers.Layer) -> bool:
-    """Whether a layer that carries no masks itself has layers inside that do."""
+    """Whether a layer without masks has masked layers inside."""
     if carrier(layer) is not None:
         return False
     return any(carrier(part) is not None for _, part in every_layer(layer))
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """Every weight but the masks, named the same whether wrapped or not.
+    """Every weight except the masks, with the same names whether wrapped or not.
 
-    Names are "layer/weight", and for a layer made of others the way to the one
+    Names are "layer/weight", and for a layer made of others the path to the layer
     inside: "attention/query_dense/kernel".
     """
     check_instance("model", model, keras.layers.Layer, "a keras.Model")
@@ -259,7 +260,8 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     for path, layer in named_layers(model):
         known.update(id(weight) for weight in layer.weights)
         weights.update(weights_by_path(inner_layer(layer), path))
-    # What belongs to a layer whose parts are masked, or to a subclassed model itself.
+    # Weights that belong to a layer whose parts are masked, or to a subclassed model
+    # itself.
     for path, layer in every_layer(model):
         for i, weight in enumerate(layer.weights):
             if id(weight) not in known and not _within(layer, weight):

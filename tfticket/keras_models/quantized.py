@@ -1,8 +1,8 @@
-"""What Keras's `quantize` makes of a weight: whole numbers, and which of them are zero.
+"""Weights that Keras's `quantize` made: whole numbers, and which of them are zero.
 
-Keras keeps a quantized weight as int8 or uint8, four bits two in a byte, and in some
-modes on its side. The number that stands for 0.0 is 0, or a zero point that each group
-of weights has for itself.
+Keras keeps a quantized weight as int8 or uint8, with two four-bit numbers per byte, and
+in some modes transposed. The number that stands for 0.0 is 0, or a zero point per group
+of weights.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class QuantizedWeight:
     """One quantized weight of a layer.
 
     Args:
-        variable: The whole numbers as Keras keeps them: a matrix, or the weight itself.
+        variable: The whole numbers in Keras's form: a matrix, or the weight itself.
         shape: Shape of the weight that they stand for.
-        packed: Axis along which two numbers share a byte; `None` for one a byte.
+        packed: Axis along which two numbers share a byte; `None` for one per byte.
         transposed: Whether the matrix has outputs before inputs.
         zero: The number that stands for 0.0, for each of the matrix's numbers.
     """
@@ -34,15 +34,15 @@ class QuantizedWeight:
     zero: np.ndarray
 
     def kept(self) -> np.ndarray:
-        """Boolean array of `shape`: which weights are not zero."""
+        """Boolean array of `shape`, True where weights are not zero."""
         return self._as_weight(self._unpacked() != self.zero)
 
     def resting(self) -> np.ndarray:
-        """What the variable would hold if all weights were zero."""
+        """The values of the variable if all weights were zero."""
         return self._pack(np.broadcast_to(self.zero, self._matrix_shape()))
 
     def set_mask(self, mask: np.ndarray) -> int:
-        """Sets the weights that a mask leaves out to zero.
+        """Sets the weights that a mask prunes to zero.
 
         Args:
             mask: Boolean array of `shape`.
@@ -94,7 +94,7 @@ def mode_of(layer: keras.layers.Layer) -> str | None:
 
 
 def quantized_layers(model: keras.layers.Layer) -> dict[str, str]:
-    """Path to mode of the quantized layers, whatever the mode.
+    """Maps the path of each quantized layer to its mode.
 
     Args:
         model: A model or layer.
@@ -108,7 +108,7 @@ def require_not_quantized(model: keras.layers.Layer, what: str) -> None:
 
     Args:
         model: A model or layer.
-        what: What can't be done to it: "wrapped".
+        what: What can't be done to it, such as "wrapped".
     """
     if layers := quantized_layers(model):
         named = [f"'{path or model.name}' ({layers[path]})" for path in layers][:3]
@@ -124,8 +124,8 @@ def require_not_quantized(model: keras.layers.Layer, what: str) -> None:
 def quantized_weights(model: keras.layers.Layer) -> dict[str, QuantizedWeight]:
     """The weights that Keras keeps as whole numbers, by name: "layer/kernel".
 
-    Kernels of Dense and EinsumDense, and the tables of Embeddings. "float8" keeps its
-    kernels in floating point, so they are not here.
+    These are the kernels of Dense and EinsumDense, and the tables of Embeddings.
+    "float8" keeps its kernels in floating point, so they are not included.
 
     Args:
         model: A model or layer, built.
@@ -143,7 +143,7 @@ def _of_layer(layer: Any) -> Iterator[tuple[str, QuantizedWeight]]:
         return
     name = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
     if mode in ("gptq", "awq"):
-        # Until it has seen data, the layer computes with the kernel as it was.
+        # Until it has seen data, the layer computes with the original kernel.
         if getattr(layer, f"is_{mode}_calibrated", False):
             yield name, _calibrated(layer, mode)
         return
@@ -179,6 +179,6 @@ def _calibrated(layer, mode):
 
 
 def _spread(of_groups, group_of, axis):
-    """Each group's number for each weight in the group."""
+    """Repeats each group's number for each weight in the group."""
     groups = keras.ops.convert_to_numpy(group_of).astype(int)
     return np.take(keras.ops.convert_to_numpy(of_groups), groups, axis).astype(np.int16)

@@ -1,8 +1,8 @@
-"""Copies of layers that share no weight, also where a configuration can't make them.
+"""Copies of layers that share no weight, even if no configuration can make them.
 
-Everything of a layer is in this process, so a copy needs no configuration: a layer that
-has none, or one without a name, or with functions that nobody registered, is copied
-attribute by attribute.
+All parts of a layer are in this process, so a copy needs no configuration. A layer
+without one, or whose configuration lacks a name or has unregistered functions, is
+copied attribute by attribute.
 """
 
 import functools
@@ -22,13 +22,13 @@ _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
 
 
 def live_config(layer: Any) -> dict[str, Any]:
-    """The layer's configuration with functions as they are instead of serialized.
+    """The layer's configuration, with functions that are not serialized.
 
     Args:
         layer: A layer or an operation.
     """
     with warnings.catch_warnings():
-        # That a lambda is unsafe in a file; this is none.
+        # Keras refuses a lambda as unsafe in a file, but this is not a file.
         warnings.filterwarnings("ignore", message=".*includes a `lambda`")
         config = layer.get_config()
     for key in config:
@@ -43,13 +43,14 @@ def live_config(layer: Any) -> dict[str, Any]:
 
 
 def copy_layer(layer: Any) -> Any:
-    """A layer of the same configuration and name, which shares no weight with it.
+    """A layer with the same configuration and name that shares no weight with it.
 
     Args:
         layer: A layer, a subclassed model, or an operation of a graph.
 
     Returns:
-        The copy, not built where its configuration made it. Values are not copied.
+        The copy, which is not built if its configuration made it. Values are not
+        copied.
 
     Raises:
         TypeError: If neither its configuration nor its attributes make a copy.
@@ -59,7 +60,7 @@ def copy_layer(layer: Any) -> Any:
     try:
         copy = type(layer).from_config(live_config(layer))
     except Exception as error:
-        # Any code of a user's, and Keras's errors here are of many types.
+        # This runs users' code, and Keras raises many types of errors here.
         return twin(layer, error)
     same = copy.name == layer.name and type(copy) is type(layer)
     return copy if same or is_graph(layer) else twin(layer)
@@ -70,10 +71,11 @@ def twin(layer: Any, reason: Exception | None = None) -> Any:
 
     Args:
         layer: A layer, a subclassed model, or an operation of a graph.
-        reason: Why its configuration made none, for the error.
+        reason: Why its configuration made no copy, for the error.
 
     Raises:
-        TypeError: If it holds what can't be copied; says what and what to do.
+        TypeError: If it holds something that can't be copied. The error says what, and
+            what to do.
     """
     try:
         return _Copying().layer(layer)
@@ -89,11 +91,11 @@ def twin(layer: Any, reason: Exception | None = None) -> Any:
 
 
 class _SharedError(Exception):
-    """What a copy would share with its source."""
+    """Something that a copy would share with its source."""
 
 
 class _Copying:
-    """One copy, in which what was one object stays one."""
+    """One copy, in which a shared object stays one object."""
 
     def __init__(self):
         self._made: dict[int, Any] = {}
@@ -106,7 +108,7 @@ class _Copying:
             copy = self._made[id(layer)] = bare_twin(layer)
             known = set(vars(copy))
             variables, layers = tracked(layer)
-            # In their order first, whatever attributes hold them.
+            # First in their order, independent of their attributes.
             carry_over(
                 copy,
                 [self.variable(x) for x in variables],
@@ -122,7 +124,7 @@ class _Copying:
         return copy
 
     def _by_its_kind(self, layer):
-        """A copy in the way that its kind has, of others None."""
+        """A copy by the rule for its kind; `None` for other kinds."""
         if isinstance(layer, MaskedLayer):
             return layer.twin(self.layer)
         if is_graph(layer):
@@ -154,7 +156,7 @@ class _Copying:
         return self._made[id(variable)]
 
     def value(self, value, name):
-        """A copy of what an attribute holds."""
+        """A copy of the value of an attribute."""
         if isinstance(value, _PLAIN):
             return value
         if id(value) in self._made:
@@ -198,7 +200,7 @@ class _Copying:
 
 
 def _held_by(value):
-    """What a function or an object that is none of Keras's holds itself."""
+    """What a function, or an object that is not Keras's, holds itself."""
     held = []
     if isinstance(value, types.MethodType):
         held += [value.__self__]

@@ -1,4 +1,4 @@
-"""Values of variables, captured and put back, and the slots of an optimizer."""
+"""Captures and restores values of variables, and handles slots of optimizers."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from tfticket.keras_models.internals import slots_by_variable
 
 
 class State:
-    """Captures variables, and puts them back bit for bit.
+    """Captures variables and restores them bit for bit.
 
     Args:
-        variables: Name to variable. Their values are copied at once.
+        variables: Maps names to variables. Their values are copied at once.
     """
 
     def __init__(self, variables: Mapping[str, keras.Variable]):
@@ -26,7 +26,7 @@ class State:
         """The state of a model: its variables and, if it is compiled, its optimizer's.
 
         Args:
-            model: A built model. Slots of its optimizer are made if they weren't yet.
+            model: A built model. Missing slots of its optimizer are created.
         """
         variables = list(model.variables)
         if getattr(model, "optimizer", None) is not None:
@@ -40,16 +40,16 @@ class State:
 
 
 def host_copy(variable: Any) -> np.ndarray:
-    """The value of a variable or tensor as an array that nothing else writes to.
+    """The value of a variable or tensor, as an array that nothing else writes to.
 
-    What a variable gives by itself may be a view of its memory, on the CPU, or an array
-    of JAX that a training step takes away when another variable shares it.
+    A variable may return a view of its memory on the CPU, or an array of JAX that a
+    training step frees when another variable shares it.
     """
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
 def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
-    """The optimizer of a compiled model, its slots made if they weren't yet."""
+    """The optimizer of a compiled model, after creating its slots if necessary."""
     optimizer = model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -60,10 +60,10 @@ def mask_slots(
     optimizer: keras.optimizers.Optimizer,
     weights_and_masks: Iterable[tuple[keras.Variable, keras.Variable]],
 ) -> None:
-    """Puts the slots of what each mask prunes to rest.
+    """Resets the optimizer slots of pruned entries to their values at rest.
 
     Args:
-        optimizer: A Keras optimizer; nothing happens while it is not built.
+        optimizer: A Keras optimizer; nothing happens if it is not built.
         weights_and_masks: Pairs of a weight and its boolean mask.
     """
     masks = {id(weight): mask for weight, mask in weights_and_masks}

@@ -1,4 +1,4 @@
-"""Headless Chromium, which opens one page and is then ended."""
+"""Headless Chromium, which opens one page and is then stopped."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _NAMES = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     *("chrome", "msedge"),
 )
-# A page that is only measured: no GPU, and nothing of what a browser does by itself.
+# The page is only measured: no GPU, and none of a browser's background work.
 _FLAGS = (
     *("--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -27,7 +27,7 @@ _FLAGS = (
 
 
 def find(program: str | os.PathLike | None = None) -> str:
-    """The path of Chromium or of a browser that takes its flags.
+    """Finds the path of Chromium or of a browser that takes its flags.
 
     Args:
         program: Its name or path; `None` looks for the usual names.
@@ -41,29 +41,28 @@ def find(program: str | os.PathLike | None = None) -> str:
             return found
     what = "Chromium is not" if program is None else f"chromium={program!s} is not"
     raise FileNotFoundError(
-        f"{what} there. Install it ({INSTALL!r} on Debian), say where it is by "
-        "chromium= (--chromium), or open the page in a browser by yourself: "
-        "headless=False."
+        f"{what} there. Install it ({INSTALL!r} on Debian), pass its path as chromium= "
+        "(--chromium), or open the page in a browser yourself: headless=False."
     )
 
 
 @contextlib.contextmanager
 def opened(program: str, url: str) -> Iterator[subprocess.Popen]:
-    """A headless browser that shows a page, ended with all its processes after.
+    """Opens a page in a headless browser, and ends all its processes afterwards.
 
     Args:
         program: From `find`.
         url: Address of the page.
 
     Yields:
-        The process, whose `poll` says whether it has died.
+        The process, whose `poll` says whether it has ended.
     """
     # Chromium may still write to its profile while it ends.
     with temporary_folder() as folder:
         profile = folder / "profile"
         flags = [*_FLAGS, f"--user-data-dir={profile}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            flags.append("--no-sandbox")  # which it does not have for root
+            flags.append("--no-sandbox")  # which Chromium does not have for root
         with open(folder / "said", "w+b") as said:
             process = subprocess.Popen(
                 [program, *flags, url],
@@ -79,7 +78,7 @@ def opened(program: str, url: str) -> Iterator[subprocess.Popen]:
 
 
 def _end(process):
-    """Ends the browser and what it started, which is a process group of its own."""
+    """Ends the browser and its processes, which form their own group."""
     kill = getattr(os, "killpg", None)
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""`compare_in_browser`: files of one network, side by side in LiteRT.js."""
+"""`compare_in_browser` runs files of one network side by side in LiteRT.js."""
 
 import contextlib
 import math
@@ -41,32 +41,32 @@ def compare_in_browser(
     """Runs `.tflite` files side by side in a browser, and compares times and answers.
 
     LiteRT's sparse convolutions run on ARM and in browsers and not on x86, so a browser
-    is where their speed, and whether they are right, can be seen on any machine. A
-    small server on this machine hands the page, LiteRT.js and the files to the browser,
-    and the page posts what came of it. Nothing is loaded from elsewhere.
+    shows their speed and correctness on any machine. A small server on this machine
+    sends the page, LiteRT.js and the files to the browser, and the page posts the
+    results. Nothing is loaded from elsewhere.
 
     It needs LiteRT.js (`npm install @litertjs/core`) and, with `headless`, Chromium.
 
     Args:
-        files: Paths of `.tflite` files with a fixed batch, the first being what the
-            others are compared with; or a mapping of names to paths. All take and give
-            the same.
+        files: Paths of `.tflite` files with a fixed batch, of which the first is the
+            reference; or a mapping of names to paths. All files have the same inputs
+            and outputs.
         inputs: Samples along the first axis: an array, or a dict of arrays by the name
-            of the input. `None` makes eight random ones by a fixed seed.
+            of the input. `None` draws eight random ones with a fixed seed.
         repeats: How often each file is timed; in a round each file is called in turn.
         headless: Whether to run Chromium without a window. If not, the address is
-            printed, and the first browser that opens it answers.
-        host: Address to serve at: "127.0.0.1" is for this machine alone, "0.0.0.0"
-            for every network that it is in, so that a phone can answer.
+            printed, and the first browser that opens it runs the files.
+        host: Address to serve at: "127.0.0.1" is for this machine alone, and "0.0.0.0"
+            for all its networks, so that a phone can run the files.
         port: Port to serve at; 0 takes a free one.
-        chromium: Name or path of Chromium; `None` looks for it.
-        litertjs: Folder of the npm package; `None` asks `TFTICKET_LITERTJS`, then
-            looks into `node_modules` here and above.
+        chromium: Name or path of Chromium; `None` searches for it.
+        litertjs: Folder of the npm package; `None` reads `TFTICKET_LITERTJS`, then
+            searches `node_modules` here and above.
         timeout: Seconds to wait for an answer.
 
     Returns:
-        `BrowserComparison`: times, differences and raw outputs of each file, and what
-        ran them. Files that differ are no error: `same` and `warnings` say so.
+        `BrowserComparison`: times, differences and raw outputs of each file, and the
+        browser. Files that differ are not an error: see `same` and `warnings`.
 
     Raises:
         BrowserError: If the page reports an error, the browser ends, or no answer
@@ -74,8 +74,8 @@ def compare_in_browser(
         FileNotFoundError: If a file, LiteRT.js or Chromium is not there.
         OSError: If the port is taken.
         TypeError: If an argument has the wrong type.
-        ValueError: If a file leaves its batch open, files don't take and give the
-            same, or an argument does not fit.
+        ValueError: If a file leaves its batch open, if inputs or outputs of files
+            differ, or if an argument does not fit.
 
     Example:
 
@@ -109,7 +109,7 @@ def serving(
     port: int,
     litertjs: str | os.PathLike | None,
 ) -> Server:
-    """A server that is not started yet; the arguments are `compare_in_browser`'s."""
+    """Makes a server without starting it; the arguments are `compare_in_browser`'s."""
     check_integer("port", port, 0, 65535)
     trial = prepare(files, inputs, repeats)
     return Server(trial, packages.find(litertjs), host, port)
@@ -120,15 +120,16 @@ def answer(
     timeout: float | None = None,
     process: subprocess.Popen | None = None,
 ) -> BrowserComparison:
-    """What the next browser posts.
+    """Waits for the results that the next browser posts.
 
     Args:
-        server: Started.
-        timeout: Seconds to wait; `None` waits on.
-        process: The browser, if it is ours: nothing comes once it has ended.
+        server: The server, started.
+        timeout: Seconds to wait; `None` for no limit.
+        process: The browser, if we started it: no answer comes after it has ended.
 
     Raises:
-        BrowserError: If its page failed, it ended, or none answered in time.
+        BrowserError: If the page failed, if the browser ended, or if no answer came in
+            time.
     """
     end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
@@ -141,10 +142,10 @@ def answer(
         if ended is not None:
             raise BrowserError(
                 f"The browser ended with exit code {ended} before it answered. Open "
-                "the page in one by yourself (headless=False) to see more."
+                "the page in a browser yourself (headless=False) to see more."
             )
         if time.monotonic() > end:
             raise BrowserError(
                 f"No browser has answered in {timeout:g} seconds. Pass a longer "
-                "timeout, or open the page by yourself (headless=False) to see more."
+                "timeout, or open the page yourself (headless=False) to see more."
             )

@@ -1,4 +1,4 @@
-"""Where the npm package LiteRT.js is, and which of its files a page needs."""
+"""Finds the npm package LiteRT.js and the files that a page needs of it."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import pathlib
 from typing import NamedTuple
 
 VARIABLE = "TFTICKET_LITERTJS"
-"""The environment variable that says where the package is."""
+"""The environment variable with the path of the package."""
 
 INSTALL = "npm install @litertjs/core"
 
 _PACKAGE = pathlib.PurePath("node_modules", "@litertjs", "core")
 
-# Each build of the engine is a script and what it loads. Which one is taken depends on
-# the browser: the second has no relaxed SIMD.
+# Each build of the engine is a script and the file that it loads. The browser decides
+# which one runs: the second has no relaxed SIMD.
 _BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")
 
 
@@ -21,8 +21,8 @@ class LiteRTJS(NamedTuple):
     """An installed package.
 
     Args:
-        version: As its package.json says.
-        files: Path under the page to the file.
+        version: The version in its package.json.
+        files: Maps a path under the page to the file.
     """
 
     version: str
@@ -30,15 +30,16 @@ class LiteRTJS(NamedTuple):
 
 
 def find(folder: str | os.PathLike | None = None) -> LiteRTJS:
-    """Finds the package: where it is told, else above the working directory.
+    """Finds the package in a given folder, or in and above the working directory.
 
     Args:
-        folder: Of `@litertjs/core`, or one with `node_modules/@litertjs/core` in it.
-            `None` asks the environment variable `TFTICKET_LITERTJS`, then looks into
-            `node_modules` of the working directory and of each folder above.
+        folder: Folder of `@litertjs/core`, or one that contains
+            `node_modules/@litertjs/core`. `None` reads the environment variable
+            `TFTICKET_LITERTJS`, then searches `node_modules` of the working directory
+            and of each folder above.
 
     Raises:
-        FileNotFoundError: If it is not there, or not whole.
+        FileNotFoundError: If the package is missing or incomplete.
     """
     told = folder or os.environ.get(VARIABLE)
     here = pathlib.Path.cwd()
@@ -51,13 +52,13 @@ def find(folder: str | os.PathLike | None = None) -> LiteRTJS:
             return _read(core)
     where = f"in {told}" if told else f"in node_modules of {here} or a folder above it"
     raise FileNotFoundError(
-        f"LiteRT.js is not {where}. Run `{INSTALL}` there, or say where it is by "
+        f"LiteRT.js is not {where}. Run `{INSTALL}` there, or pass its path as "
         f"litertjs= (--litertjs) or {VARIABLE}."
     )
 
 
 def _read(core):
-    # Where npm puts a dependency: beside, or inside where versions differ.
+    # npm puts a dependency next to the package, or inside it if versions differ.
     beside = core.parent / "wasm-utils"
     inside = core / "node_modules" / "@litertjs" / "wasm-utils"
     utils = inside if inside.is_dir() else beside

@@ -1,4 +1,4 @@
-"""What came of files in a browser, read from what its page posted."""
+"""The results of files in a browser, read from what its page posted."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from tfticket.export.browser.trial import Trial
 from tfticket.export.checking.compare import agreement, difference
 
 HEADER_BYTES = 1 << 20
-"""Most bytes of what a page posts beside outputs."""
+"""Largest number of bytes that a page may post besides outputs."""
 
 SAME = 1e-3
-"""Up to which difference files count as computing the same."""
+"""Files with a smaller difference count as computing the same."""
 
 
 class BrowserError(RuntimeError):
@@ -27,23 +27,23 @@ class BrowserError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class BrowserRow:
-    """What came of one file.
+    """The results of one file.
 
     Args:
-        name: What it is called.
-        bytes: Its size.
+        name: Name of the file.
+        bytes: Size of the file.
         milliseconds: Median of `times`.
-        times: Milliseconds of a call, one for each round; in a round each file is
-            called in turn.
+        times: Milliseconds per call, one value per round; in a round each file is
+            called once.
         speedup: How many times as fast as the first file: the median of the ratios
             within a round.
-        difference: Largest difference of an output to the first file's, relative to
-            the largest absolute value of that output there.
+        difference: Largest difference from an output of the first file, relative to the
+            largest absolute value of that output.
         agreement: Fraction of samples with the first file's argmax over the last axis;
-            `None` where no output has several values there.
-        zeros: Whether all outputs are 0, which is how LiteRT.js answers some networks
-            that it can't run, without an error.
-        outputs: Arrays by the name of the output, exactly as the browser had them.
+            `None` if no output has several values there.
+        zeros: Whether all outputs are 0, which LiteRT.js returns without an error for
+            some networks that it can't run.
+        outputs: Arrays by the name of the output, exactly as the browser computed them.
     """
 
     name: str
@@ -62,12 +62,13 @@ class BrowserComparison:
     """Files of one network, run side by side in one browser.
 
     Args:
-        rows: One for each file, the first is what the others are compared with.
-        browser: Its user agent.
-        device: What else the page could learn of the machine.
-        threads: Hardware threads of the machine, as the browser says; 0 if it doesn't.
+        rows: One row per file; the first one is the reference.
+        browser: User agent of the browser.
+        device: What else the page knows about the machine.
+        threads: Hardware threads of the machine, as reported by the browser; 0 if it
+            reports none.
         litertjs: Version of LiteRT.js.
-        engine: Which build of it ran, and in how many threads.
+        engine: The build of LiteRT.js that ran, and its number of threads.
     """
 
     rows: tuple[BrowserRow, ...]
@@ -79,16 +80,16 @@ class BrowserComparison:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each file that answers zeros, or not what the first does."""
+        """One sentence per file that answers zeros, or differs from the first file."""
         first = self.rows[0]
         found = []
         for row in self.rows:
             if row.zeros:
                 found.append(
-                    f"'{row.name}' answers zeros alone: LiteRT.js does not run this "
-                    "network right, and says nothing"
+                    f"'{row.name}' answers only zeros: LiteRT.js does not run this "
+                    "network correctly, and reports no error"
                 )
-            elif not row.difference <= SAME:  # NaN is no small difference
+            elif not row.difference <= SAME:  # NaN is not a small difference
                 found.append(
                     f"'{row.name}' does not compute what '{first.name}' does: largest "
                     f"difference {row.difference:.1e} of the largest output"
@@ -97,11 +98,11 @@ class BrowserComparison:
 
     @property
     def same(self) -> bool:
-        """Whether all files compute the same, and not zeros alone."""
+        """Whether all files compute the same, and not only zeros."""
         return not self.warnings
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the outputs, as JSON has it."""
+        """Everything but the outputs, as JSON values."""
         found = dataclasses.asdict(self)
         for row in found["rows"]:
             del row["outputs"]
@@ -130,12 +131,12 @@ class BrowserComparison:
 
 
 def read_post(body: bytes, trial: Trial, litertjs: str) -> BrowserComparison:
-    """Reads what the page posted: the length of a JSON header, it, and the outputs.
+    """Reads what the page posted: the length of a JSON header, the header, the outputs.
 
     Args:
-        body: Body of the request. Anybody may have sent it.
-        trial: What was asked for.
-        litertjs: Version of what was served.
+        body: Body of the request, which anybody may have sent.
+        trial: The trial.
+        litertjs: Version of LiteRT.js that was served.
 
     Raises:
         ValueError: If it is not what the page posts.
@@ -190,7 +191,7 @@ def _times(values, repeats):
 
 
 def _outputs(data: memoryview, trial: Trial) -> list[dict[str, np.ndarray]]:
-    """Of each file and each call, the outputs in the order of the signature."""
+    """The outputs per file and call, in the order of the signature."""
     if len(data) != trial.output_bytes * len(trial.names):
         raise ValueError(f"{len(data)} bytes of outputs")
     found: list[dict[str, np.ndarray]] = []
@@ -213,12 +214,12 @@ def _joined(values):
 
 
 def _text(value: Any) -> str:
-    """A page's words without what moves a terminal's cursor, and not too many."""
+    """The page's text, shortened and without control characters of terminals."""
     return "".join(c for c in str(value) if c.isprintable())[:300]
 
 
 def read_error(body: bytes) -> str:
-    """What the page says went wrong.
+    """Reads the error that the page reports.
 
     Raises:
         ValueError: If it is not what the page posts.

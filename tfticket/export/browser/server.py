@@ -1,7 +1,7 @@
-"""A small HTTP server: the page, LiteRT.js and the files, and where results are posted.
+"""A small HTTP server for the page, LiteRT.js, the files and the posted results.
 
-Nothing is looked up on the disk: a path is served if it is one of those named when the
-server started, letter by letter.
+It never searches the disk: it serves a path only if it equals one of those that were
+given when the server started.
 """
 
 import errno
@@ -39,13 +39,13 @@ _TYPES = {
 }
 _BINARY = "application/octet-stream"
 _HEADERS = {
-    # From nowhere else. LiteRT.js compiles WebAssembly, and its scripts make functions
-    # of text.
+    # The page loads nothing from elsewhere. LiteRT.js compiles WebAssembly, and its
+    # scripts make functions from text.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
         "img-src 'self' data:; frame-ancestors 'none'"
     ),
-    # With these two, clocks of a browser tick more finely.
+    # These two headers give a browser's clocks a finer resolution.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "X-Content-Type-Options": "nosniff",
@@ -60,16 +60,15 @@ class Server:
     Args:
         trial: Files and samples.
         litertjs: The installed package.
-        host: Address to listen at. "127.0.0.1" is for this machine alone, "0.0.0.0"
-            for the networks that it is in.
+        host: Address to listen at. "127.0.0.1" is for this machine alone, and "0.0.0.0"
+            for all its networks.
         port: Port to listen at; 0 takes a free one.
 
     Attributes:
-        found: A queue of `BrowserComparison` and, where a page failed,
-            `BrowserError`.
+        found: A queue of `BrowserComparison`, or `BrowserError` if a page failed.
 
     Raises:
-        OSError: If nothing can listen there.
+        OSError: If the server can't listen there.
     """
 
     def __init__(self, trial: Trial, litertjs: LiteRTJS, host: str, port: int):
@@ -117,18 +116,19 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where a browser of this machine finds the page."""
+        """The address of the page on this machine."""
         host, port = self._server.server_address[:2]
         shown = "127.0.0.1" if host in ("0.0.0.0", "") else str(host)
         return f"http://{shown}:{port}/"
 
     @property
     def url_in_network(self) -> str | None:
-        """Where a phone in the same network finds it; `None` if it can't."""
+        """The page's address in the network, for a phone; `None` if it has none."""
         host, port = self._server.server_address[:2]
         if host != "0.0.0.0":
             return None if str(host).startswith("127.") else self.url
-        # Sends nothing: asks which address packets to elsewhere would have.
+        # This sends nothing. It asks for the address that packets to elsewhere would
+        # have.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect(("192.0.2.1", 9))
@@ -137,7 +137,7 @@ class Server:
                 return None
 
     def _take(self, path, body):
-        """Keeps what was posted.
+        """Stores what was posted.
 
         Raises:
             ValueError: If it is not what the page posts.
@@ -152,7 +152,7 @@ class _Quiet(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        # A browser that is closed while it loads is no error of anybody's.
+        # It is not an error if a browser is closed while it loads.
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -185,8 +185,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path not in self.limits:
             self._refuse(HTTPStatus.NOT_FOUND, "nothing is posted there")
             return
-        # A page of another site can't send this type without asking first, and
-        # nobody answers that.
+        # A page of another site can't send this type without asking first, and this
+        # server does not answer.
         if self.headers.get("Content-Type") != _BINARY:
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"must be {_BINARY}")
             return
@@ -210,7 +210,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.path.partition("?")[0].removeprefix("/")
 
     def _refuse(self, status, why):
-        self.close_connection = True  # what was not read of it stays unread
+        self.close_connection = True  # the rest of the body stays unread
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self._send(why.encode())
@@ -223,4 +223,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_):
-        """Says nothing: what matters is posted."""
+        """Logs nothing, because the page posts what matters."""

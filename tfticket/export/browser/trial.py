@@ -1,4 +1,4 @@
-"""What a page is asked to do: which files, on which samples, how often."""
+"""What a page has to run: the files, the samples and the repeats."""
 
 import dataclasses
 import math
@@ -18,26 +18,27 @@ from tfticket.common.arguments import (
 )
 from tfticket.export.tflite.reader import Shape, Signature, signature
 
-# What LiteRT.js has tensors of.
+# The dtypes that LiteRT.js has tensors of.
 _DTYPES = ("float32", "int32", "uint8")
 
-# Of the samples that are made up.
+# Seed of the samples that are drawn.
 _SEED, _SAMPLES = 0, 8
-# Values of one input or output.
+# Largest number of values of one input or output.
 _LARGEST = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Files that answer the same question, and samples to ask them.
+    """Files of one network, and the samples to run them on.
 
     Args:
-        names: What each file is called, the first is what others are compared with.
-        contents: The bytes of each.
-        signature: What goes into the first and comes out.
+        names: Names of the files; the first one is the reference.
+        contents: The bytes of each file.
+        signature: Inputs and outputs of the first file.
         inputs: Arrays by the name of the input, samples along the first axis.
-        repeats: How often each file is timed.
-        renamed: For each file, its names of inputs and outputs to those of the first.
+        repeats: Number of timed calls per file.
+        renamed: Maps, for each file, its names of inputs and outputs to those of the
+            first.
     """
 
     names: tuple[str, ...]
@@ -49,12 +50,12 @@ class Trial:
 
     @property
     def batch(self) -> int:
-        """Samples in a call, as the files fix it."""
+        """Number of samples per call, which the files fix."""
         return next(iter(self.signature.inputs.values())).shape[0]
 
     @property
     def calls(self) -> int:
-        """How many calls the samples make."""
+        """Number of calls that all samples need."""
         return len(next(iter(self.inputs.values()))) // self.batch
 
     @property
@@ -67,11 +68,12 @@ class Trial:
         return self.calls * sum(sizes)
 
     def plan(self, version: str, post: str | None) -> dict[str, Any]:
-        """What the page reads: all of it by path under the page.
+        """What the page reads; paths are relative to the page.
 
         Args:
-            version: Of LiteRT.js.
-            post: Where it posts what came of it; `None` for a page that only shows it.
+            version: Version of LiteRT.js.
+            post: Where the page posts its results; `None` for a page that only shows
+                them.
         """
         return {
             "litertjs": version,
@@ -115,7 +117,7 @@ class Trial:
 
 
 def little_endian(array: np.ndarray) -> bytes:
-    """The bytes of an array as JavaScript's typed arrays have them on all devices."""
+    """The bytes of an array in the order that JavaScript's typed arrays have."""
     return array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
@@ -124,19 +126,19 @@ def prepare(
     inputs: Any = None,
     repeats: int = 20,
 ) -> Trial:
-    """Reads and checks files, and takes or makes samples.
+    """Reads and checks files, and checks or draws samples.
 
     Args:
         files: Paths of `.tflite` files, or a mapping of names to them.
         inputs: An array, or a dict of arrays by the name of the input, with samples
-            along the first axis. `None` makes eight by a fixed seed.
-        repeats: How often each file is timed, 1 or more.
+            along the first axis. `None` draws eight with a fixed seed.
+        repeats: Number of timed calls per file, 1 or more.
 
     Raises:
         FileNotFoundError: If a file is not there.
         TypeError: If an argument has the wrong type.
-        ValueError: If a file leaves its batch open, files don't take and give the
-            same, or the inputs don't fit them.
+        ValueError: If a file leaves its batch open, if inputs or outputs of files
+            differ, or if the given inputs don't fit.
     """
     check_integer("repeats", repeats, 1)
     if isinstance(files, str | os.PathLike):
@@ -185,7 +187,7 @@ def _named(files):
 
 def _content(path):
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there. files= wants .tflite files.")
+        raise FileNotFoundError(f"{path} is not there. files= takes .tflite files.")
     return path.read_bytes()
 
 
@@ -205,8 +207,8 @@ def _signature(path, content):
                 )
             if math.prod(of.shape) > _LARGEST:
                 raise ValueError(
-                    f"{path} claims {of.shape} as its {kind} '{name}', more than a "
-                    f"browser is given: {_LARGEST} values."
+                    f"{path} claims {of.shape} as its {kind} '{name}', which is more "
+                    f"than a browser gets: {_LARGEST} values."
                 )
             if of.dtype not in _DTYPES:
                 raise ValueError(
@@ -223,7 +225,7 @@ def _signature(path, content):
 
 
 def _matched(name, own, first_name, first):
-    """A file's own names to those of the first file."""
+    """Maps a file's own names to those of the first file."""
     pairs: dict[str, str] = {}
     for mine, wanted in zip(own, first, strict=True):
         if set(mine) == set(wanted):
@@ -234,7 +236,7 @@ def _matched(name, own, first_name, first):
             found = {}
         if not found or any(mine[x] != wanted[y] for x, y in found.items()):
             raise ValueError(
-                f"Files must take and give the same. '{first_name}' has "
+                f"Files must have the same inputs and outputs. '{first_name}' has "
                 f"{_shown(wanted)}, '{name}' has {_shown(mine)}."
             )
         pairs.update(found)

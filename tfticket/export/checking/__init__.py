@@ -1,5 +1,5 @@
 """Whether a written file computes what the model computes, found in another process.
 
-For all exports. `processes` runs a program on arrays, `compare` takes differences
-relative to the largest value of each output.
+For all exports. `processes` runs a program on arrays, and `compare` computes
+differences relative to the largest value of each output.
 """

@@ -20,9 +20,9 @@ class Difference(NamedTuple):
 
     Args:
         absolute: Largest absolute difference in any output.
-        relative: Largest of the outputs' differences, each relative to the largest
-            absolute value expected of that output; NaN or infinite if a value is.
-        output: Name of the output that this is of.
+        relative: Largest difference in any output, relative to the largest expected
+            absolute value of that output; NaN or infinite if a value is.
+        output: Name of the output with this difference.
     """
 
     absolute: float
@@ -31,10 +31,10 @@ class Difference(NamedTuple):
 
 
 def difference(expected: Outputs, actual: Outputs) -> Difference:
-    """How far outputs are from the expected ones, relative to the largest of each.
+    """How far outputs are from the expected ones, relative to their largest values.
 
-    An output that should be zero everywhere has no scale: its difference counts as
-    it is.
+    If an output should be zero everywhere, it has no scale, and its absolute difference
+    counts.
 
     Args:
         expected: Arrays by the name of the output.
@@ -53,9 +53,9 @@ def difference(expected: Outputs, actual: Outputs) -> Difference:
             np.max(np.abs(np.asarray(actual[name], np.float64) - wide), initial=0.0)
         )
         found.append((apart, apart / scale({name: value}), name))
-    # NumPy's maximum: Python's loses a NaN that does not come first.
+    # NumPy's maximum, because Python's loses a NaN that does not come first.
     absolute, relative = (float(np.max([x[i] for x in found])) for i in (0, 1))
-    # `nan == nan` is false: then the first NaN.
+    # `nan == nan` is false, so this finds the first NaN.
     worst = next(
         name
         for _, value, name in found
@@ -65,7 +65,7 @@ def difference(expected: Outputs, actual: Outputs) -> Difference:
 
 
 def scale(outputs: Outputs) -> float:
-    """The largest absolute value of some outputs; 1 where all are zero."""
+    """The largest absolute value of some outputs; 1 if all are zero."""
     largest = max(
         float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))
         for value in outputs.values()
@@ -74,7 +74,7 @@ def scale(outputs: Outputs) -> float:
 
 
 def agreement(expected: Outputs, actual: Outputs) -> float | None:
-    """Fraction of samples with the same argmax; `None` where nothing has several."""
+    """Fraction of samples with the same argmax; `None` if no axis has more than one."""
     same = [
         np.mean(actual[name].argmax(-1) == value.argmax(-1))
         for name, value in expected.items()
@@ -84,13 +84,12 @@ def agreement(expected: Outputs, actual: Outputs) -> float | None:
 
 
 class Rule(NamedTuple):
-    """What is asked of a file.
+    """What a file has to meet.
 
     Args:
-        tolerance: Largest difference allowed, relative to the largest absolute value
-            of the output.
-        rounded: Whether it rounds weights or activations: see `require_close`.
-        deterministic: Whether two calls of it have to agree.
+        tolerance: Largest difference allowed, relative to the largest absolute value of
+        the output. rounded: Whether it rounds weights or activations: see
+        `require_close`. deterministic: Whether two calls of the file have to agree.
     """
 
     tolerance: float
@@ -99,14 +98,14 @@ class Rule(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What the comparison of a file with its model found.
+    """The result of comparing a file with its model.
 
     Args:
         error: Largest absolute difference in any output.
-        typical: What the largest difference of `SHARE` of the samples is at most,
-            relative to the largest absolute value of the output; the worst output's.
+        typical: Upper bound on the difference in `SHARE` of the samples, relative to
+            the largest absolute value of the output, for the worst output.
         agreement: As from `agreement`.
-        notes: What else is to be said of it.
+        notes: Further remarks.
     """
 
     error: float
@@ -118,15 +117,15 @@ class Compared(NamedTuple):
 def answers(
     predict: Callable[[dict], dict], inputs: dict[str, np.ndarray], rule: Rule
 ) -> tuple[dict[str, np.ndarray], Rule]:
-    """What the model answers, and the rule for a file of that model.
+    """Runs the model; returns its outputs, and the rule for a file of that model.
 
-    A model that is random and may be is allowed three times what two calls of it are
-    apart, on top of the tolerance.
+    If the model is random and may be, the rule adds three times the difference of two
+    of its calls to the tolerance.
 
     Args:
-        predict: Runs the model, from the same state each time.
+        predict: Runs the model, from the same state every time.
         inputs: Arrays by input name.
-        rule: What is asked of a file of a model that answers alike.
+        rule: The rule for a file of a deterministic model.
     """
     expected = predict(inputs)
     if rule.deterministic:
@@ -147,8 +146,8 @@ def judge(
     Args:
         label: What was run, for errors: "The SavedModel written for models/1".
         expected: Outputs of the model by name.
-        starts: For each process that loaded the file, in one runtime: the outputs of
-            its calls, all of the same samples.
+        starts: For each process that loaded the file in one runtime, the outputs of its
+            calls on the same samples.
         rule: What is asked of the file.
         advice: A sentence that says what to do instead, for errors.
 
@@ -170,7 +169,7 @@ def judge(
 
 
 def worst(found: Sequence[Compared]) -> Compared:
-    """The worst number of each kind, and all notes once."""
+    """The worst number of each kind, and each note once."""
     same = [one.agreement for one in found if one.agreement is not None]
     return Compared(
         max(one.error for one in found),
@@ -189,32 +188,32 @@ def require_close(
     advice: str = "",
     rounded: bool = False,
 ) -> Compared:
-    """How close outputs are, where that is close enough.
+    """Returns how close outputs are, and raises an error if that is not enough.
 
-    A file that computes what the model computes has every value in the tolerance. One
-    that rounds weights or activations is `rounded`, and judged by two numbers, since
-    the worst of many values says little about it:
+    An exact file has every value within the tolerance. A file that rounds weights or
+    activations is `rounded` and judged by two numbers, because the worst of many values
+    says little about it:
 
-    - `SHARE` of the samples have their largest difference in the tolerance, which is
-      relative to the largest absolute value of the output. Of fewer than ten samples
-      these are all.
-    - Where the last axis has several values, `SHARE` of the answers (argmax) are the
-      model's, or near ties by the model's own values: what it gives to the file's
+    - In `SHARE` of the samples the largest difference is within the tolerance, relative
+      to the largest absolute value of the output. Of fewer than ten samples, all have
+      to be.
+    - If the last axis has several values, `SHARE` of the answers (argmax) are the
+      model's, or near ties by the model's own values: the model's value for the file's
       answer is below its best by no more than the tolerance, as a fraction of the
-      range from its lowest to its highest value, which is taken of the median answer.
+      median range from lowest to highest value.
 
-    The second is relative to what distinguishes the classes, not to how large they
-    are. A network whose answers lie close together (one that was not trained) is thus
-    held to their order, and regression outputs, whose argmax means nothing, meet it
-    where they vary about as much as they are large.
+    The second number is relative to what distinguishes the classes, not to their size.
+    So a network with close answers (for example an untrained one) has to keep their
+    order, and regression outputs, whose argmax means nothing, meet it if they vary
+    about as much as they are large.
 
     Args:
         label: What was run, for errors: "The SavedModel written for models/1".
         expected: Arrays by the name of the output.
-        actual: What the written file gave.
+        actual: The outputs of the written file.
         tolerance: Largest difference allowed, relative to the largest absolute value
             of the output.
-        than: What the file is compared with, for errors.
+        than: Name of what the file is compared with, for errors.
         advice: A sentence that says what to do instead, for errors.
         rounded: Whether the file rounds weights or activations.
 
@@ -258,7 +257,7 @@ def require_close(
 
 
 def _require_same_form(label, expected, actual, than):
-    """Same names and shapes, and expected values that can be compared."""
+    """Requires the same names and shapes, and finite expected values."""
     if set(actual) != set(expected):
         raise ExportError(
             f"{label} has the outputs {sorted(actual)}, and {than} has "
@@ -288,7 +287,7 @@ def _typical(expected, actual):
     wide = np.asarray(expected, np.float64)
     apart = np.abs(np.asarray(actual, np.float64) - wide) / scale({"": wide})
     each = apart.reshape(len(apart) if apart.ndim else 1, -1).max(-1, initial=0.0)
-    # A value that was found: of n samples, the ceil(n * SHARE)th.
+    # A value that occurs: of n samples, the ceil(n * SHARE)th.
     return float(np.quantile(each, SHARE, method="inverted_cdf"))
 
 
@@ -296,7 +295,7 @@ def _near_agreement(expected, actual, tolerance):
     """Fraction of answers that are the model's, or nearly its best."""
     wide = np.asarray(expected, np.float64)
     best = wide.max(-1)
-    # Of values that are the file's largest alike, the worst: equal ones say nothing.
+    # If several of the file's values are the largest, take the worst of them.
     answers = actual == actual.max(-1, keepdims=True)
     lost = best - np.where(answers, wide, np.inf).min(-1)
     spread = np.median(best - wide.min(-1))
@@ -316,15 +315,15 @@ def _said_of_answers(expected, actual, near):
 def require_repeatable(
     label: str, calls: Sequence[Outputs], deterministic: bool = True
 ) -> tuple[str, ...]:
-    """Notes on how calls of a file on the same samples differ from each other.
+    """Notes on how calls of a file on the same samples differ.
 
     Args:
         label: What was run, for errors.
-        calls: Outputs by name of two calls or more, all in one runtime.
+        calls: Outputs by name of two or more calls, all in one runtime.
         deterministic: Whether calls have to agree.
 
     Raises:
-        ExportError: If they have to, and don't.
+        ExportError: If they have to agree, and don't.
     """
     if not all(_finite(value) for outputs in calls for value in outputs.values()):
         return ()  # which the comparison with the model names better
@@ -362,7 +361,8 @@ def varies_little(expected: Outputs, tolerance: float) -> tuple[str, ...]:
 
     Args:
         expected: Arrays by the name of the output, samples first.
-        tolerance: What the check allows, relative to the largest absolute value.
+        tolerance: Largest difference that the check allows, relative to the largest
+            absolute value.
     """
     notes = []
     for name, value in expected.items():

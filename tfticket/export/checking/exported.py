@@ -13,25 +13,25 @@ class ExportError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A file or folder that was written, loaded elsewhere and found equal.
+    """A file or folder that was written, loaded in another process and found equal.
 
     Args:
-        path: Where it is.
+        path: Path of the file or folder.
         size: Bytes of all its files.
-        max_error: Largest absolute difference to the model's outputs.
+        max_error: Largest absolute difference from the model's outputs.
         agreement: Fraction of samples with the same argmax over the last axis, in
-            [0, 1]; `None` where no output has several values there.
-        latency_ms: Median milliseconds of a call with one sample in that process;
-            `None` where not timed.
-        c_api: Whether the loader of TensorFlow's C API, which is TensorFlow Serving's,
-            has loaded and run it as well.
-        format: How weights are stored: "dense", "encoded", "foldable", "csr"; `None` of
-            a `.tflite` file.
-        notes: What was done or chosen for you, and what that costs.
-        compared: What the outputs were compared on: "64 of your samples".
-        typical_error: For a file that rounds weights or activations: in nine of ten
-            samples no difference is larger than this, relative to the largest
-            output; else `None`.
+            [0, 1]; `None` if no output has several values there.
+        latency_ms: Median milliseconds per call with one sample in that process; `None`
+            if it was not timed.
+        c_api: Whether the loader of TensorFlow's C API, which TensorFlow Serving uses,
+            has loaded and run it too.
+        format: How weights are stored: "dense", "encoded", "foldable", "csr"; `None`
+            for a `.tflite` file.
+        notes: What was changed or chosen for you, and what that costs.
+        compared: The samples of the comparison, for example "64 of your samples".
+        typical_error: For a file that rounds weights or activations, no difference is
+            larger than this in nine of ten samples, relative to the largest output.
+            Otherwise `None`.
     """
 
     path: pathlib.Path

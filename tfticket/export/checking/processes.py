@@ -1,4 +1,4 @@
-"""Runs one of `checking/programs` on arrays, in a process of its own."""
+"""Runs one of `checking/programs` on arrays, in a separate process."""
 
 import pathlib
 import signal
@@ -20,11 +20,11 @@ _SAID = 2000  # characters of the end of its standard error
 
 
 class RunError(RuntimeError):
-    """A program did not give outputs.
+    """A program returned no outputs.
 
     Args:
-        reason: What became of the process: "exit code 1".
-        stderr: The end of what it wrote to its standard error.
+        reason: How the process ended, for example "exit code 1".
+        stderr: The end of its standard error.
         crashed: Whether the process died of a signal.
     """
 
@@ -38,27 +38,28 @@ class RunError(RuntimeError):
 def run(
     program: str, inputs: Mapping[str, np.ndarray], *arguments: Any
 ) -> dict[str, np.ndarray]:
-    """What a program makes of some arrays.
+    """Runs a program on arrays and returns the arrays that it writes.
 
-    The program is called as `python PROGRAM.py INPUTS.npz OUTPUTS.npz ARGUMENT...`. A
-    file that crashes its interpreter takes that process down and not this one.
+    The program is called as `python PROGRAM.py INPUTS.npz OUTPUTS.npz ARGUMENT...`. If
+    a file crashes its interpreter, only that process ends.
 
     Args:
         program: Name of a file in `PROGRAMS`, without ".py".
         inputs: Arrays by name.
-        *arguments: What else the program takes, as text.
+        *arguments: Further arguments of the program, as text.
 
     Returns:
-        The arrays it wrote, by the names that it gave them.
+        The arrays, by the names that the program gave them.
 
     Raises:
-        RunError: If it failed, crashed, or took longer than `TIMEOUT`.
+        RunError: If the program failed, crashed, or took longer than `TIMEOUT`.
         OSError: If the folder for temporary files can't hold the arrays.
     """
     try:
         with temporary_folder() as folder:
             given, got = folder / "in.npz", folder / "out.npz"
-            # With a folder before each name: NumPy has parameters of its own ("file").
+            # Each name gets a folder, because NumPy's function has parameters such as
+            # "file".
             arrays: dict[str, Any] = {f"inputs/{key}": x for key, x in inputs.items()}
             np.savez(given, **arrays)
             _call([PROGRAMS / f"{program}.py", given, got, *arguments])
@@ -75,16 +76,16 @@ def run(
 def starts(
     program: str, inputs: Mapping[str, np.ndarray], *arguments: Any
 ) -> list[list[dict[str, np.ndarray]]]:
-    """Two processes of a program that calls a file twice, each a list of calls.
+    """Runs two processes that call a file twice, and returns a list of calls for each.
 
     Args:
         program: As for `run`. It names outputs "outputs/name" and "again/name".
         inputs: Arrays by name.
-        *arguments: What else the program takes.
+        *arguments: Further arguments of the program.
 
     Raises:
-        RunError: As `run`.
-        OSError: As `run`.
+        RunError: As for `run`.
+        OSError: As for `run`.
     """
     found = []
     for _ in range(2):

@@ -12,7 +12,7 @@ from tfticket.export.served.function import SIGNATURE
 
 
 def runner(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a batch to the first output of a written file of one input.
+    """A function that maps a batch to the first output of a file with one input.
 
     Args:
         path: A SavedModel's version folder or a `.tflite` file, checked before.
@@ -24,7 +24,7 @@ def runner(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
         return lambda x: serve(**{name: tf.constant(x)})[first].numpy()
     from ai_edge_litert.interpreter import Interpreter
 
-    # It keeps the batch size it was last called with, so each size has its own.
+    # An interpreter keeps the batch size of its last call, so each size has its own.
     runners = {}
 
     def run(x):
@@ -40,17 +40,17 @@ def runner(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
 def timed(
     runs: dict[str, Callable], inputs: dict[str, np.ndarray], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of a call of each function, taken in turns, in an order that alternates.
+    """Seconds per call of each function, measured in turns in alternating order.
 
     Args:
-        runs: Name to function of one array.
-        inputs: The one input, by its name.
-        repeats: Times of each.
+        runs: Maps a name to a function of one array.
+        inputs: The only input, by its name.
+        repeats: Number of calls per function.
     """
     (x,) = inputs.values()
     for run in runs.values():
         run(x)
-    # Short calls are timed several at once, for the clock's sake.
+    # Several short calls are timed together, because the clock is coarse.
     start = time.perf_counter()
     next(iter(runs.values()))(x)
     calls = math.ceil(2e-3 / (time.perf_counter() - start))

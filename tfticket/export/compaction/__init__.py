@@ -1,4 +1,4 @@
-"""How dead channels are removed: what is live, then a model of smaller layers.
+"""How dead channels are removed: find what is live, then build smaller layers.
 
-For `export.compact`. The rules that both passes read are in `keras_models.channels`.
+For `export.compact`. Both passes use the rules in `keras_models.channels`.
 """

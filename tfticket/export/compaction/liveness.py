@@ -10,15 +10,15 @@ from tfticket.keras_models.channels.trace import Traced, mixes
 
 @dataclasses.dataclass(frozen=True)
 class Liveness:
-    """What is known of each value's channels, by the value's number.
+    """What is known about each value's channels, by the value's number.
 
-    One pass forwards finds all constants and one pass backwards all that is needed:
-    a constant does not depend on who reads it, so there is nothing to repeat.
+    One forward pass finds all constants, and one backward pass finds what is needed. A
+    constant does not depend on what reads it, so no pass is repeated.
 
     Args:
         traced: The channels of the model.
         constants: Float64 arrays, NaN where a channel is not constant.
-        needed: Flags: does a value matter to an output?
+        needed: Flags: whether a channel affects an output.
         stays: Flags by label: needed, pinned, or tied to a channel that is.
     """
 
@@ -28,11 +28,11 @@ class Liveness:
     stays: np.ndarray
 
     def kept(self, number: int) -> np.ndarray:
-        """Flags of a value's channels: do they stay?"""
+        """Flags: whether a value's channels stay."""
         return self.stays[self.traced.values[number].labels]
 
     def around(self, node: Node) -> Kept:
-        """What stays around one call."""
+        """The channels that stay around one call."""
         return Kept(
             [self.stays[x.labels] for x in node.inputs],
             [self.stays[x.labels] for x in node.outputs],
@@ -75,7 +75,7 @@ def _constants(traced):
 
 
 def _given(node, constants):
-    """Constants of the inputs that a layer may fold: what is shared folds none."""
+    """Constants of the inputs that a layer may fold; a shared layer folds none."""
     hidden = node.shared and not node.rule.counts_channels
     return [
         np.full(len(x), np.nan) if x.foreign or hidden else constants[i]
@@ -108,7 +108,7 @@ def _needed(traced, constants, forced):
 
 
 def _needed_by_layer(traced, node, needed):
-    """Flags of the outputs needed; of a shared layer, in any of its calls."""
+    """Flags of the needed outputs; for a shared layer, those of any call."""
     calls = [x for x in traced.nodes if x.layer is node.layer] if node.shared else []
     flags = [needed[i] for i in node.call.outputs]
     for other in calls:
@@ -119,7 +119,7 @@ def _needed_by_layer(traced, node, needed):
 
 
 def _stays(traced, needed):
-    """Flags by label. Every value and every weight keeps a channel: the first."""
+    """Flags by label. Every value and every weight keeps at least its first channel."""
     values = traced.values
     inside = []
     for node in traced.nodes:
@@ -141,7 +141,7 @@ def _stays(traced, needed):
 
 
 def _counted(live):
-    """Channels that stay, and must be what they are since they are counted."""
+    """Channels that stay and must keep their values, because statistics count them."""
     missed = {}
     for node in live.traced.nodes:
         if not node.rule.counts_channels:

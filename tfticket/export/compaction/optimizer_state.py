@@ -1,4 +1,4 @@
-"""What an optimizer has gathered, cut like the weights it belongs to."""
+"""The state of an optimizer, cut like the weights that it belongs to."""
 
 import warnings
 
@@ -19,7 +19,7 @@ def require_optimizer(model: keras.Model) -> None:
     """Raises a ValueError unless a model's optimizer can be carried over.
 
     Args:
-        model: The model that is to be made smaller.
+        model: The model to make smaller.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
@@ -39,8 +39,8 @@ def require_optimizer(model: keras.Model) -> None:
         rest = [x for x in inner.variables if id(x) not in slots and len(x.shape)]
         if rest:
             raise ValueError(
-                f"{kind} keeps {rest[0].path!r} and {len(rest) - 1} more for whole "
-                "rows and columns of weights, which can't be cut. Leave "
+                f"{kind} keeps {rest[0].path!r} and {len(rest) - 1} more values for "
+                "whole rows and columns of weights, which can't be cut. Leave "
                 "optimizer=True out and compile the smaller model."
             )
 
@@ -56,9 +56,9 @@ def carry_over(
 
     Args:
         model: The original, compiled and trained, wrapped or not.
-        plain: The same without wrappers; `model` itself if it had none.
+        plain: The model without wrappers; `model` itself if it had none.
         smaller: The smaller model.
-        live: What was kept of `plain`.
+        live: The channels of `plain` that were kept.
         layers: What each call of `plain` calls in the smaller model.
     """
     smaller.compile(**_compile_arguments(model))
@@ -81,23 +81,23 @@ def carry_over(
 
 
 def _compile_arguments(model):
-    """Arguments for `compile`, all of them new objects."""
+    """Arguments for `compile`; all of them are new objects."""
     config = model.get_compile_config()
     try:
         return keras.saving.deserialize_keras_object(config)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"What model '{model.name}' was compiled with can't be made again from its "
-            "configuration. Put keras.saving.register_keras_serializable() over a "
-            "loss, metric or optimizer of your own, or leave optimizer=True out. Keras "
+            f"What model '{model.name}' was compiled with can't be created again from "
+            "its configuration. Put keras.saving.register_keras_serializable() over "
+            "your own loss, metric or optimizer, or leave optimizer=True out. Keras "
             f"says: {str(error).splitlines()[0]}"
         ) from error
 
 
 def _twins(model, plain, live, layers):
-    """Identity of a variable of the model to its twin, and what the twin kept.
+    """Maps the identity of a variable to its twin, and to what the twin kept.
 
-    That is a list of (axis, flags) to cut an array in the variable's shape by.
+    What it kept is a list of (axis, flags) that cuts an array of the variable's shape.
     """
     plain_twins = {}
     for node, layer in zip(live.traced.nodes, layers, strict=True):
@@ -122,7 +122,7 @@ def _twins(model, plain, live, layers):
 
 
 def _copy_slots(old, new, twins):
-    """Gives an optimizer the state of another, whose slots are cut to its shapes."""
+    """Copies the state of another optimizer, and cuts its slots to the new shapes."""
     targets = _by_variable(new)
     at_rest = []
     for variable, slots in _by_variable(old).values():
@@ -147,7 +147,7 @@ def _copy_slots(old, new, twins):
 
 
 def _by_variable(optimizer):
-    """Identity of each variable to it and its slots, in the optimizer's order."""
+    """Maps each variable's identity to it and its slots, in the optimizer's order."""
     found: dict[int, tuple[keras.Variable, list[keras.Variable]]] = {}
     for variable, slot, _ in slots_by_variable(optimizer):
         found.setdefault(id(variable), (variable, []))[1].append(slot)
@@ -155,7 +155,7 @@ def _by_variable(optimizer):
 
 
 def _others(optimizer):
-    """Yields what an optimizer keeps besides slots: the number of steps and such."""
+    """Yields what an optimizer stores besides slots, such as the number of steps."""
     slots = {id(slot) for _, slot, _ in slots_by_variable(optimizer)}
     seen = set()
     for inner in inner_optimizers(optimizer):

@@ -1,4 +1,4 @@
-"""The smaller model: the same calls, of layers that have only the channels kept."""
+"""Builds the smaller model: the same calls of layers with only the kept channels."""
 
 import re
 from typing import Any
@@ -18,17 +18,17 @@ def rebuild(
 ) -> tuple[keras.Model, list[keras.layers.Layer]]:
     """Makes the smaller model.
 
-    Layers keep their names. One of a nested model whose name is taken gets those of
-    the models around it before its own. An output that came from a nested model comes
-    from an `Identity` of its name.
+    Layers keep their names. If the name of a layer in a nested model is taken, the
+    names of the models around it are put before it. An output of a nested model becomes
+    the output of an `Identity` with the nested model's name.
 
     Args:
         graph: The model, flat.
-        live: What of it is needed and kept.
+        live: The channels that are needed and kept.
 
     Returns:
-        The model, Sequential if `graph.model` is and its calls are a chain of layers,
-        else Functional; and what each call of the graph calls in it.
+        The model, which is Sequential if `graph.model` is and its calls are a chain of
+        layers, and otherwise Functional; and what each call of the graph calls in it.
     """
     names = _names(graph)
     resized = [_resized(node, live) for node in live.traced.nodes]
@@ -39,7 +39,7 @@ def rebuild(
         if key not in copies:
             name = names[id(call.operation)]
             if any(other[0] == key[0] for other in copies):
-                # Without weights, a layer that is shared can differ from call to call.
+                # A shared layer without weights can differ from call to call.
                 name = _unused(name, {x.name for x in copies.values()} | {*names})
             copies[key] = _copy(call.operation, name, changes.config)
         ordered.append(copies[key])
@@ -67,7 +67,7 @@ def _key(operation, changes):
     return id(operation), own
 
 
-# What `emit` makes: operations that Keras names by how many there have been.
+# Operations that `emit` makes, which Keras names by a counter.
 _MADE = {
     "add": lambda x: x + 1,
     "get_item": lambda x: x[:, :1],
@@ -79,9 +79,9 @@ _MADE = {
 
 
 def _count_past(names):
-    """Makes Keras count past the names that operations of the model have.
+    """Makes Keras's counter skip the names that operations of the model have.
 
-    A model that was loaded brings names that Keras has not given out yet.
+    A loaded model has names that Keras has not given out yet.
     """
     for name, make in _MADE.items():
         numbers = [re.fullmatch(rf"{name}(?:_(\d+))?", x) for x in names]
@@ -110,7 +110,7 @@ def _copy(operation, name, changes):
 
 
 def _names(graph):
-    """Name of each operation by its identity, each name once."""
+    """A unique name for each operation, by its identity."""
     top = {call.operation.name for call in graph.calls if not call.within}
     taken = {
         *top,
@@ -161,7 +161,7 @@ def _connect(graph, ordered, inputs, emits):
 
 
 def _set_weights(source, target, changed):
-    """Gives the smaller layer its weights, and flags that say which are trained."""
+    """Sets the weights of the smaller layer, and which of them are trained."""
     if not isinstance(source, keras.layers.Layer):
         return
     if not changed:
@@ -171,9 +171,9 @@ def _set_weights(source, target, changed):
     for name, weight in weights_by_path(target).items():
         like = old.get(name)
         weight.assign(changed.get(name, like))
-        # A bias made for constants is trained if the layer is.
+        # A bias that was added for constants is trained if the layer is.
         weight.trainable = source.trainable if like is None else like.trainable
     for _, part in every_layer(target):
         if hasattr(part, "finalize_state"):
-            # Preprocessing layers work out more from their weights.
+            # Preprocessing layers compute more from their weights.
             part.finalize_state()

@@ -31,23 +31,22 @@ def check(
     samples: Samples,
     rule: Rule,
 ) -> Exported:
-    """Compares a SavedModel with the model it was made from.
+    """Compares a SavedModel with its model.
 
-    It is loaded by a Python process in which keras and tfticket can't be imported: what
-    it needs beyond TensorFlow would show. A second process loads it through
-    TensorFlow's C API, or as the first did where that is not to be had. Each calls it
-    twice.
+    A Python process that can import neither keras nor tfticket loads it, so a need for
+    more than TensorFlow would show. A second process loads it through TensorFlow's C
+    API, or like the first process if that is not available. Each calls it twice.
 
     Args:
-        written: Where the folder is now.
-        target: Where it is going to be, for the result.
-        serving: The model it was made from.
-        samples: What to run it on.
-        rule: What is asked of it.
+        written: Present path of the folder.
+        target: Final path of the folder, for the result.
+        serving: The model that it was made from.
+        samples: The samples to run it on.
+        rule: The rule that it has to meet.
 
     Raises:
-        ExportError: If it does not load or run, two calls differ, or its outputs do
-            from the model's.
+        ExportError: If it does not load or run, if two calls differ, or if its outputs
+            differ from the model's.
     """
     inputs = samples.arrays
     label = f"The SavedModel written for {target}"
@@ -123,10 +122,9 @@ def _by_call(flat):
 
 
 def c_api_library(written: pathlib.Path) -> pathlib.Path | None:
-    """TensorFlow's C++ library, where it can run this SavedModel.
+    """The path of TensorFlow's C++ library, if it can run this SavedModel.
 
-    TensorFlow's libraries are others on some systems, and the program knows some
-    dtypes only.
+    Some systems have other libraries, and the program supports only some dtypes.
     """
     folder = pathlib.Path(tf.__file__).parent
     library = next(iter(sorted(folder.glob("libtensorflow_cc*"))), None)

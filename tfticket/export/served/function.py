@@ -1,4 +1,4 @@
-"""The function that an export serves: named inputs to named outputs."""
+"""The function that an export serves, from named inputs to named outputs."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,11 @@ class Prepared:
 
     Args:
         model: The plain model. Its weights are those that are written.
-        call: Runs it on a dict of tensors by input name; gives a dict of outputs.
-        call_given: The same of the model that was given, for comparison.
-        signature: Input name to `tf.TensorSpec`.
-        outputs: Names of the outputs, in the model's order.
-        notes: What was done to the model that was given.
-        state: Variables of the model that was given that a call may change.
+        call: Runs it on a dict of tensors by input name and returns a dict of outputs.
+        call_given: The same for the given model, for comparison.
+        signature: Maps input names to `tf.TensorSpec`s. outputs: Names of the outputs,
+        in the model's order. notes: Changes to the given model. state: Variables of the
+        given model that a call may change.
     """
 
     model: keras.Model
@@ -46,7 +45,7 @@ class Prepared:
     state: tuple[Any, ...] = ()
 
     def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of the model that was given, on any backend; its state stays.
+        """Outputs of the given model on any backend; its state does not change.
 
         Args:
             inputs: Arrays by input name.
@@ -58,14 +57,14 @@ class Prepared:
     def state_lost(
         self, inputs: dict[str, np.ndarray], deterministic: bool
     ) -> tuple[str, ...]:
-        """A note where the model keeps a state, for files that keep none.
+        """A note if the model keeps a state, for files that keep none.
 
         Args:
             inputs: Arrays by input name.
             deterministic: Whether that is an error.
 
         Raises:
-            ExportError: If it is, and a call changes a variable.
+            ExportError: If `deterministic` is True and a call changes a variable.
         """
         with kept(self.state) as changed:
             self.call_given(inputs)
@@ -75,26 +74,27 @@ class Prepared:
             return ("the model keeps a state between calls, and the file does not",)
         raise ExportError(
             f"Model '{self.model.name}' keeps a state between calls in inference, "
-            "which the file does not. Take the layer out that does (stateful=True), or "
-            "pass deterministic=False if every call is to begin from the state of now. "
-            "Nothing was kept."
+            "which the file does not. Remove the layer that does (stateful=True), or "
+            "pass deterministic=False if every call should begin from the present "
+            "state. Nothing was kept."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """A plain model made ready to be written.
+    """A plain model that is ready to be written.
 
     Args:
-        module: Holds the model's variables and the function, nothing of Keras.
+        module: Holds the model's variables and the function, and no Keras objects.
         function: Concrete function from named inputs to a dict of outputs.
         signature: Input name to `tf.TensorSpec`.
-        predict: Runs the Keras model that was given, not the stripped one, on a dict
-            of arrays, for comparison.
-        others: Concrete functions of the same inputs by the name of their signature,
-            written besides `serving_default`.
-        differences: By name of such a signature, how far its outputs are from what
-            follows from those of `serving_default`: a function of the two dicts.
+        predict: Runs the given Keras model, not the stripped one, on a dict of arrays,
+            for comparison.
+        others: Concrete functions of the same inputs, by the names of their signatures,
+            which are written in addition to `serving_default`.
+        differences: Maps the name of such a signature to a function of two dicts of
+            outputs, which returns how far the signature's outputs are from those of
+            `serving_default`.
         notes: What was done to the model that was given.
     """
 
@@ -108,11 +108,12 @@ class Serving:
 
 
 def serving(model: keras.Model) -> Serving:
-    """Makes a model ready to be written; a wrapped or popup one is stripped first.
+    """Prepares a model to be written; a wrapped or popup model is stripped first.
 
-    Inputs are named as the model's `keras.Input`s and outputs as the layers they
-    come from, with "_" for what TensorFlow takes in no name ("my-input") and "arg_"
-    before what it takes alone for something else ("class", "2nd"). Notes say which.
+    Inputs are named like the model's `keras.Input`s, and outputs like the layers that
+    they come from. Characters that TensorFlow does not allow ("my-input") become "_",
+    and names that it does not allow ("class", "2nd") get "arg_" before them. Notes say
+    which.
 
     Raises:
         RuntimeError: If Keras does not run on TensorFlow.
@@ -124,11 +125,11 @@ def serving(model: keras.Model) -> Serving:
 
 
 def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
-    """`serving` without its last step; raises what that raises.
+    """Does all but the last step of `serving`, and raises the same errors.
 
     Args:
         model: A built Keras model.
-        any_backend: Whether what follows runs on other backends than TensorFlow, too.
+        any_backend: Whether the next steps also run on other backends than TensorFlow.
     """
     if keras.backend.backend() != "tensorflow" and not any_backend:
         raise RuntimeError(
@@ -150,7 +151,7 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
         model, notes = strip(model), ("stripped",)
         weights = get_pruned_weights(given)
         if any(np.any(weights[name][~masks[name]]) for name in weights):
-            given = model  # not masked since its weights were set: strip has done it
+            given = model  # strip has masked the weights
     _require_numbers(model)
     own_inputs = [layer.name for layer in input_layers(model)]
     own_outputs = output_names(model)
@@ -163,7 +164,7 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
     notes += _renamed("output", own_outputs, served_outputs)
 
     def function_of(model):
-        # Over the same layers, with inputs and outputs as flat lists.
+        # A model of the same layers, with flat lists of inputs and outputs.
         flat = keras.Model(model.inputs, model.outputs)
 
         def call(inputs):
@@ -185,7 +186,7 @@ def prepare(model: keras.Model, any_backend: bool = False) -> Prepared:
 
 
 def _state(model):
-    """Variables that a call in inference may change, in whatever way."""
+    """Variables that a call in inference may change in any way."""
     yield from (variable for variable in model.variables if not variable.trainable)
     for _, layer in every_layer(model):
         if getattr(layer, "stateful", False) is True:
@@ -194,12 +195,12 @@ def _state(model):
 
 @contextlib.contextmanager
 def kept(variables: Sequence) -> Iterator[list]:
-    """A context after which variables have the values from before.
+    """A context that restores the values of variables at its end.
 
-    Its list has those that were changed, when it ends.
+    At its end, its list has the variables that were changed.
 
     Args:
-        variables: Keras's or TensorFlow's.
+        variables: Keras's or TensorFlow's variables.
     """
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     changed: list[Any] = []
@@ -214,7 +215,7 @@ def kept(variables: Sequence) -> Iterator[list]:
 
 
 def _renamed(kind, own, served):
-    """A note for each name that TensorFlow does not take."""
+    """One note per name that TensorFlow does not allow."""
     return tuple(
         f"{kind} '{name}' is served as '{other}'"
         for name, other in zip(own, served, strict=True)
@@ -228,8 +229,8 @@ def _require_numbers(model):
         if getattr(layer, "lookup_table", None) is not None:
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) keeps a table of its "
-                "vocabulary, which is not exported yet. Look up before the model, and "
-                "export the part that takes numbers."
+                "vocabulary, which is not exported yet. Look the words up before the "
+                "model, and export the part that takes numbers."
             )
     require_finite(model)
 
@@ -243,18 +244,19 @@ def trace(
 
     Args:
         prepared: From `prepare`.
-        call: Runs the model as it is to be served; `None` is `prepared.call`.
-        trackables: What the SavedModel has to hold; `None` is the model's variables.
+        call: Runs the model as it will be served; `None` for `prepared.call`.
+        trackables: Objects that the SavedModel has to hold; `None` for the model's
+            variables.
     """
     call, call_given = call or prepared.call, prepared.call_given
     if trackables is None:
         trackables = [variable.value for variable in prepared.model.variables]
-    # Not by the model's name, which need not be an identifier.
+    # The model's name is not used, because it need not be an identifier.
     module = tf.Module()
     function = concrete(call, prepared.signature)
     held = {id(part) for part in trackables}
-    # State that Keras does not count to a model's variables: that of recurrent layers,
-    # and of random numbers without a generator of their own.
+    # Keras does not count the state of recurrent layers, and of random numbers without
+    # their own generator, among a model's variables.
     states = [
         variable for variable in function.graph.variables if id(variable) not in held
     ]
@@ -269,7 +271,7 @@ def trace(
 
 
 def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]) -> Any:
-    """The concrete function from named inputs of a function of a dict."""
+    """Makes a concrete function of named inputs from a function of a dict."""
 
     def serve(**inputs):
         return call(inputs)
@@ -278,11 +280,11 @@ def concrete(call: Callable[[dict], dict], signature: dict[str, tf.TensorSpec]) 
 
 
 def _served_names(layers):
-    """Names of layers as TensorFlow spells them, each its own."""
+    """Unique names of layers that TensorFlow allows."""
     names: list[str] = []
     for layer in layers:
         name = "".join(c if c.isascii() and c.isalnum() else "_" for c in layer)
-        # They are parameters of a Python function on the way, a method's even.
+        # They become parameters of a Python function, even of a method.
         if not name[0].isalpha() or name == "self" or keyword.iskeyword(name):
             name = f"arg_{name}"
         number = itertools.count(1)

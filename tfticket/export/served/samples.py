@@ -1,4 +1,4 @@
-"""What an export is checked on: the user's samples, or made-up ones that fit."""
+"""The samples to check an export on: the user's, or random ones that fit."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from tfticket.export.served.function import Prepared
 from tfticket.keras_models.graph import FlatGraph
 from tfticket.keras_models.names import every_layer
 
-# Layers and operations that hand the integers on as they are.
+# Layers and operations that pass integers on unchanged.
 _PASSES = {
     *("Cast", "Concatenate", "CropImage", "Cropping1D", "Cropping2D", "Dropout"),
     *("ExpandDims", "Flatten", "GetItem", "Identity", "Masking", "Permute"),
@@ -25,7 +25,7 @@ class Samples(NamedTuple):
 
     Args:
         arrays: Arrays by input name.
-        text: What they are: "64 of your samples".
+        text: A description, for example "64 of your samples".
     """
 
     arrays: dict[str, np.ndarray]
@@ -35,16 +35,17 @@ class Samples(NamedTuple):
 def samples_for(
     inputs: Any, prepared: Prepared, whose: str = "of your samples"
 ) -> Samples:
-    """A user's samples by input name, or random ones where there are none.
+    """The user's samples by input name, or random ones if there are none.
 
     Args:
-        inputs: An array, a list of them, or a dict by input name; `None` makes up.
+        inputs: An array, a list of arrays, or a dict by input name; `None` draws random
+            ones.
         prepared: The model.
-        whose: Where the samples are from, for the text.
+        whose: Whose samples they are, for the text.
 
     Raises:
-        ValueError: If names, shapes or values are not the signature's, or nothing can
-            be made up.
+        ValueError: If names, shapes or values don't match the signature, or no sample
+            can be drawn.
     """
     if inputs is not None:
         arrays = named_inputs(inputs, prepared.signature)
@@ -69,13 +70,13 @@ def sample_inputs(
 ) -> dict[str, np.ndarray]:
     """Random inputs that fit a signature.
 
-    Floats are normal, uint8 goes from 0 to 255, and other integers are 0 and 1 where
-    nothing better is known.
+    Floats are normally distributed, uint8 ranges from 0 to 255, and other integers are
+    0 and 1 if nothing better is known.
 
     Args:
-        signature: Input name to `tf.TensorSpec`.
-        batch: Samples, where their number is open.
-        most: For integer inputs by name, the number that all values are below.
+        signature: Maps input names to `tf.TensorSpec`s. batch: Number of samples if the
+        batch is open. most: Maps the name of an integer input to a number that all
+        values are below.
 
     Raises:
         ValueError: If a dimension other than the batch is unknown.
@@ -89,7 +90,7 @@ def sample_inputs(
         if None in rest:
             raise ValueError(
                 f"Input '{name}' has the open shape {tuple(spec.shape)}, so no sample "
-                "of it can be made up. Pass inputs= with arrays to check the export on."
+                "of it can be drawn. Pass inputs= with arrays to check the export on."
             )
         if spec.dtype.is_floating:
             value = random.standard_normal(shape + rest)
@@ -101,12 +102,12 @@ def sample_inputs(
 
 
 def integer_ranges(prepared: Prepared) -> dict[str, int]:
-    """How many values each integer input may have, where the model says so.
+    """How many values each integer input may have, if the model says so.
 
-    That is what layers with a vocabulary take: the `input_dim` of an `Embedding`, the
-    `num_tokens` of a `CategoryEncoding`. An input that several of them read has the
-    smallest. Inputs are followed through what hands integers on as they are; one that
-    is computed with before is not in the result.
+    Layers with a vocabulary limit their inputs: the `input_dim` of an `Embedding`, the
+    `num_tokens` of a `CategoryEncoding`. If several read one input, the smallest
+    counts. Inputs are followed through operations that pass integers on unchanged; an
+    input that other operations change first is not in the result.
 
     Args:
         prepared: The model.
@@ -116,7 +117,7 @@ def integer_ranges(prepared: Prepared) -> dict[str, int]:
         return {}
     graph = FlatGraph(prepared.model)
     sources = dict(zip(graph.inputs, prepared.signature, strict=True))
-    # Number of a value to the inputs that its integers are from.
+    # Maps the number of a value to the inputs that its integers come from.
     carried = {i: {name} for i, name in sources.items() if name in integers}
     found: dict[str, int] = {}
     for call in graph.calls:
@@ -134,10 +135,10 @@ def integer_ranges(prepared: Prepared) -> dict[str, int]:
 def named_inputs(
     inputs: Any, signature: dict[str, tf.TensorSpec]
 ) -> dict[str, np.ndarray]:
-    """A user's samples as arrays by input name.
+    """The user's samples as arrays by input name.
 
     Raises:
-        ValueError: If names or shapes are not the signature's.
+        ValueError: If names or shapes don't match the signature.
     """
     if not isinstance(inputs, dict):
         one = len(signature) == 1 and not (
@@ -185,7 +186,7 @@ def _counts(spec):
 
 
 def _vocabulary(operation):
-    """How many integers a layer, or one inside it, takes; `None` if it has no limit."""
+    """How many integers a layer, or one inside it, allows; `None` without a limit."""
     if not isinstance(operation, keras.layers.Layer):
         return None
     sizes = []
@@ -198,5 +199,5 @@ def _vocabulary(operation):
 
 
 def _count(arrays):
-    """Samples in some arrays: the first axis of the first that has one."""
+    """The number of samples: the first axis of the first array that has one."""
     return next((len(x) for x in arrays.values() if x.ndim), 1)

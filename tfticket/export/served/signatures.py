@@ -1,4 +1,4 @@
-"""Signatures besides `serving_default`: classes by name, and uint8 images as input."""
+"""Signatures for named classes, and for uint8 images as input."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ PREPROCESSING = {
 
 
 def with_image_input(prepared: Prepared, image: str | Callable) -> Prepared:
-    """The same model with uint8 input, preprocessed inside the served function.
+    """The same model with uint8 input, which the served function preprocesses.
 
     Args:
         prepared: A model with one input.
-        image: A name in `PREPROCESSING`; or a function, made of TensorFlow or Keras
-            operations, of the uint8 batch that returns the model's input.
+        image: A name in `PREPROCESSING`, or a function of TensorFlow or Keras
+            operations that maps the uint8 batch to the model's input.
 
     Raises:
-        ValueError: If `image` is no such name, the model has several inputs or one of
-            whole numbers, or the function gives another shape.
+        ValueError: If `image` is not such a name, if the model has several inputs or
+            one of whole numbers, or if the function returns another shape.
     """
     if not callable(image) and image not in PREPROCESSING:
         raise ValueError(
@@ -69,19 +69,19 @@ def with_image_input(prepared: Prepared, image: str | Callable) -> Prepared:
 
 
 def with_classes(ready: Serving, labels: Sequence[str], top_k: int | None) -> Serving:
-    """Adds the signature "classify": names and scores, the best first.
+    """Adds the signature "classify" with names and scores, the best first.
 
-    Its outputs are `classes`, strings of shape (batch, top_k), and `scores`, what the
-    model gives for each of them.
+    Its outputs are `classes`, strings of shape (batch, top_k), and `scores`, the
+    model's output for each of them.
 
     Args:
         ready: A model with one output of shape (batch, classes).
-        labels: Name of each class, in the order of the model's output.
-        top_k: How many classes to name; `None` is all.
+        labels: Names of the classes, in the order of the model's output.
+        top_k: Number of classes to name; `None` for all.
 
     Raises:
-        ValueError: If the model has not that output, labels are not one different
-            string for each, or `top_k` is not among 1 to their number.
+        ValueError: If the model lacks that output, if labels are not one different
+            string per class, or if `top_k` is not between 1 and their number.
     """
     labels = list(labels)
     outputs = ready.function.structured_outputs
@@ -107,7 +107,7 @@ def with_classes(ready: Serving, labels: Sequence[str], top_k: int | None) -> Se
         return {"classes": tf.gather(tf.constant(labels), best), "scores": scores}
 
     def difference(default, classified):
-        """How far the scores are from the output of the classes they are named for."""
+        """How far the scores are from the model's output for the named classes."""
         index = {label.encode(): i for i, label in enumerate(labels)}
         at = np.vectorize(lambda label: index.get(label, -1))(classified["classes"])
         scores = classified["scores"].astype(np.float64)

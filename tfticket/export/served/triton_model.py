@@ -1,8 +1,8 @@
-"""Serves the SavedModel beside it: `model.py` of Triton's Python backend.
+"""Serves the SavedModel in its folder: `model.py` for Triton's Python backend.
 
-`tfticket.export.triton_repository` copies this file as it is; it imports neither keras
-nor tfticket. Triton runs it in a Python process of its own, in which TensorFlow has to
-be found: set PYTHONPATH for the server where it is not in that Python's site-packages.
+`tfticket.export.triton_repository` copies this file unchanged; it imports neither keras
+nor tfticket. Triton runs it in a separate Python process, which has to find TensorFlow:
+set PYTHONPATH for the server if TensorFlow is not in that Python's site-packages.
 """
 
 import os
@@ -18,16 +18,17 @@ for _path in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
 
 
 class TritonPythonModel:
-    """What Triton makes of a version of the model, once for each instance."""
+    """One instance of a version of the model, which Triton creates."""
 
     def initialize(self, args):
-        """Loads the SavedModel, and calls it once so that no request waits for that.
+        """Loads the SavedModel, and calls it once so that no request waits for tracing.
 
         Args:
-            args: Triton's: the folder of the model and its version, among others.
+            args: Triton's arguments: the folder of the model and its version, among
+                others.
         """
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        # Here and not above, since Triton also imports this file only to look at it.
+        # Imported here, because Triton also imports this file only to inspect it.
         import numpy as np
         import tensorflow as tf
 
@@ -52,7 +53,7 @@ class TritonPythonModel:
         """Answers requests, each by itself.
 
         Args:
-            requests: Triton's, of one batch each.
+            requests: Triton's requests, with one batch each.
         """
         import triton_python_backend_utils as triton
 

@@ -28,12 +28,12 @@ def write_warmup(
     signatures: Sequence[str],
     inputs: Mapping[str, np.ndarray],
 ) -> None:
-    """Writes one request for each signature, where TensorFlow Serving looks for them.
+    """Writes one request per signature to the file that TensorFlow Serving reads.
 
     Args:
         folder: The folder of the SavedModel.
-        model_name: What the server calls the model.
-        signatures: Names of signatures, all with the same inputs.
+        model_name: The model's name on the server.
+        signatures: Names of signatures, which have the same inputs.
         inputs: Arrays by name.
     """
     path = folder / FILE
@@ -72,7 +72,7 @@ def _field(number, content):
 
 
 def _varint(value):
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Seven bits per byte, the lowest first; the eighth says that more follow."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

@@ -1,4 +1,4 @@
-"""The format "csr": large Dense layers compute on the weights that are left."""
+"""The format "csr": large Dense layers compute on their non-zero weights."""
 
 import contextlib
 import dataclasses
@@ -40,15 +40,15 @@ def store_csr(
     as_they_are: Collection[int] = (),
     resting: Mapping[int, np.ndarray] | None = None,
 ) -> tuple[Stored, Callable]:
-    """Stores the kernels of `candidates` by their transposes, the rest encoded.
+    """Stores the kernels of `candidates` as their transposes, and encodes the rest.
 
     Args:
         model: A plain model.
-        as_they_are: The `id` of weights that are not to be encoded.
+        as_they_are: The `id`s of weights that must not be encoded.
         resting: As in `store`.
 
     Returns:
-        What is stored; and a context manager in which those layers, when traced,
+        What is stored, and a context manager in which those layers are traced to
         compute on it.
     """
     layers = [x for x in candidates(model) if id(x.kernel) not in as_they_are]
@@ -68,8 +68,8 @@ def store_csr(
 
     content = b"".join(matrix.places.numpy().tobytes() for matrix in matrices)
     content += str([matrix.shape for matrix in matrices]).encode()
-    # Where values are is worked out once. TensorFlow's own sparse matrix, made of it
-    # in each call, can't be kept: its variant loses its shape on the way to a loader.
+    # The places of values are computed once. TensorFlow's own sparse matrix is made
+    # from them in each call and can't be kept: a loader loses the shape of its variant.
     pack = Packed([(m.count, 2) for m in matrices], tf.int64, compute, content)
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ class _Matrix:
     @classmethod
     def of(cls, layer):
         kernel = keras.ops.convert_to_numpy(layer.kernel)
-        # Zeros stored between distant values are entries like others.
+        # Zeros that are stored between distant values are ordinary entries.
         encoded = encode(kernel.T.ravel(), "gaps")
         return cls(
             kernel.T.shape,
@@ -134,7 +134,8 @@ def _call_of(layer, matrix, where):
         sparse = tf.raw_ops.SparseTensorToCSRSparseMatrix(
             indices=where, values=matrix.values, dense_shape=shape
         )
-        # Transposed here: the operation's own flag for it takes several times as long.
+        # We transpose here, because the operation's own flag takes several times as
+        # long.
         return tf.raw_ops.SparseMatrixMatMul(a=sparse, b=tf.transpose(x))
 
     def call(inputs, training=None):

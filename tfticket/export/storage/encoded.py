@@ -27,13 +27,13 @@ class Stored:
     """Weights as a SavedModel stores them, and how its function reads them.
 
     Args:
-        trackables: What the SavedModel has to hold.
-        read: Function that gives the weights' values, by the `id` of their
-            `keras.Variable`; called inside the served function.
+        trackables: Objects that the SavedModel has to hold.
+        read: Function that returns the values of the weights by the `id` of their
+            `keras.Variable`, called inside the served function.
         nbytes: Bytes of all weights as stored.
-        rounding: Largest absolute difference of a stored value to the weight's.
-        dense: Weights of whole numbers that are stored as they are, since encoding
-            them would save nothing.
+        rounding: Largest absolute difference between a stored value and the weight's.
+        dense: Integer weights that are stored unchanged, because encoding them would
+            save nothing.
     """
 
     trackables: list
@@ -54,14 +54,14 @@ def store(
 
     Args:
         variables: The weights of a model.
-        value_dtype: "float16" rounds those of them that are of float32. Biases,
-            statistics and small weights stay as they are.
-        elsewhere: The `id` of weights that are not to be stored here.
-        as_they_are: The `id` of weights that are not to be encoded.
-        resting: By the `id` of quantized weights, the bytes that stand for zeros.
+        value_dtype: "float16" rounds those of dtype float32. Biases, statistics and
+            small weights do not change.
+        elsewhere: The `id`s of weights that are stored elsewhere.
+        as_they_are: The `id`s of weights that must not be encoded.
+        resting: Maps the `id` of a quantized weight to the bytes that stand for zeros.
 
     Raises:
-        ValueError: If a weight is beyond float16.
+        ValueError: If a weight is too large for float16.
     """
     trackables, nbytes, rounding, dense = [], 0, 0.0, []
     backgrounds: dict[int, Background] = {}
@@ -118,7 +118,7 @@ def with_values(
     variables: Sequence[keras.Variable],
     read: Callable[[], dict[int, tf.Tensor]],
 ) -> Callable[[dict], dict]:
-    """A function of a model that takes some weights' values from elsewhere.
+    """Makes a function of a model that reads some weights from elsewhere.
 
     Args:
         call: Function that runs the model.
@@ -131,7 +131,7 @@ def with_values(
         mapping = [(v, values[id(v)]) for v in variables if id(v) in values]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = call(inputs)
-        # What the model assigned to its other weights would end with the scope.
+        # What the model assigns to its other weights would be lost with the scope.
         for variable in variables:
             new = scope.get_current_value(variable)
             if new is not None and id(variable) not in values:
@@ -146,9 +146,9 @@ def assigned(
     variables: Sequence[keras.Variable],
     signature: dict[str, tf.TensorSpec],
 ) -> set[int]:
-    """The `id` of weights that a call changes: a recurrent state, a count.
+    """The `id`s of weights that a call changes, such as a recurrent state or a count.
 
-    Expanded once at load, they would stay what they were.
+    If they were expanded once at load, they would never change.
 
     Args:
         call: Function that runs the model.
@@ -156,7 +156,7 @@ def assigned(
         signature: Input name to `tf.TensorSpec`.
 
     Raises:
-        ValueError: If it changes what is not among the weights.
+        ValueError: If it changes something that is not among the weights.
     """
     found, known = set(), {id(variable) for variable in variables}
     beyond = False
@@ -181,13 +181,13 @@ def assigned(
 
 
 def _from_background(value, resting):
-    """A quantized weight as its difference from zeros, and what that is from."""
+    """A quantized weight's difference from its zeros, and those zeros."""
     background = None if resting is None else Background.of(resting)
     return (value if background is None else value ^ resting), background
 
 
 def _pack(parts, members, dtype, behind):
-    """Arrays behind each other, and the variables that they are decoded from."""
+    """Joins arrays, and makes the variables that they are decoded from."""
     shapes = [tuple(variable.shape) for variable in members]
     arrays = [
         None if x is None else (tf.Variable(x.lines), tf.Variable(x.line_of), x.axis)
@@ -224,7 +224,7 @@ def _pack(parts, members, dtype, behind):
 
 
 def _drawn(arrays, shapes, dtype):
-    """The backgrounds of weights behind each other, 0 where one has none."""
+    """The joined backgrounds of weights; 0 if a weight has none."""
     parts = []
     for background, shape in zip(arrays, shapes, strict=True):
         size = int(np.prod(shape))
@@ -260,15 +260,15 @@ def narrow(
     dtype: np.dtype,
     group: Sequence[tuple[keras.Variable, np.ndarray]],
 ) -> np.ndarray:
-    """Values in the dtype that they are stored in.
+    """Converts values to the dtype that they are stored in.
 
     Args:
         flat: The values of some weights.
         dtype: Their dtype, or float16.
-        group: Those weights with their values, for the error.
+        group: The weights with their values, for the error.
 
     Raises:
-        ValueError: If a value is beyond float16.
+        ValueError: If a value is too large for float16.
     """
     if dtype == flat.dtype:
         return flat
@@ -288,7 +288,7 @@ def largest_difference(fewer: np.ndarray, flat: np.ndarray) -> float:
     """The largest absolute difference that a narrower dtype makes.
 
     Args:
-        fewer: The values as they are stored.
+        fewer: The stored values.
         flat: The values.
     """
     if fewer.dtype == flat.dtype:

@@ -1,6 +1,6 @@
-"""Sparse encoding of weights in NumPy, and its decoding by operations of TensorFlow.
+"""Encodes weights sparsely in NumPy, and decodes them by TensorFlow operations.
 
-The forms, and which one is taken, are those of `tfticket.sparsity.encoded_size`.
+`tfticket.sparsity.encoded_size` defines the forms and chooses one.
 """
 
 import dataclasses
@@ -15,13 +15,12 @@ _WHOLE = {1: tf.int8, 2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A flat array as it is stored.
+    """A stored flat array.
 
     Args:
-        form: How.
-        size: Values in the array, zeros included.
-        places: Bytes that say where values are, uint8; empty where plain.
-        values: The values left, with the zeros between distant ones.
+        form: How it is stored. size: Number of values in the array, zeros included.
+        places: Bytes that say where values are, uint8; empty if plain. values: The
+        non-zero values, with the zeros between distant ones.
     """
 
     form: Form
@@ -36,10 +35,10 @@ class Encoded:
 
 
 def encode(flat: np.ndarray, form: Form) -> Encoded:
-    """Encodes a flat array; `decode` gives each value back bit by bit.
+    """Encodes a flat array; `decode` restores each value bit by bit.
 
-    But for the sign of a zero: -0.0, which a product with a mask leaves
-    everywhere, counts as zero and comes back as 0.0.
+    The sign of a zero is lost: -0.0, which a product with a mask produces, is stored as
+    zero and restored as 0.0.
 
     Args:
         flat: Array of one dimension.
@@ -59,7 +58,7 @@ def encode(flat: np.ndarray, form: Form) -> Encoded:
     at = np.flatnonzero(flat)
     gaps = gaps_of(at)
     far = far_zeros(gaps)
-    last = np.cumsum(far + 1) - 1  # where each value stands, behind its stored zeros
+    last = np.cumsum(far + 1) - 1  # the position of each value, after its stored zeros
     places = np.full(len(at) + int(far.sum()), FAR, np.uint8)
     values = np.zeros(len(places), flat.dtype)
     places[last] = gaps - FAR * far
@@ -68,7 +67,7 @@ def encode(flat: np.ndarray, form: Form) -> Encoded:
 
 
 def positions(places: tf.Tensor, size: int) -> tf.Tensor:
-    """Where the values of the form "gaps" stand in the flat array.
+    """The positions of the values of the form "gaps" in the flat array.
 
     Args:
         places: The distances, uint8.
@@ -85,14 +84,14 @@ def decode(
     values: tf.Tensor,
     places: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """The flat array, by operations that core TensorFlow has.
+    """Decodes the flat array by operations of core TensorFlow.
 
     Args:
         form: How it is stored.
         size: Values in the array, zeros included.
         dtype: The dtype of the result.
-        values: As in `Encoded`, perhaps of a narrower dtype.
-        places: As in `Encoded`; none where plain.
+        values: As in `Encoded`, possibly with a narrower dtype.
+        places: As in `Encoded`; `None` if plain.
     """
     values = tf.cast(values, dtype)
     if form == "plain":
@@ -104,20 +103,20 @@ def decode(
         at = tf.where(tf.reshape(kept, [-1])[:size])
     else:
         at = positions(places, size)[:, tf.newaxis]
-    # As whole numbers: it adds to zero, and a sum of floats flushes the smallest.
+    # We scatter integers: scatter adds to zero, and a float sum flushes subnormals.
     whole = _WHOLE[values.dtype.size]
     flat = tf.scatter_nd(at, tf.bitcast(values, whole), tf.constant([size], at.dtype))
     return tf.bitcast(flat, values.dtype)
 
 
 def decode_by_gather(encoded: Encoded, dtype: tf.DType) -> tf.Tensor:
-    """The flat array, by operations on constants that other runtimes have as well.
+    """Decodes the flat array by operations that other runtimes also have.
 
-    OpenVINO converts no `tf.bitcast`. Every value is looked up and none computed, so
-    all come out bit by bit here too.
+    OpenVINO can't convert `tf.bitcast`. Every value is looked up and none is computed,
+    so this is exact bit by bit, too.
 
     Args:
-        encoded: What is stored.
+        encoded: The stored array.
         dtype: The dtype of the result.
     """
     if encoded.form == "plain":
@@ -125,7 +124,8 @@ def decode_by_gather(encoded: Encoded, dtype: tf.DType) -> tf.Tensor:
     first = np.zeros(1, encoded.values.dtype)
     values = tf.constant(np.concatenate([first, encoded.values]))
     places = tf.constant(encoded.places)
-    # For each weight the number of its value, from 1 on; 0 is the zero before them.
+    # For each weight the number of its value, starting with 1; 0 is the zero before
+    # them.
     if encoded.form == "bits":
         powers = tf.constant([1 << bit for bit in range(8)], tf.int32)
         bits = tf.cast(places, tf.int32)[:, tf.newaxis] // powers % 2

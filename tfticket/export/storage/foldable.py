@@ -1,8 +1,8 @@
 """The format "foldable": encoded weights, expanded by operations that runtimes fold.
 
-Where "encoded" expands into a variable that no checkpoint holds, which OpenVINO can't
-read, this keeps the encoded bytes as constants of the served function. A runtime that
-computes constants ahead does so when it loads the file.
+"encoded" expands into a variable that no checkpoint holds, and OpenVINO can't read
+that. This format keeps the encoded bytes as constants of the served function. A runtime
+that folds constants expands them when it loads the file.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ TENSORFLOW_FOLDS = 10 * 2**20
 """Bytes of the largest tensor that TensorFlow computes ahead (`kMaxConstantSize` of its
 `common_runtime/constant_folding.cc`); a larger one it computes in every call."""
 
-_MOST_BYTES = 2**31 - 2**24  # a protocol buffer's, and room for the graph
+_MOST_BYTES = 2**31 - 2**24  # the limit of a protocol buffer, minus room for the graph
 
 
 def store_foldable(
@@ -32,7 +32,7 @@ def store_foldable(
     value_dtype: ValueDtype = "float32",
     as_they_are: Collection[int] = (),
 ) -> Stored:
-    """Stores each weight of two dimensions or more in its smallest form, as constants.
+    """Stores each weight of two dimensions or more as constants in its smallest form.
 
     Args:
         variables: The weights of a model.
@@ -40,8 +40,8 @@ def store_foldable(
         as_they_are: The `id` of weights that are not to be encoded.
 
     Raises:
-        ValueError: If a weight is beyond float16, or all of them together are more
-            than a graph can hold.
+        ValueError: If a weight is too large for float16, or all weights together are
+            too large for a graph.
     """
     trackables, nbytes, rounding = [], 0, 0.0
     parts: dict[int, tuple[Encoded, tuple[int, ...], tf.DType]] = {}
@@ -88,7 +88,7 @@ def not_folded(variables: Sequence[keras.Variable]) -> list[str]:
     return [
         path
         for path, value in values
-        # Where values are is worked out in 32 bits.
+        # The positions of values are computed in 32 bits.
         if is_encoded(value)
         and value.size * max(4, value.itemsize) > TENSORFLOW_FOLDS
         and smallest_form(value, value.itemsize) != "plain"

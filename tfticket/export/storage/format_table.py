@@ -1,4 +1,4 @@
-"""What `format="auto"` chooses by: numbers that `benchmarks/export.py --table` writes.
+"""Numbers for `format="auto"`, which `benchmarks/export.py --table` writes.
 
 Ratios are to the dense SavedModel, for an MLP 784-2048-2048-10 with random masks.
 """

@@ -1,4 +1,4 @@
-"""How weights are stored: which format a model gets, and its function in it."""
+"""How weights are stored: chooses a model's format, and traces it in that format."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ class Chosen:
     Args:
         format: "dense", "encoded", "foldable" or "csr".
         nbytes: Bytes of the weights as stored.
-        rounding: Largest absolute difference of a stored weight to the model's.
+        rounding: Largest absolute difference between a stored weight and the model's.
     """
 
     format: str
@@ -47,7 +47,7 @@ class Chosen:
 
 
 def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, Chosen]:
-    """Traces a model in a format; its notes say what was chosen and what it costs.
+    """Traces a model in a format; its notes give the choice and its cost.
 
     Args:
         prepared: The model.
@@ -55,7 +55,7 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
         value_dtype: "float32" or "float16".
 
     Raises:
-        ValueError: If a weight is beyond float16.
+        ValueError: If a weight is too large for float16.
     """
     model, notes = prepared.model, list(prepared.notes)
     zeros = sparsity(model)
@@ -86,7 +86,7 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
                 model.variables, value_dtype, (), changing, resting_bytes(model)
             )
         notes += _dense_notes(model, stored.dense)
-        # Seeds of random layers are stored with the weights, and are none.
+        # Seeds of random layers are stored with the weights, but are not weights.
         others = _nbytes(model.variables) - _nbytes(model.weights)
         chosen = Chosen(format, stored.nbytes - others, stored.rounding)
 
@@ -103,11 +103,11 @@ def ready(prepared: Prepared, format: str, value_dtype: str) -> tuple[Serving, C
 
 
 def choose(model: keras.Model, value_dtype: str = "float32") -> tuple[str, str]:
-    """The format for a model by `format_table.CHOICES`, and why.
+    """Chooses the format of a model by `format_table.CHOICES`, and says why.
 
     Args:
         model: A plain model.
-        value_dtype: With "float16", "csr" is none of the choices.
+        value_dtype: With "float16", "csr" is not a choice.
     """
     zeros = sparsity(model)
     sizes = [v.shape.num_elements() for v in _matrices(model)]
@@ -130,7 +130,7 @@ def sparsity(model: keras.Model) -> float:
 
 
 def _expanded_in_every_call(model):
-    """A note, and a warning, where TensorFlow would not fold."""
+    """A note, and a warning, if TensorFlow would not fold."""
     paths = not_folded(model.variables)
     if not paths:
         return []
@@ -173,9 +173,10 @@ def _matrices(model):
 
 
 def _also_read(model, served):
-    """Variables that the function reads past the values that it was to take.
+    """Variables that the function reads although it should read stored values.
 
-    A layer that uses the kernel of another, which computes on sparse weights, does.
+    A layer does that if it uses the kernel of another one that computes on sparse
+    weights.
     """
     held = {id(part) for part in served.module.weights}
     captured = {id(tensor) for tensor in served.function.captured_inputs}

@@ -1,4 +1,4 @@
-"""Arrays that a loaded SavedModel computes once, and that its functions then read."""
+"""Arrays that a SavedModel computes once when it loads, and its functions read."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,18 +10,18 @@ from tfticket.sparsity.encoded_size import aligned
 
 
 class Packed(tf.saved_model.experimental.TrackableResource):
-    """Arrays, one after the other, in one variable that the checkpoint doesn't hold.
+    """Joined arrays in one variable that the checkpoint doesn't hold.
 
-    The loader runs `_create_resource` and then `_initialize`: Python's, the one of
-    TensorFlow's C API and so TensorFlow Serving's. One variable for all, since each
-    costs the loader three functions.
+    Every loader runs `_create_resource` and then `_initialize`: Python's, and the one
+    of TensorFlow's C API, which TensorFlow Serving uses. There is one variable for all
+    arrays, because each costs the loader three functions.
 
     Args:
         shapes: Shapes of the arrays, in order.
         dtype: The dtype of all of them.
-        compute: Function of no arguments that returns the values, flat, where each
-            array is followed by padding up to its `aligned` size.
-        content: Bytes that differ wherever the values do.
+        compute: Function without arguments that returns the flat values, in which
+            padding follows each array up to its `aligned` size.
+        content: Bytes that differ if the values differ.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Packed(tf.saved_model.experimental.TrackableResource):
         )
 
     def read(self) -> list[tf.Tensor]:
-        """The arrays: views of the variable, nothing is copied."""
+        """The arrays, as views of the variable; nothing is copied."""
         flat = tf.raw_ops.ReadVariableOp(
             resource=self.resource_handle, dtype=self._dtype
         )

@@ -24,15 +24,15 @@ from tfticket.export.served.samples import Samples
 from tfticket.export.tflite import known_faults
 from tfticket.export.tflite.reader import EncodedWeight
 
-# How far a sparse file may be from the dense one of the same quantization, relative to
-# the largest output. The weights are equal, so only the order of sums is not; where
-# activations are quantized, that may push one of them over to the next step.
+# How far a sparse file may be from the dense one with the same quantization, relative
+# to the largest output. The weights are equal, so only the order of sums differs. If
+# activations are quantized, that may move one of them to the next step.
 _TWIN = {None: 1e-4, "float16": 1e-3, "dynamic": 1e-2, "int8": 2e-2}
 
-# How far what is quantized may be from the model: float32's tolerance.
+# How far the SavedModel that is quantized may be from the model: float32's tolerance.
 _SOURCE = 1e-4
 
-_SPARSE = "Use sparse=False, or fallback=True to have that done."
+_SPARSE = "Use sparse=False, or fallback=True, which does it for you."
 
 _NAMES = {"xnnpack": "with XNNPACK", "builtin": "without XNNPACK"}
 
@@ -43,7 +43,7 @@ def refuse_known(
     runtimes: Collection[str],
     target: pathlib.Path,
 ) -> None:
-    """Raises an ExportError where the installed LiteRT is known to go wrong."""
+    """Raises an ExportError if the installed LiteRT is known to be wrong here."""
     installed = versions()
     if not known_faults.known(installed):
         return
@@ -82,24 +82,25 @@ def check(
     dense: pathlib.Path | None = None,
     source: pathlib.Path | None = None,
 ) -> Exported:
-    """Runs a file in every runtime, in two processes; the result is of the worst.
+    """Runs a file in every runtime in two processes, and returns the worst result.
 
-    Where the file rounds, what it was converted from has to be exact: quantization
-    hides smaller mistakes than those it makes.
+    If the file rounds, the SavedModel that it was converted from has to be exact,
+    because quantization errors hide smaller mistakes.
 
     Args:
-        written: Where the file is now.
-        target: Where it is going to be, for errors.
-        serving: The model it was made from.
-        samples: What to run it on.
-        quantization: That of the file.
-        rule: What is asked of it.
-        runtimes: Which to run it in.
-        dense: The dense file of the same quantization, where `written` is sparse.
+        written: Present path of the file.
+        target: Final path of the file, for errors.
+        serving: The model that it was made from.
+        samples: The samples to run it on.
+        quantization: Quantization of the file.
+        rule: The rule that it has to meet.
+        runtimes: The runtimes to run it in.
+        dense: The dense file with the same quantization, if `written` is sparse.
         source: The SavedModel that it was converted from.
 
     Raises:
-        ExportError: If it does not run or differs in one of them.
+        ExportError: If it does not run, or if its outputs differ, in one of the
+            runtimes.
     """
     inputs = samples.arrays
     expected, rule = answers(serving.predict, inputs, rule)
@@ -132,7 +133,7 @@ def check(
 
 
 def _require_exact(source, target, expected, inputs, rule):
-    """Raises an ExportError where a SavedModel is not the model, quantization aside."""
+    """Raises an ExportError if a SavedModel that was quantized is not the model."""
     serve = tf.saved_model.load(str(source)).signatures[SIGNATURE]
     given = {name: tf.constant(value) for name, value in inputs.items()}
     found = {name: value.numpy() for name, value in serve(**given).items()}
@@ -142,7 +143,7 @@ def _require_exact(source, target, expected, inputs, rule):
 
 
 def _calls(models, inputs, runtime):
-    """For each of some files, the outputs by name of two calls in one process."""
+    """The outputs by name of two calls in one process, for each file."""
     stored = processes.run("run_litert", inputs, runtime, 0, *models)
     found: list[list[dict[str, np.ndarray]]] = [[{}, {}] for _ in models]
     for key, value in stored.items():
@@ -159,13 +160,13 @@ def run(
     runtime: str,
     rounds: int = 0,
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Outputs by name, and the seconds of each round, for each of some files.
+    """The outputs by name and the seconds of each round, for each file.
 
     Args:
-        models: Files. They run in one process, round by round in turn.
+        models: Files. They run in one process, in turns.
         inputs: Arrays by input name.
         runtime: One of `RUNTIMES`.
-        rounds: How often to run them for time, on one thread.
+        rounds: Number of timed rounds, on one thread.
 
     Raises:
         RunError: If one of the files does not load or run, or crashes.
@@ -182,19 +183,19 @@ def run(
 def versions() -> dict[str, str]:
     """Versions of the converter and of the interpreter, by package."""
     found = {"tensorflow": importlib.metadata.version("tensorflow")}
-    # Without it, TensorFlow's own interpreter runs the files.
+    # If LiteRT is not installed, TensorFlow's own interpreter runs the files.
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["ai-edge-litert"] = importlib.metadata.version("ai-edge-litert")
     return found
 
 
 def _described(weight):
-    # The converter joins the names of all that it merged.
+    # The converter joins the names of the operations that it merged.
     name = weight.name.split(";")[0]
     return f"'{name}' ({weight.type}, {weight.form}, {weight.width} inputs)"
 
 
 def _instead(dense):
     if dense is None:
-        return "Use another quantization, or raise tolerance if that will do."
+        return "Use another quantization, or raise tolerance if that is good enough."
     return _SPARSE

@@ -1,9 +1,10 @@
-"""Which operations XNNPACK runs as one sparse cluster, and what stops the others.
+"""Which operations XNNPACK runs as one sparse cluster, and what prevents the others.
 
-The same steps as XNNPACK's, whose rules `sparse_rules` names: operations that can stand
-in a cluster are joined to those that they read; one that reads anything else stops its
-whole cluster, and so does one that is also read outside. What XNNPACK does not check,
-and answers wrongly, is a cluster that does not end in a mean; it counts as stopped.
+It takes the same steps as XNNPACK, with the rules in `sparse_rules`. Operations that
+can be in a cluster are joined to those that they read. An operation that reads anything
+else disables its whole cluster, and so does one that is also read outside. XNNPACK does
+not check that a cluster ends in a mean and answers wrongly if it does not; here such a
+cluster is disabled.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from tfticket.export.tflite.sparse_rules import NEEDED, RULES
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """What stops an operation: a rule, and the node that breaks it (`None`: all)."""
+    """What prevents an operation: a rule, and the node that breaks it (`None`: all)."""
 
     rule: str
     node: int | None
@@ -23,12 +24,13 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What comes of some operations.
+    """The result for some operations.
 
     Args:
-        causes: Number of each node that does not run in a sparse cluster, to the cause.
+        causes: Maps the number of each node that does not run in a sparse cluster to
+            the cause.
         clusters: Numbers of the nodes of each cluster with a 1x1 convolution that
-            obeys all rules but perhaps that of its zeros.
+            follows all rules, except perhaps the one about zeros.
     """
 
     causes: dict[int, Cause]
@@ -41,13 +43,13 @@ def find(
     counts: Mapping[int, tuple[int, int]],
     mended: Collection[str] = (),
 ) -> Found:
-    """Finds the clusters, as if some rules were obeyed everywhere.
+    """Finds the clusters, as if the whole model followed some rules.
 
     Args:
         nodes: Operations, in an order in which they can run.
-        outputs: Numbers of those that make outputs of the model.
+        outputs: Numbers of the operations that make outputs of the model.
         counts: Zeros and weights of each 1x1 convolution, by its number.
-        mended: Names of the rules that count as obeyed.
+        mended: Names of the rules that count as followed.
     """
     leading = _leading(nodes)
     roles = [
@@ -64,8 +66,8 @@ def find(
         found, ends = _once(nodes, roles, readers, outputs, mended, leading)
         if not ends or "head" not in mended:
             break
-        # A head that is written as Dense layers is no longer in the cluster, and what
-        # it reads may be the next one.
+        # A head that is rewritten as Dense layers leaves the cluster, and what it reads
+        # may be the next head.
         for i in ends:
             roles[i] = OUTSIDE
             heads[i] = Cause("head", i)
@@ -83,13 +85,13 @@ def find(
 
 
 def _once(nodes, roles, readers, outputs, mended, leading):
-    """Causes by node and the nodes of each cluster, and which are heads."""
+    """Causes by node, the nodes of each cluster, and the heads."""
     causes, groups = _joined(nodes, roles, mended)
     good, ends = [], []
     for members in groups.values():
         stopped = sorted({causes[i].node: i for i in members if i in causes}.items())
         if stopped:
-            # What comes first in the network is what has to go first.
+            # The first obstacle in the network has to be removed first.
             cause = causes[stopped[0][1]]
         else:
             ways = readers, outputs, leading
@@ -106,7 +108,7 @@ def _once(nodes, roles, readers, outputs, mended, leading):
 
 
 def _joined(nodes, roles, mended):
-    """What is stopped by what it reads, and the members of each group by its first."""
+    """What its inputs prevent, and the members of each group by its first member."""
     causes: dict[int, Cause] = {}
     leaders = list(range(len(nodes)))
 
@@ -137,7 +139,7 @@ def _joined(nodes, roles, mended):
 
 
 def _way_out(nodes, roles, members, ways, mended):
-    """What stops a cluster where it is left, or `None`; and which ends are heads.
+    """What disables a cluster at its end, or `None`; and which ends are heads.
 
     `ways` are the readers of each node, the outputs, and which nodes are `_leading`.
     """
@@ -155,7 +157,7 @@ def _way_out(nodes, roles, members, ways, mended):
         inside = any(j in members and roles[j] != START for j in readers[i])
         if not outside:
             continue
-        # Where the cluster could go on, what stands between is to be mended.
+        # If the cluster could continue, the node in between has to be fixed.
         rules = {j: nodes[j].rule for j in readers[i] if roles[j] == OUTSIDE}
         between = sorted(j for j, rule in rules.items() if rule and j in leading)
         if between and (inside or roles[i] == INSIDE):
@@ -173,12 +175,12 @@ def _way_out(nodes, roles, members, ways, mended):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A rule to obey next.
+    """A rule to follow next.
 
     Args:
-        rule: Its name.
+        rule: Name of the rule.
         nodes: Numbers of the operations that break it first; empty for the zeros.
-        freed: Numbers of the 1x1 convolutions that run sparse when it is obeyed, and
+        freed: Numbers of the 1x1 convolutions that run sparse once it is followed, and
             did not before.
     """
 
@@ -193,16 +195,16 @@ def steps(
     counts: Mapping[int, tuple[int, int]],
     costs: Mapping[int, int],
 ) -> list[Step]:
-    """The rules to obey, one after the other, until every 1x1 convolution runs sparse.
+    """The rules to follow, in order, until every 1x1 convolution runs sparse.
 
-    Each time the one that frees most; where none frees any by itself, the one that
-    stops most.
+    Each is the one that frees most convolutions; if no single rule frees any, it is the
+    one that prevents most.
 
     Args:
-        nodes: As in `find`, and so are the next two.
-        outputs: As there.
-        counts: As there.
-        costs: What each 1x1 convolution counts for, by its number.
+        nodes: As in `find`.
+        outputs: As in `find`.
+        counts: As in `find`.
+        costs: Cost of each 1x1 convolution, by its number.
     """
     mended: list[str] = []
     found: list[Step] = []
@@ -231,10 +233,9 @@ def steps(
 
 
 def _leading(nodes):
-    """Numbers of the nodes that can be in a cluster, and of what can stand in its way.
+    """Numbers of the nodes that can be in a cluster, or can prevent it.
 
-    What comes only before the start of a cluster, or after all that can be in one,
-    does not.
+    Nodes before the start of any cluster, or after all that can be in one, can't.
     """
     leading: set[int] = set()
     for i in reversed(range(len(nodes))):

@@ -1,4 +1,4 @@
-"""A SavedModel to the bytes of a `.tflite` file, in each quantization."""
+"""Converts a SavedModel to the bytes of a `.tflite` file, with each quantization."""
 
 import pathlib
 import re
@@ -21,18 +21,18 @@ def convert(
     sparse: bool = False,
     samples: Mapping[str, np.ndarray] | None = None,
 ) -> bytes:
-    """Converts a SavedModel, unchecked. Inputs and outputs keep their types.
+    """Converts a SavedModel without a check. Inputs and outputs keep their types.
 
     Args:
-        saved_model: Its folder.
+        saved_model: Folder of the SavedModel.
         name: The model's name, for errors.
         quantization: One of `QUANTIZATIONS`.
-        sparse: Whether weights may be stored sparse. Which are, and whether in
-            blocks, is the converter's choice.
+        sparse: Whether weights may be stored sparse. The converter chooses which, and
+            whether in blocks.
         samples: For int8: arrays of samples by input name.
 
     Raises:
-        ExportError: If the converter can't.
+        ExportError: If the converter fails.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(saved_model), signature_keys=[SIGNATURE]
@@ -44,15 +44,15 @@ def convert(
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     elif quantization == "int8":
-        # Without this, what has no int8 kernel would silently stay float.
+        # Without this, operations without an int8 kernel would silently stay float.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: _one_by_one(samples)
     try:
         with warnings.catch_warnings():
-            # What the converter calibrates int8 with is deprecated, says TensorFlow.
+            # TensorFlow warns that the converter's int8 calibration is deprecated.
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
             return converter.convert()
-    except Exception as error:  # the converter's own classes are not public
+    except Exception as error:  # the converter's exceptions are not public
         reason = str(error).strip()
         raise ExportError(
             f"TensorFlow can't convert model '{name}' to LiteRT. The converter says: "
@@ -61,7 +61,7 @@ def convert(
 
 
 def _in_short(reason):
-    """What the converter says of operations, without where each was called from."""
+    """The converter's message about operations, without their call sites."""
     said = [text.strip() for text in re.findall(r"'tf\.\w+' op [^\n]*", reason)]
     if not said:
         said = [line.strip() for line in reason.splitlines() if line.strip()]
@@ -70,7 +70,7 @@ def _in_short(reason):
 
 
 def _mend(reason, quantization):
-    """What to do about it, where the reason tells."""
+    """How to fix the failure, if the reason tells."""
     if "TensorList" in reason or "tensorlist" in reason:
         return (
             "A recurrent layer needs a batch that is fixed: pass batch_size=1, or "
@@ -79,12 +79,12 @@ def _mend(reason, quantization):
     if quantization == "int8":
         return (
             "An operation may have no int8 form: use quantization='dynamic', which "
-            "keeps what it can't quantize in float."
+            "keeps operations that it can't quantize in float."
         )
     if "f16" in reason or "bf16" in reason or "f64" in reason:
         return (
-            "It takes no half or double precision: build the model in float32, and let "
-            "quantization= make the file smaller."
+            "The converter supports neither half nor double precision: build the model "
+            "in float32, and let quantization= make the file smaller."
         )
     return "tfticket.export.saved_model takes models of any kind."
 

@@ -1,7 +1,7 @@
-"""What LiteRT is known to do with sparse weights, as data.
+"""The known faults of LiteRT with sparse weights, as data.
 
-Found by `scripts/litert_matrix.py`, which runs every combination and says where these
-rules and the installed versions part; its results are `docs/results/litert_matrix.md`.
+`scripts/litert_matrix.py` runs every combination and reports where the installed
+versions differ from these rules; `docs/results/litert_matrix.md` has its results.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from tfticket.export.tflite.reader import EncodedWeight
 # behind it, which also run where XNNPACK is left out of the build.
 RUNTIMES = ("xnnpack", "builtin")
 
-# What the rules were found with. For other releases than these nothing is claimed.
+# The versions that the rules were found with. They claim nothing about other releases.
 MADE_FOR = {"tensorflow": "2.21", "ai-edge-litert": "2.3"}
 
 _DENSE = "sparse=False (the fastest)"
@@ -21,18 +21,19 @@ _DENSE = "sparse=False (the fastest)"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One way in which a weight stored sparse goes wrong.
+    """One way in which a sparse weight goes wrong.
 
     Args:
-        outcomes: Runtime to what happens there: "wrong" (an answer without an error,
-            NaN or merely false) or "fails" (the file does not load).
+        outcomes: Maps a runtime to what happens there: "wrong" (a wrong answer or NaN,
+            without an error) or "fails" (the file does not load).
         reason: What happens, for the error.
         instead: What to do instead.
-        types: Types of stored weights that it applies to.
+        types: Types of stored weights that the rule applies to.
         blocks: Lengths of blocks, 1 for unstructured.
         quantizations: Quantizations of the whole file.
-        operations: What computes with the weight; empty for all.
-        undivided: Only where the block does not divide the weight's inputs.
+        operations: The operations that use the weight; empty for all.
+        undivided: Whether it applies only if the block does not divide the weight's
+            inputs.
     """
 
     outcomes: Mapping[str, str]
@@ -107,14 +108,14 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A weight of a file, and the rule that it falls under."""
+    """A weight of a file, and the rule that applies to it."""
 
     weight: EncodedWeight
     rule: Rule
 
 
 def known(versions: Mapping[str, str]) -> bool:
-    """Whether the rules were found with these versions, patch releases aside.
+    """Whether the rules were found with these versions, apart from patch releases.
 
     >>> tfticket.export.tflite.known_faults.known({"tensorflow": "2.21.3"})
     True
@@ -138,8 +139,8 @@ def findings(
 
 
 def outcomes(found: Iterable[Finding]) -> dict[str, str]:
-    """Runtime to "works", "wrong" or "fails" of a file with these findings."""
-    # A file that does not load gives no wrong answer.
+    """Maps a runtime to "works", "wrong" or "fails" for a file with these findings."""
+    # A file that does not load can't give a wrong answer.
     severity = ["works", "wrong", "fails"]
     result = dict.fromkeys(RUNTIMES, "works")
     for finding in found:

@@ -1,8 +1,9 @@
-"""Windows and their padding along one axis, seen in a mirror.
+"""Windows and their padding along one axis of a mirror image.
 
-A 3x3 window of stride 2 with `padding="same"` on an even size pads nothing before and
-one after. XNNPACK wants one on each side, which computes what one before and nothing
-after computes: the same window in a mirror. These are the numbers of that.
+On an even size, a 3x3 window of stride 2 with `padding="same"` pads nothing before and
+one pixel after. XNNPACK requires one pixel on each side, which computes the same as one
+before and nothing after: the window of the mirror image. This module has the
+arithmetic.
 """
 
 import dataclasses
@@ -13,10 +14,10 @@ class Window:
     """How a window moves along one axis.
 
     Args:
-        length: Pixels that it moves over, without padding.
-        size: Pixels under it, from the first to the last, dilation counted.
+        length: Number of pixels that it moves over, without padding.
+        size: Number of pixels from the first to the last under it, with dilation.
         stride: Pixels from one place to the next.
-        before: Pixels of padding before the first; negative where it starts inside.
+        before: Pixels of padding before the first; negative if it starts inside.
         count: Number of its places.
 
     Example:
@@ -36,7 +37,7 @@ class Window:
 
     @property
     def after(self) -> int:
-        """Pixels of padding that the last place reads; negative: that none reads."""
+        """Pixels of padding that the last place reads; negative if it reads none."""
         return (self.count - 1) * self.stride + self.size - self.length - self.before
 
     def mirrored(self) -> "Window":
@@ -45,7 +46,7 @@ class Window:
 
     @property
     def is_even(self) -> bool:
-        """Whether half the window as padding on each side gives the same places."""
+        """Whether padding by half the window on each side gives the same places."""
         half = self.size // 2
         places = (self.length + 2 * half - self.size) // self.stride + 1
         return self.size % 2 == 1 and self.before == half and places == self.count
@@ -54,10 +55,10 @@ class Window:
 def valid(
     length: int, size: int, stride: int, before: int = 0, after: int = 0
 ) -> Window:
-    """The window of a layer with `padding="valid"`, behind padding of zeros.
+    """The window of a layer with `padding="valid"` after zero padding.
 
     Args:
-        length: Pixels without that padding.
+        length: Number of pixels without that padding.
         size: Pixels under the window, dilation counted.
         stride: Pixels from one place to the next.
         before: Padding before the first pixel.

@@ -1,4 +1,4 @@
-"""What of a graph is the same in a mirror, and how windows lie on its images."""
+"""Which parts of a graph work on mirror images, and how windows lie on images."""
 
 import numpy as np
 from keras import layers
@@ -11,7 +11,7 @@ from tfticket.keras_models.graph import Call, FlatGraph
 
 WINDOWS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
-# What does the same to every pixel, and keeps their places.
+# Layers that treat all pixels alike and keep their places.
 _PIXELWISE = (
     *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Activation, layers.Identity),
     *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise),
@@ -31,7 +31,7 @@ _ACTIVATIONS = (
 
 
 def axes_to_flip(graph: FlatGraph) -> tuple[int, ...]:
-    """The axes, of 1 and 2, along which more windows obey the rules in a mirror.
+    """The axes, out of 1 and 2, along which more windows follow the rules if mirrored.
 
     Args:
         graph: A model.
@@ -48,16 +48,16 @@ def axes_to_flip(graph: FlatGraph) -> tuple[int, ...]:
 
 
 def is_image(shape: tuple) -> bool:
-    """Whether a value has pixels, more than one.
+    """Whether a value has more than one pixel.
 
     Args:
-        shape: The value's, batch first.
+        shape: Shape of the value, batch first.
     """
     return len(shape) == 4 and tuple(shape[1:3]) != (1, 1)
 
 
 def _is_first_or_depthwise(call):
-    """Whether it is a window that the rules ask even padding of."""
+    """Whether the rules require even padding for this window."""
     layer = call.operation
     if layer.data_format != "channels_last" or None in call.in_shapes[0][1:]:
         return False
@@ -67,7 +67,7 @@ def _is_first_or_depthwise(call):
 
 
 def zero_pads(graph: FlatGraph) -> dict[int, tuple]:
-    """Padding of zeros for the one convolution that reads it, by value.
+    """Zero padding that only one convolution reads, by value.
 
     Args:
         graph: A model.
@@ -95,7 +95,7 @@ def windows(call: Call, pads: dict[int, tuple]) -> list[mirror.Window]:
 
     Args:
         call: Call of a convolution or a pooling.
-        pads: As `zero_pads` finds them.
+        pads: From `zero_pads`.
     """
     layer = call.operation
     sizes = getattr(layer, "kernel_size", None) or layer.pool_size
@@ -113,7 +113,7 @@ def windows(call: Call, pads: dict[int, tuple]) -> list[mirror.Window]:
 
 
 def is_pixelwise(call: Call) -> bool:
-    """Whether images in reverse give the same in reverse.
+    """Whether reversed images give the same outputs, reversed.
 
     Args:
         call: Call of a layer or an operation.
@@ -139,7 +139,7 @@ def is_pixelwise(call: Call) -> bool:
 
 
 def head(graph: FlatGraph) -> set[int]:
-    """Numbers of the values that come of global means alone, and all that they make.
+    """Numbers of the values that depend only on global means.
 
     Args:
         graph: A model.

@@ -1,4 +1,4 @@
-"""What a `.tflite` file holds: its signature, and how its weights lie."""
+"""Reads a `.tflite` file: its signature, and how its weights are stored."""
 
 import dataclasses
 import struct
@@ -24,7 +24,7 @@ _NAMES = {
 }
 # Inputs, outputs, or axes.
 _MOST = 1000
-# What only unpacks a weight for the operation that computes with it.
+# Operations that only unpack a weight for the operation that uses it.
 _UNPACK = (schema.BuiltinOperator.DENSIFY, schema.BuiltinOperator.DEQUANTIZE)
 
 
@@ -34,11 +34,11 @@ class EncodedWeight:
 
     Args:
         name: The tensor's name in the file.
-        operation: What computes with it: "FULLY_CONNECTED", "CONV_2D".
+        operation: The operation that uses it, such as "FULLY_CONNECTED" or "CONV_2D".
         type: "float32", "float16" or "int8".
         block: Length of the blocks along the last axis; 1 is unstructured, which the
             file unpacks before use.
-        width: Length of the last axis, the inputs of an output.
+        width: Length of the last axis: the number of inputs per output.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Encoding(NamedTuple):
     """The weights of a file.
 
     Args:
-        sparse: Those stored sparse.
-        operations: Names of all operations in it, in order.
+        sparse: The weights that are stored sparse.
+        operations: Names of all operations in the file, in order.
     """
 
     sparse: list[EncodedWeight]
@@ -69,8 +69,8 @@ class Shape(NamedTuple):
     """An input or output of a file.
 
     Args:
-        shape: Its axes, -1 for an open one.
-        dtype: As NumPy calls it: "float32".
+        shape: Lengths of its axes, -1 for an open one.
+        dtype: NumPy's name of the dtype, such as "float32".
     """
 
     shape: tuple[int, ...]
@@ -78,17 +78,17 @@ class Shape(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What goes into a file and comes out, by name, in the file's order."""
+    """Inputs and outputs of a file by name, in the file's order."""
 
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
 
 
 def signature(content: bytes) -> Signature:
-    """Reads what the first signature of a `.tflite` file takes and gives.
+    """Reads inputs and outputs of the first signature of a `.tflite` file.
 
     Raises:
-        ValueError: If the file has no signature, or is no such file.
+        ValueError: If the file has no signature, or is not a `.tflite` file.
 
     Example:
 
@@ -102,9 +102,9 @@ def signature(content: bytes) -> Signature:
         raise ValueError("It is not a .tflite file: the mark TFL3 is missing.")
     try:
         return _signature(schema.Model.GetRootAs(content))
-    # What the generated reader raises where an offset leads anywhere.
+    # The errors that the generated reader raises for a wrong offset.
     except (struct.error, TypeError, AttributeError, LookupError) as error:
-        raise ValueError(f"It is cut off or damaged: {error}") from error
+        raise ValueError(f"It is truncated or damaged: {error}") from error
 
 
 def _signature(model):
@@ -128,13 +128,13 @@ def _signature(model):
 
 
 def _require_few(*counts):
-    # A changed byte of a count would have billions of entries read.
+    # A changed byte in a count would let us read billions of entries.
     if max(counts) > _MOST:
         raise ValueError(f"It is damaged: it claims {max(counts)} entries.")
 
 
 def _shape(tensor):
-    # The second is there only where an axis is open.
+    # The second exists only if an axis is open.
     open_shape = tensor.ShapeSignatureLength()
     _require_few(open_shape, tensor.ShapeLength())
     axes = tensor.ShapeSignature if open_shape else tensor.Shape
@@ -147,7 +147,7 @@ def _shape(tensor):
 def read(content: bytes) -> Encoding:
     """Reads which weights of a `.tflite` file are stored sparse, and how.
 
-    Nothing is copied or run: the file's tables are looked up where they are.
+    Nothing is copied or run: it reads the file's tables in place.
 
     Example:
 
@@ -181,7 +181,7 @@ def _code(operator_code):
 
 
 def _user(tensor, readers):
-    """The operation that computes with a tensor, behind what unpacks it."""
+    """The operation that uses a tensor, after the operations that unpack it."""
     code, output = readers.get(tensor, (None, None))
     while code in _UNPACK:
         code, output = readers.get(output, (None, None))

@@ -6,30 +6,31 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# More moves the ranges little and takes long: each runs through the float model.
+# More samples change the ranges little and take long, because the float model runs
+# each.
 MOST_SAMPLES = 512
 
 
 def representative_samples(
     data: Any, signature: dict[str, tf.TensorSpec]
 ) -> dict[str, np.ndarray]:
-    """Checked samples, by input name, of a data set, an iterable or arrays.
+    """Takes and checks samples from a data set, an iterable or arrays, by input name.
 
     Args:
         data: An array of samples or a dict of them by input name; or an iterable,
-            a `tf.data.Dataset` for example, of batches or single samples. The first
-            part of a tuple is taken, as by `fit`.
-        signature: Input name to `tf.TensorSpec`.
+            a `tf.data.Dataset` for example, of batches or single samples. Of a tuple,
+            the first part is used, as in `fit`.
+        signature: Maps input names to `tf.TensorSpec`s.
 
     Raises:
-        ValueError: If there are no samples, a shape is not the signature's, a value
-            is NaN or infinite, or all values of an input are equal.
+        ValueError: If there are no samples, if a shape does not match the signature, if
+            a value is NaN or infinite, or if all values of an input are equal.
     """
     if data is None:
         raise ValueError(
-            "quantization='int8' needs representative_data: some hundred samples of "
-            "what the model will see, as an array or a tf.data.Dataset, prepared as "
-            "for training. Without any, use quantization='dynamic'."
+            "quantization='int8' needs representative_data: some hundred samples like "
+            "those that the model will see, as an array or a tf.data.Dataset, prepared "
+            "as for training. Without any, use quantization='dynamic'."
         )
     parts, count = [], 0
     for batch in _batches(data):
@@ -53,14 +54,14 @@ def representative_samples(
 
 
 def check_range(samples: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -> None:
-    """Raises a ValueError where representative data is of another scale than inputs.
+    """Raises a ValueError if representative data and inputs have different scales.
 
-    Values of 0 to 255 where the model is given 0 to 1 leave it a handful of its 256
-    steps; the other way round they cut almost everything off.
+    If the data ranges from 0 to 255 and the model gets 0 to 1, it uses a handful of its
+    256 steps. The other way round, almost everything is clipped.
 
     Args:
-        samples: What `representative_samples` gave.
-        inputs: What the export is checked on, by input name.
+        samples: Samples from `representative_samples`.
+        inputs: Samples that the export is checked on, by input name.
     """
     for name, values in samples.items():
         given = inputs[name]
@@ -69,7 +70,7 @@ def check_range(samples: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -
         low, high = float(values.min()), float(values.max())
         lowest, highest = float(given.min()), float(given.max())
         span, wanted = high - low, highest - lowest
-        # A few inputs need not reach as far as hundreds of samples do.
+        # A few inputs need not cover the range of hundreds of samples.
         beyond = max(low - lowest, highest - high)
         reach = max(wanted, abs(lowest), abs(highest))
         if (reach and span > 16 * reach) or beyond > span:
@@ -122,8 +123,8 @@ def _named(batch, signature):
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(
-            "representative_data must have as many samples for each input, and at "
-            f"least one. Received: {sorted(lengths)}"
+            "representative_data must have the same number of samples for each input, "
+            f"and at least one. Received: {sorted(lengths)}"
         )
     return arrays
 

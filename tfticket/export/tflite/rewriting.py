@@ -1,7 +1,7 @@
-"""A network rewritten with layers that XNNPACK can take into a sparse cluster.
+"""Rewrites a network with layers that XNNPACK can take into a sparse cluster.
 
-Every step is exact: the same numbers in another order of pixels, or another split of a
-product. What a layer is not known to do the same way in a mirror gets its image back.
+Every step is exact: it reverses the order of pixels or splits a product differently. If
+a layer is not known to work on mirror images, its image is flipped back first.
 """
 
 import dataclasses
@@ -45,14 +45,15 @@ POOLED = "a global pooling that keeps its axes, for a Reshape"
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A tensor of the new model, and what it takes to be that of the old one.
+    """A tensor of the new model, and how it differs from the one of the old model.
 
     Args:
         tensor: The tensor.
-        flipped: Whether the pixels lie in reverse.
-        scale: What it is yet to be multiplied with.
-        pads: Zeros yet to be put around: before and after, of height and width.
-        is_flat: Whether it lacks two axes of one pixel.
+        flipped: Whether the pixels are in reverse order.
+        scale: The factor that it still has to be multiplied with.
+        pads: Zeros that still have to be padded: before and after, for height and
+            width.
+        is_flat: Whether it lacks the two axes of its one pixel.
     """
 
     tensor: Any
@@ -69,7 +70,7 @@ class Rewriter:
         graph: The model.
         axes: Axes to flip.
         batch_size: Size of the batch; `None` leaves it open.
-        flipped_inputs: Whether the images that come are flipped already.
+        flipped_inputs: Whether the input images are already flipped.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Rewriter:
         ]
 
     def _run_parts(self, call, tensor, padding, value, chain):
-        """Runs the layer, or the two that a separable convolution is."""
+        """Runs the layer, or the two layers of a separable convolution."""
         layer = call.operation
         if id(layer) in self._copies:  # a shared one
             for made in self._copies[id(layer)]:
@@ -190,7 +191,7 @@ class Rewriter:
         return tensor
 
     def _follow(self, call, chain, value):
-        """Gives the value to what the chain of calls ends in."""
+        """Assigns the value to the result of the chain of calls."""
         if chain.is_hard:
             name = chain.calls[-1].operation.name
             self._note(HARD, name)
@@ -200,12 +201,12 @@ class Rewriter:
         self._known.update((x.outputs[0], value) for x in chain.calls)
 
     def _padded(self, call, tensor, seen, alone):
-        """The input with its padding, and what padding is left to the layer."""
+        """The padded input, and the padding that the layer still has to do."""
         layer = call.operation
         if all(x.before == 0 and x.after <= 0 for x in seen):
             return tensor, "valid"
         even = all(x.is_even for x in seen)
-        # A shared layer may be called on other sizes, which "same" pads otherwise.
+        # A shared layer may be called on other sizes, which "same" pads differently.
         if even and alone and all(x.stride == 1 for x in seen):
             return tensor, "same"
         if even:
@@ -224,7 +225,7 @@ class Rewriter:
         return tensor, "valid"
 
     def _pooling(self, call):
-        """Pooling, in reverse only where its windows are the same in a mirror."""
+        """Runs a pooling, on reversed images only if its windows can be mirrored."""
         both = (self._seen_windows(call, flipped) for flipped in (False, True))
         pairs = zip(*both, strict=True)
         self._copy(call, pixelwise=all(x.before == y.before for x, y in pairs))
@@ -232,7 +233,7 @@ class Rewriter:
     # One pixel.
 
     def _is_head(self, call):
-        """Whether it is a 1x1 convolution on the pixel of the last mean."""
+        """Whether a call is a 1x1 convolution on the pixel of the last mean."""
         layer = call.operation
         return (
             type(layer) is layers.Conv2D
@@ -269,7 +270,7 @@ class Rewriter:
         self._follow(call, chain, Value(tensor, is_flat=True))
 
     def _flattened(self, call):
-        """Whether it was a Flatten or Reshape of one pixel without its axes."""
+        """Handles a Flatten or Reshape of one pixel; whether the call was one."""
         if not isinstance(call.operation, layers.Flatten | layers.Reshape):
             return False
         value = self._known[call.inputs[0]]
@@ -321,7 +322,7 @@ class Rewriter:
     # Scales.
 
     def _multiplied(self, call):
-        """Whether it was a product whose scale could wait."""
+        """Handles a product whose scale can be deferred; whether it was one."""
         if type(call.operation).__name__ != "Multiply":
             return False
         values = [self._known[i] for i in call.inputs]
@@ -347,7 +348,7 @@ class Rewriter:
     # All else.
 
     def _copy(self, call, pixelwise=None):
-        """The same call; on images in reverse where that makes no difference."""
+        """Makes the same call, on reversed images if that makes no difference."""
         values = [self._known[i] for i in call.inputs]
         flat = all(x.is_flat for x in values) and isinstance(call.operation, _UNARY)
         if flat:
@@ -389,7 +390,7 @@ class Rewriter:
         return made
 
     def _given(self, number, flat=False, pads=True):
-        """A value as the old model has it, but for the order of the pixels."""
+        """A value as in the old model, apart from the order of the pixels."""
         value = self._known[number]
         tensor = value.tensor
         name = f"value_{number}"
@@ -417,13 +418,14 @@ class Rewriter:
         shape = self._graph.shapes[number]
         if not is_image(shape) or number in self._graph.inputs:
             return tensor
-        # XNNPACK answers a map of a sparse cluster wrong where the model gives it out.
+        # If a map of a sparse cluster is an output of the model, XNNPACK answers it
+        # wrongly.
         name = self._name(f"value_{number}", "_copy")
         self._note(COPIED, name)
         return layers.MaxPooling2D(1, name=name)(tensor)
 
     def _turned(self, value, shape):
-        """The image in reverse, for a window, if images are to be."""
+        """The image, reversed for a window if images have to be."""
         if value.flipped or not self._axes or not is_image(shape):
             return value
         return dataclasses.replace(value, tensor=self._flip(value.tensor), flipped=True)
@@ -432,7 +434,7 @@ class Rewriter:
         return keras.ops.flip(tensor, axis=self._axes)
 
     def _own_name(self, call):
-        """The layer's name, but where what turns an output back gets that."""
+        """The layer's name, unless the layer that flips an output back gets it."""
         name = call.operation.name
         turned = any(
             i in self._graph.outputs and len(self._graph.shapes[i]) == 4

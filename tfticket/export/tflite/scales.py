@@ -1,4 +1,4 @@
-"""Scales and offsets taken into the convolution before them, in double precision."""
+"""Folds scales and offsets into the convolution before them, in double precision."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ HARD_OFFSET = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A convolution and what follows it that is a scale and an offset a channel.
+    """A convolution and the calls after it that scale and shift each channel.
 
     Args:
-        calls: Its call and theirs, in their order.
-        scale: Scale of each output channel, or one number.
-        offset: The same; what comes out is scale * convolution + offset.
-        is_hard: Whether a hard_sigmoid comes next, and is the last of the calls or the
+        calls: The call of the convolution and the calls after it, in order.
+        scale: Scale per output channel, or one number.
+        offset: Offset per output channel; the output is scale * convolution + offset.
+        is_hard: Whether a hard_sigmoid comes next, as the last of the calls or as the
             convolution's own activation.
     """
 
@@ -36,11 +36,11 @@ class Chain:
 
 
 class Part(NamedTuple):
-    """A layer to be made.
+    """A layer to create.
 
     Args:
-        kind: Its class.
-        config: What makes it.
+        kind: Class of the layer.
+        config: Its configuration.
         kernel: Its kernel.
         bias: Its bias; `None` for none.
     """
@@ -52,10 +52,10 @@ class Part(NamedTuple):
 
 
 def chain(call: Call, readers: Mapping[int, list[Call | None]]) -> Chain:
-    """What can be taken into a convolution.
+    """Finds what can be folded into a convolution.
 
     Args:
-        call: Its call.
+        call: Call of the convolution.
         readers: The calls that read each value; `None` for an output of the model.
     """
     activation = function_name(call.operation.activation)
@@ -79,7 +79,7 @@ def chain(call: Call, readers: Mapping[int, list[Call | None]]) -> Chain:
 
 
 def number_of(call: Call) -> float | None:
-    """The number that a sum or product has besides one tensor; `None` for others."""
+    """The number in a sum or product with one tensor; `None` for other calls."""
     others = [
         x
         for x in keras.tree.flatten(call.arguments)
@@ -91,12 +91,12 @@ def number_of(call: Call) -> float | None:
 
 
 def parts(layer: keras.layers.Layer, chain: Chain, scale: float = 1.0) -> list[Part]:
-    """The layers that do what a convolution and its chain do.
+    """The layers that replace a convolution and its chain.
 
     Args:
         layer: A Conv2D, DepthwiseConv2D or SeparableConv2D.
-        chain: What is taken into it.
-        scale: What its inputs are yet to be multiplied with.
+        chain: What is folded into it.
+        scale: The factor that its inputs still have to be multiplied with.
     """
     config = layer.get_config()
     config["activation"] = "linear" if chain.is_hard else config["activation"]
@@ -106,7 +106,7 @@ def parts(layer: keras.layers.Layer, chain: Chain, scale: float = 1.0) -> list[P
         bias = bias * chain.scale + chain.offset + (HARD_OFFSET if chain.is_hard else 0)
     separable = isinstance(layer, layers.SeparableConv2D)
     kernel = _array(layer.pointwise_kernel if separable else layer.kernel)
-    # Of a depthwise kernel the last two axes are the output channels.
+    # The last two axes of a depthwise kernel are the output channels.
     by_channel = isinstance(layer, layers.DepthwiseConv2D)
     factors = np.broadcast_to(chain.scale, _channels(layer))
     kernel = kernel * (factors.reshape(kernel.shape[2:]) if by_channel else factors)

@@ -1,7 +1,7 @@
-"""A model as the operations that XNNPACK sees, and the part each can have in a cluster.
+"""A model as XNNPACK's operations, and the role that each can have in a cluster.
 
-BatchNormalization and scales behind a convolution, zero padding before one, ReLU and
-dropout are no operations of their own, as in the file that is written.
+As in the written file, BatchNormalization and scales after a convolution, zero padding
+before one, ReLU and dropout are not separate operations.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _UNARY = (
     *("sigmoid", "tanh", "elu", "gelu", "silu", "leaky_relu", "exponential"),
     *("hard_silu", "abs", "exp", "negative", "square", "sqrt"),
 )
-# What the converter writes as sums and products with constants.
+# Operations that the converter writes as sums and products with constants.
 _WITH_CONSTANTS = ("hard_sigmoid", "mish", "softplus", "softsign", "selu", "celu")
 
 
@@ -40,16 +40,16 @@ class Node:
     """One operation.
 
     Args:
-        name: The layer's path; of one kernel of several, with the kernel's name.
-        kind: What it is, in words.
-        inputs: Numbers of the nodes it reads; `None` is an input of the model.
+        name: The layer's path, with the kernel's name if the layer has several kernels.
+        kind: A description in words.
+        inputs: Numbers of the nodes that it reads; `None` for an input of the model.
         role: "start", "inside" or "end" of a cluster, or "outside" of any.
         rule: Name of the rule that keeps it outside.
-        mended: The role it has once that is mended.
+        mended: The role that it has once that is fixed.
         kernel: Its kernel, if it has one.
-        flops: Multiplications and additions of a sample; `None` if not known.
+        flops: Multiplications and additions per sample; `None` if not known.
         is_pointwise: Whether it is a 1x1 convolution.
-        is_single: Whether it makes one vector for an image, as a global pooling does.
+        is_single: Whether it makes one vector per image, as a global pooling does.
     """
 
     name: str
@@ -82,8 +82,8 @@ class Nodes:
         graph = self.graph
         self._makers: dict[int, int | None] = dict.fromkeys(graph.inputs)
         self._readers = graph.readers()
-        # Values that a convolution makes and can still be scaled in its kernel, and
-        # those that are padded for the one convolution that reads them.
+        # Outputs of a convolution that can still be scaled in its kernel, and padded
+        # values that only one convolution reads.
         self._scalable: set[int] = set()
         self._pads: dict[int, tuple] = {}
         for call in graph.calls:
@@ -91,7 +91,7 @@ class Nodes:
         self.outputs = {self._made_by(number) for number in graph.outputs}
 
     def _made_by(self, number):
-        """The node that makes an output; the converter takes a reshaping back out."""
+        """The node that makes an output; the converter removes a reshaping after it."""
         maker = self._makers[number]
         if len(self.graph.shapes[number]) == 4:
             while maker is not None and self.all[maker].kind in ("Flatten", "Reshape"):
@@ -138,7 +138,7 @@ class Nodes:
         elif is_mean(call):
             self._add(call, END, single=True)
         elif isinstance(operation, layers.Reshape) and self._keeps_one_pixel(call):
-            # Of a batch of one the converter writes a mean with keepdims=True.
+            # For a batch of one, the converter writes a mean with keepdims=True.
             if call.out_shapes[0][0] is None:
                 self._outside(call, "batch")
             else:
@@ -153,8 +153,8 @@ class Nodes:
     def _activation(self, call):
         name = window_rules.activation_name(call.operation)
         if name in _FUSED:
-            # It limits what a convolution or a sum makes; of an image or a mean it is
-            # an operation of its own.
+            # After a convolution or a sum it is a limit on their output; after an image
+            # or a mean it is a separate operation.
             self._unary(call) if self._stands_alone(call) else self._same(call)
         elif name in _UNARY:
             self._unary(call)
@@ -210,7 +210,7 @@ class Nodes:
             )
 
     def _scale(self, call, rule, fits=True):
-        """A scale and offset: part of the convolution before it, or outside."""
+        """A scale and offset, either part of the convolution before it or outside."""
         taken = call.inputs[0]
         if fits and taken in self._scalable and len(self._readers[taken]) == 1:
             self._same(call)
@@ -233,7 +233,7 @@ class Nodes:
         )
 
     def _keeps_one_pixel(self, call):
-        """Whether it gives the 4 axes back that a global pooling took."""
+        """Whether it restores the 4 axes that a global pooling removed."""
         maker = self._makers[call.inputs[0]]
         return (
             maker is not None
@@ -274,13 +274,13 @@ def _path(call):
 
 
 def _flops(call, kernel):
-    """Operations of one sample with one kernel of a layer."""
+    """Operations per sample with one kernel of a layer."""
     places = positions(call.operation, call.in_shapes[0], (1, *call.out_shapes[0][1:]))
     return None if places is None else 2 * places * math.prod(kernel.shape)
 
 
 def _sides(call, out=False):
-    """Pixels of an image: the input's, or the output's. 0 if it is none, or open."""
+    """Pixels of an image of the input or output; 0 if it is not one, or open."""
     shape = call.out_shapes[0] if out else call.in_shapes[0]
     if len(shape) != 4 or None in shape[1:3]:
         return 0

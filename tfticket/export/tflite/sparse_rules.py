@@ -1,18 +1,19 @@
-"""What XNNPACK asks of a network before it computes with zeros, as data.
+"""What XNNPACK requires of a network before it uses zeros, as data.
 
-Read in the source of XNNPACK, `xnn_check_nchw_compatibility` and
+The rules come from the source of XNNPACK, `xnn_check_nchw_compatibility` and
 `xnn_subgraph_rewrite_for_nchw` in `src/subgraph.c`, `xnn_is_chw_compatible_config` in
-`src/xnnpack/hardware-config.h` and `src/configs/spmm-config.c`. Other releases may ask
-for other things: read them again before `XNNPACK` is moved on.
+`src/xnnpack/hardware-config.h` and `src/configs/spmm-config.c`. Other releases may have
+other rules: read them again before you change `XNNPACK`.
 """
 
 import dataclasses
 
-# The commit that was read, of 12 February 2026, which LiteRT names in its build files.
+# The commit that the rules come from, of 12 February 2026, which LiteRT's build files
+# name.
 XNNPACK = "9d47c4a7fd08"
 
-# More than this share of a cluster's 1x1 weights must be zero, counted over all of
-# them. A numerator and a denominator, so that the comparison is exact.
+# More than this share of all 1x1 weights of a cluster must be zero. It is a numerator
+# and a denominator, so that the comparison is exact.
 NEEDED = (2, 3)
 
 
@@ -21,8 +22,8 @@ class Target:
     """Where a file runs.
 
     Args:
-        runs: Whether sparse convolutions are on there.
-        known: Where that is known from.
+        runs: Whether sparse convolutions are enabled there.
+        known: How that is known.
     """
 
     runs: bool
@@ -34,17 +35,17 @@ TARGETS = {
         True, "outputs and instructions known from an emulator, times not measured"
     ),
     "web": Target(True, "measured in one trial of LiteRT.js, WebAssembly with SIMD"),
-    "x86": Target(False, "XNNPACK switches the sparse path off wherever there is AVX"),
+    "x86": Target(False, "XNNPACK disables the sparse path on processors with AVX"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One thing that keeps a cluster of layers from running sparse.
+    """One thing that prevents a cluster of layers from running sparse.
 
     Args:
-        reason: What stops it, in plain words.
-        mend: What to do about it.
+        reason: What prevents it, in plain words.
+        mend: How to fix it.
     """
 
     reason: str
@@ -53,7 +54,7 @@ class Rule:
 
 RULES = {
     "target": Rule(
-        "the runtime's sparse path is switched off on x86 with AVX",
+        "the runtime disables its sparse path on x86 with AVX",
         "measure on ARM or in a browser; here, prune whole channels and compact, or "
         "Dense layers in blocks",
     ),
@@ -117,11 +118,11 @@ RULES = {
         "after it",
     ),
     "normalization": Rule(
-        "a normalization that no convolution right before it takes in",
-        "BatchNormalization right after a convolution without activation",
+        "a normalization that can't be folded into a convolution directly before it",
+        "BatchNormalization directly after a convolution without activation",
     ),
     "batch": Rule(
-        "a Reshape in an open batch, which stays an operation of its own",
+        "a Reshape in an open batch, which stays a separate operation",
         "a batch of 1, keras.Input(shape, batch_size=1), or "
         "tfticket.export.sparse_ready(model)",
     ),
@@ -131,16 +132,17 @@ RULES = {
         "by strides, and the global average at the end",
     ),
     "unknown": Rule(
-        "not a layer of Keras's own, so not known what it becomes",
+        "not one of Keras's own layers, so its operations in the file are unknown",
         "write it with layers of Keras",
     ),
     "shared": Rule(
-        "what it makes is also read outside of the cluster",
-        "read it after the global average pooling only, or keep what reads it inside",
+        "its output is also read outside the cluster",
+        "read it only after the global average pooling, or keep its readers in the "
+        "cluster",
     ),
     "output": Rule(
-        "a map inside a cluster that the model gives out, which LiteRT answers "
-        "wrong in browsers and on ARM",
+        "an output of the model inside a cluster, which LiteRT answers wrongly in "
+        "browsers and on ARM",
         "a model without this output; or a dense file, sparse=False",
     ),
     "broadcast": Rule(
@@ -152,19 +154,19 @@ RULES = {
     ),
     "head": Rule(
         "a 1x1 convolution or an element-wise operation on the pixel of the last "
-        "global pooling, which LiteRT answers wrong in browsers and on ARM",
+        "global pooling, which LiteRT answers wrongly in browsers and on ARM",
         "tfticket.export.sparse_ready(model), which writes it on one axis and the "
         "convolution as a Dense layer",
     ),
 }
 
-# Those of which LiteRT.js, and LiteRT on ARM, give wrong answers or fail instead of
-# running dense: docs/results/after_cluster.md, docs/results/arm.md.
+# Rules whose violation makes LiteRT.js, and LiteRT on ARM, answer wrongly or fail
+# instead of running dense: docs/results/after_cluster.md, docs/results/arm.md.
 WRONG = ("head", "output")
 
-# Why other kernels than those of 1x1 convolutions stay dense.
+# Why kernels other than those of 1x1 convolutions stay dense.
 DENSE = (
-    "a Dense kernel: faster only where it is pruned in blocks along its inputs, for "
+    "a Dense kernel: faster only if it is pruned in blocks along its inputs, for "
     "single samples (docs/results/litert_matrix.md)"
 )
 NOT_POINTWISE = "only 1x1 kernels run sparse"

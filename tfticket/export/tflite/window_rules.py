@@ -11,14 +11,14 @@ layers = keras.layers
 
 
 class Part(NamedTuple):
-    """One convolution of a layer; a separable one is two.
+    """One convolution of a layer; a separable layer has two.
 
     Args:
         weight: Name of its kernel in the layer.
         kernel: The kernel.
-        kind: What it is, in words.
-        role: What it can be in a cluster, if no rule stops it.
-        rule: Name of the rule that does; "" for none.
+        kind: A description in words.
+        role: Its role in a cluster, if no rule prevents it.
+        rule: Name of the rule that prevents it; "" for none.
         is_pointwise: Whether its kernel is 1x1.
     """
 
@@ -35,8 +35,8 @@ def parts(layer: keras.layers.Layer, padding: tuple, in_shape: tuple) -> list[Pa
 
     Args:
         layer: The layer.
-        padding: That of a ZeroPadding2D right before it.
-        in_shape: Shape of what it reads, without that padding or with it.
+        padding: Padding of a ZeroPadding2D directly before it.
+        in_shape: Shape of its input, with or without that padding.
 
     Example:
 
@@ -108,10 +108,10 @@ def _depthwise(layer, sides):
 
 
 def _is_even(layer, sides):
-    """Whether half the window is padded on each side, in all."""
+    """Whether the total padding is half the window on each side."""
     half = layer.kernel_size[0] // 2
     if layer.padding == "same" and tuple(layer.strides) != (1, 1):
-        return False  # even where it is: the file says "same" and no numbers
+        return False  # even if it is even, because the file says "same" and no numbers
     own = half if layer.padding == "same" else 0
     return all(own + side == half for side in sides)
 
@@ -121,7 +121,7 @@ def activation_name(operation: Any) -> str:
 
     Returns:
         A name of `keras.activations`, "relu6" for a ReLU up to 6, or of an operation
-        in lower case; "" for what is no activation.
+        in lower case; "" for anything else.
 
     Example:
 
@@ -145,7 +145,7 @@ def activation_name(operation: Any) -> str:
 
 
 def function_name(function: Any) -> str:
-    """Name of a function of `keras.activations`; "" for one of your own."""
+    """Name of a function of `keras.activations`; "" for other functions."""
     name = getattr(function, "__name__", "linear" if function is None else "")
     known = getattr(keras.activations, name, None)
     return name if known is function or function is None else ""

@@ -1,8 +1,8 @@
-"""Rules of attention: the width, the heads, and what each head compares and passes on.
+"""Rules of attention: the width, the heads, and each head's keys and values.
 
-A head is a unit of its own kind. Removing some of what heads compare changes the scale
-of their products, which the smaller layer takes from its size: the query makes up for
-it.
+A head is a separate kind of unit. Removing some of a head's key channels changes the
+scale of the products, which the smaller layer derives from its size; the query
+compensates for it.
 """
 
 import keras
@@ -27,10 +27,10 @@ _NAMES = ("kernel", "bias")
 
 
 class MultiHeadAttention(Rule):
-    """Keras's own: q and k of each head, v, the output, heads, and a gate if any.
+    """Keras's layer: q, k and v of each head, the output, heads, and a gate if any.
 
     Args:
-        grouped: Whether several heads of queries share one of keys and values.
+        grouped: Whether several query heads share one head of keys and values.
     """
 
     any_arguments = True
@@ -46,7 +46,7 @@ class MultiHeadAttention(Rule):
         if len(weights["output_dense/kernel"].shape) != 3:
             return "has outputs of several axes"
         if len(node.inputs) not in (2, 3):
-            return "is called with other tensors than query, value and key"
+            return "is called with tensors other than query, value and key"
         return None
 
     def _weights(self, node):
@@ -133,7 +133,7 @@ class MultiHeadAttention(Rule):
         _, heads, dims = shapes["query_dense/kernel"]
         before = self._weights(node)["query_dense/kernel"].shape[2]
         if dims != before:
-            # Scores are divided by the root of the size.
+            # Scores are divided by the square root of the size.
             for name in ("query_dense/kernel", "query_dense/bias"):
                 if name in shapes:
                     value = weights.get(name)
@@ -174,7 +174,7 @@ def _places(node, size):
 
 
 class GroupedQueryAttention(MultiHeadAttention):
-    """Groups of query heads, each with one head of keys and values: a group is a unit.
+    """Groups of query heads that share a head of keys and values; a group is a unit.
 
     The output is as wide as the query.
     """
@@ -184,23 +184,23 @@ class GroupedQueryAttention(MultiHeadAttention):
 
     def outputs(self, node, labels):
         made = super().outputs(node, labels)
-        # The layer has no size of its own for what it makes.
+        # The layer has no separate size for its output.
         labels.tie(made[0].labels, node.inputs[0].labels)
         return made
 
 
 class Attention(Rule):
-    """Attention without projections: what is compared goes together."""
+    """Attention without projections; channels that are compared are tied."""
 
     any_arguments = True
-    # What is compared and zero must be so, or go on both sides.
+    # A compared channel that is zero must be zero, or be removed, on both sides.
     counts_channels = True
 
     def refuses(self, node):
         if len(node.inputs) not in (2, 3):
-            return "is called with other tensors than query, value and key"
+            return "is called with tensors other than query, value and key"
         if {x.name for x in node.layer.weights} - {"scale", "concat_score_weight"}:
-            return "has other weights than its scale"
+            return "has weights other than its scale"
         return None
 
     def outputs(self, node, labels):
@@ -227,7 +227,7 @@ class Attention(Rule):
         return [Product(count, (query,)), Product(count, (value,))]
 
     def constants(self, node, given):
-        # Weights that sum to one.
+        # The weights sum to one.
         return [given[1], *(np.full(len(x), np.nan) for x in node.outputs[1:])]
 
     def needed(self, node, needed, given):

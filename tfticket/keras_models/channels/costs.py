@@ -12,18 +12,19 @@ from tfticket.keras_models.masked_layer import inner_layer
 
 
 def uses(graph: FlatGraph) -> tuple[dict[int, int | None], int | None]:
-    """How often a sample uses each value of the kernels, and FLOPs of no kernel.
+    """How often a sample uses each kernel value, and the FLOPs without a kernel.
 
-    Shapes in the graph say it for layers of one kernel. A pass through the whole model,
-    which takes longer, is made only if it holds others: attention, recurrent layers.
+    For layers with one kernel, shapes in the graph are enough. A pass through the whole
+    model takes longer and is made only for others, such as attention and recurrent
+    layers.
 
     Args:
         graph: The model, flat.
 
     Returns:
-        Counts by the `id` of the variable, `None` where that is not known; weights that
-        are not in it are not kernels. And the FLOPs of the products inside
-        attention; `None` if they are not known.
+        Counts by the `id` of the variable, `None` if a count is not known; missing
+        weights are not kernels. Then the FLOPs of the products inside attention; `None`
+        if they are not known.
     """
     found: dict[int, int | None] = {}
     for call in graph.calls:
@@ -69,8 +70,9 @@ class Weight:
     """A weight, or a product of tensors, and how its axes depend on groups.
 
     Args:
-        shape: Its shape with all units there.
-        axes: Axis to how often each unit of a group is on it, by the group's name.
+        shape: Its shape with all units.
+        axes: Maps an axis to how often each unit of a group is on it, by the group's
+            name.
         uses: How often a sample uses each value; `None` if that is not known.
         parameters: Whether its values are weights of the model.
     """
@@ -82,7 +84,7 @@ class Weight:
 
 
 class Costs:
-    """Counts what is left, weight by weight, from numbers of units alone.
+    """Counts operations and parameters, weight by weight, from numbers of units alone.
 
     Args:
         weights: Weights of the model, and products inside attention.
@@ -106,13 +108,13 @@ class Costs:
         self._known = all(x.uses is not None for x in weights)
 
     def flops(self, left: Mapping[str, int]) -> int | None:
-        """Operations with so many units left in the groups named."""
+        """Operations if the given numbers of units are kept in the named groups."""
         if not self._known:
             return None
         return self._all_flops - self._gone(left, flops=True)
 
     def parameters(self, left: Mapping[str, int]) -> int:
-        """Parameters with so many units left in the groups named."""
+        """Parameters if the given numbers of units are kept in the named groups."""
         return self._all_parameters - self._gone(left, flops=False)
 
     def saved(self, group: str) -> int | None:

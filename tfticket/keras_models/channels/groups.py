@@ -1,4 +1,4 @@
-"""`channel_groups`: the channels of a model that live or die together."""
+"""`channel_groups` finds the channels of a model that are pruned together."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class GroupMember:
         path: Name of the weight, as in `get_masks`: "layer/kernel".
         variable: The weight itself.
         axis: The axis.
-        indices: Integers (units, times): where on the axis each unit is. A unit is
-            there several times after a Flatten, or in the gates of an LSTM.
-        reads: Whether the layer reads the units here, and does not make them.
-        zeroed: Whether a pruned unit's values are zero. A moving variance stays.
+        indices: Integers (units, times): the positions of each unit on the axis. A unit
+            has several positions after a Flatten, or in the gates of an LSTM.
+        reads: Whether the layer reads the units here instead of making them.
+        zeroed: Whether a pruned unit's values are zero. A moving variance is not
+            zeroed.
     """
 
     path: str
@@ -46,18 +47,18 @@ class GroupMember:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Units that are in the same weights on the same axes, each cut whole.
+    """Units in the same weights on the same axes; each is pruned as a whole.
 
     Args:
-        name: Name of the first layer that makes them.
-        kind: "channels", "heads" of an attention layer, or its "key_dim", what heads
-            compare, or "value_dim", what they pass on.
+        name: Name of the first layer that makes the units.
+        kind: "channels"; for an attention layer also "heads", "key_dim" (the channels
+            that heads compare) or "value_dim" (the channels that they pass on).
         size: Number of units.
-        members: Where they are.
-        pinned: Why none can go; empty if they can.
-        parameters: What removing one unit saves, while all others are there.
-        flops: Multiplications and additions of one sample that it saves; `None`
-            if they are not known.
+        members: The axes of weights that the units index.
+        pinned: Why none can be pruned; empty if they can.
+        parameters: Parameters that removing one unit saves, if all others are kept.
+        flops: Multiplications and additions per sample that it saves; `None` if they
+            are not known.
     """
 
     name: str
@@ -74,7 +75,8 @@ class ChannelGroups(Mapping):
 
     Args:
         groups: The groups, in the order of their first layers.
-        without_rule: Layer with weights to the reason why nothing of it can go.
+        without_rule: Maps a layer with weights to the reason why none of it can be
+            pruned.
         costs: How FLOPs and parameters depend on the number of units.
     """
 
@@ -103,13 +105,13 @@ class ChannelGroups(Mapping):
         return {name: x for name, x in self._groups.items() if not x.pinned}
 
     def flops(self, left: Mapping[str, int] | None = None) -> int | None:
-        """Multiplications and additions of one sample, of kernels and of attention.
+        """Multiplications and additions per sample, in kernels and in attention.
 
-        Nothing is built: this takes microseconds, to be called for many widths.
+        Nothing is built, and a call takes microseconds, so you can try many widths.
 
         Args:
-            left: Name of a group to the number of its units that are left; all of
-                those of groups that are not named.
+            left: Maps the name of a group to the number of its kept units; groups that
+                are not named keep all.
 
         Returns:
             The count; `None` if it is not known how often a kernel is used.
@@ -117,7 +119,7 @@ class ChannelGroups(Mapping):
         return self._costs.flops(self._left(left))
 
     def parameters(self, left: Mapping[str, int] | None = None) -> int:
-        """Number of all weights of the model with so many units left."""
+        """Number of weights of the model if the given numbers of units are kept."""
         return self._costs.parameters(self._left(left))
 
     def _left(self, left):
@@ -130,14 +132,14 @@ class ChannelGroups(Mapping):
         }
 
     def masks(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Masks of all weights that lose something.
+        """Masks of all weights that are pruned.
 
         Args:
-            kept: Name of a group to a boolean array with a flag for each unit.
+            kept: Maps the name of a group to a boolean array with one flag per unit.
 
         Returns:
-            Name of the weight to a boolean array in its shape, False where a unit that
-            is not kept has a value that must be zero.
+            Maps the name of a weight to a boolean array in its shape, False where a
+            pruned unit has a value that must be zero.
 
         Raises:
             KeyError: If there is no such group.
@@ -154,7 +156,7 @@ class ChannelGroups(Mapping):
                     f"shape {flags.shape}"
                 )
             if group.pinned and not flags.all():
-                raise ValueError(f"Group '{name}' can't lose units: {group.pinned}.")
+                raise ValueError(f"Group '{name}' can't be pruned: {group.pinned}.")
             for member in group.members:
                 if not member.zeroed or flags.all():
                     continue
@@ -193,11 +195,12 @@ class ChannelGroups(Mapping):
 
 
 def channel_groups(model: keras.Model) -> ChannelGroups:
-    """Finds the channels that go together, and what each costs.
+    """Finds the channels that must be pruned together, and the cost of each.
 
-    Ties come from the model's graph: what is added must be there on both sides; what
-    a normalization or a depthwise convolution takes, it makes; what a layer reads has
-    rows in its kernel. Operations and parameters of a group are those of one unit.
+    Ties follow from the model's graph. Channels that are added must exist on both
+    sides. A normalization or a depthwise convolution outputs the channels that it
+    reads. Channels that a layer reads have rows in its kernel. Operations and
+    parameters of a group are those of one unit.
 
     Args:
         model: A built Sequential or Functional model, wrapped by `prune` or not.
@@ -207,7 +210,7 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
 
     Raises:
         TypeError: If the model is subclassed, so that its graph is not known.
-        ValueError: If it is not built.
+        ValueError: If the model is not built.
 
     Example:
 
@@ -227,7 +230,7 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
     if not is_graph(model):
         raise TypeError(
             f"Model '{model.name}' ({type(model).__name__}) is subclassed: its graph, "
-            "which says what channels go together, is not known. Rebuild it as a "
+            "which tells what channels are tied, is not known. Rebuild it as a "
             "Functional model."
         )
     require_built(model)
@@ -250,7 +253,7 @@ def channel_groups(model: keras.Model) -> ChannelGroups:
 
 
 def _members(traced: Traced) -> list[Member]:
-    """Every axis of every weight once, though it is used in several calls."""
+    """Every axis of every weight once, even if several calls use it."""
     found: dict[tuple, Member] = {}
     for node in traced.nodes:
         for member in node.members:
@@ -267,7 +270,7 @@ def _grouped(
     labels = np.concatenate([x.labels for x in members])
     which = np.repeat(np.arange(len(members)), [len(x.labels) for x in members])
     units, unit = np.unique(labels, return_inverse=True)
-    # Units that are in the same members, equally often, have the same signature.
+    # Units in the same members, equally often, have the same signature.
     random = np.random.default_rng(0)
     codes = random.integers(1, 2**63, len(members), dtype=np.uint64)
     signatures = np.zeros(len(units), np.uint64)
@@ -307,7 +310,7 @@ def _grouped(
 
 
 def _placed(member, order, units, paths):
-    """Where on the axis of a member each unit is."""
+    """The positions of each unit on the axis of a member."""
     ordered = member.labels[order]
     start = np.searchsorted(ordered, units)
     times = np.searchsorted(ordered, units[0], "right") - start[0]
@@ -322,7 +325,7 @@ def _placed(member, order, units, paths):
 
 
 def _costs(traced, found, variables):
-    """What each weight and each product of tensors costs, by numbers of units."""
+    """The cost of each weight and each product of tensors, by numbers of units."""
     used, _ = uses(traced.graph)
     times: dict[tuple, dict[str, int]] = {}
     for group, _ in found:

@@ -1,4 +1,4 @@
-"""Labels of channels, and which of them are tied or pinned."""
+"""Labels of channels, and which labels are tied or pinned."""
 
 import bisect
 
@@ -8,10 +8,10 @@ from scipy.sparse.csgraph import connected_components
 
 
 class Labels:
-    """Numbers that name channels; tied ones stay or go together.
+    """Numbers that name channels; tied channels are kept or removed together.
 
-    Ties are noted while a graph is walked and resolved once, for all channels of a
-    model together.
+    Ties are recorded while a graph is walked, and resolved once for all channels of a
+    model.
     """
 
     def __init__(self):
@@ -21,12 +21,13 @@ class Labels:
         self._origins = []
 
     def fresh(self, count: int, name: str = "", kind: str = "channels") -> np.ndarray:
-        """Labels of channels that are tied to none.
+        """New labels, for channels that are not tied to others.
 
         Args:
-            count: How many.
-            name: What makes them, a layer's name. Groups are called by it.
-            kind: What they are: "channels", or "heads" of an attention layer.
+            count: Number of channels.
+            name: Name of the layer that makes them, which becomes the name of their
+                group.
+            kind: Kind of the units: "channels", or "heads" of an attention layer.
         """
         start = self._count
         self._count += count
@@ -43,17 +44,17 @@ class Labels:
         self._ties.append((some, others))
 
     def pin(self, labels: np.ndarray, reason: str, first: bool = False) -> None:
-        """Notes channels that stay whatever their weights are, and why.
+        """Records channels that stay for any weights, and why.
 
         Args:
             labels: The channels.
             reason: Why they stay.
-            first: Whether this reason counts before those noted already.
+            first: Whether this reason comes before those that are already recorded.
         """
         self._pins.insert(0 if first else len(self._pins), (labels, reason))
 
     def roots(self) -> np.ndarray:
-        """The lowest label that each label is tied to, by the label."""
+        """The lowest label that each label is tied to, indexed by label."""
         if not self._count:
             return np.zeros(0, int)
         some, others = (
@@ -67,7 +68,7 @@ class Labels:
         return lowest[parts]
 
     def pins(self, roots: np.ndarray) -> dict[int, str]:
-        """Root to the first reason why its channels are pinned."""
+        """Maps a root to the first reason why its channels are pinned."""
         reasons: dict[int, str] = {}
         for labels, reason in self._pins:
             for root in np.unique(roots[labels]).tolist():

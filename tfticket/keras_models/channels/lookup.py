@@ -1,4 +1,4 @@
-"""Rules of embeddings, also of those that project back."""
+"""Rules of embeddings, including those that project back."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ layers = keras.layers
 
 
 class Embedding(Rule):
-    """A table whose columns are the channels; its inputs are numbers of rows."""
+    """A table whose columns are the channels; its inputs are row numbers."""
 
     any_width = True
     any_axis = True

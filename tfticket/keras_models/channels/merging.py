@@ -1,4 +1,4 @@
-"""Rules of what puts several values together, or takes one apart."""
+"""Rules of operations that combine several values, or split one."""
 
 import keras
 import numpy as np
@@ -19,11 +19,11 @@ layers = keras.layers
 class Merge(Rule):
     """Several inputs, element by element.
 
-    A channel is there in all inputs or in none. An input with one channel for all of
-    the others is tied to none of them, and never empty.
+    A channel exists in all inputs or in none. An input with one channel for all others
+    is not tied to them, and is never empty.
 
     Args:
-        function: Constants, stacked along a new first axis, to constants.
+        function: Maps constants, stacked along a new first axis, to constants.
         absorbs: Whether a zero in one input makes the output zero, as in a product.
     """
 
@@ -56,9 +56,9 @@ class Merge(Rule):
 
 
 def tie_by_element(node: Node, labels: Labels) -> Channels:
-    """Channels of the output of a function that acts on numbers one by one.
+    """Channels of the output of an element-wise function.
 
-    Inputs that have channels on another axis than the first wide one are pinned.
+    Inputs with channels on another axis than the first wide input are pinned.
     """
     shape = node.out_shapes[0]
     first = _first_wide(node)
@@ -92,7 +92,7 @@ def _first_wide(node):
 
 
 def needed_by_element(node, needed, given, absorbs=False):
-    """Which channels an element by element function needs of its inputs."""
+    """The channels that an element-wise function needs from its inputs."""
     size = len(node.outputs[0])
     axis = node.outputs[0].axis
     wide = [len(x) == size and x.axis == axis for x in node.inputs]
@@ -103,7 +103,7 @@ def needed_by_element(node, needed, given, absorbs=False):
             continue
         read = needed
         if absorbs:
-            # A product with zero needs but one of the zeros.
+            # A product with zero needs only one of the zeros.
             for j, other in enumerate(given):
                 if j != i and wide[j]:
                     first = given[i] != 0 if j > i else True
@@ -113,7 +113,7 @@ def needed_by_element(node, needed, given, absorbs=False):
 
 
 class Concatenate(Rule):
-    """Inputs beside each other: in channels, or in positions."""
+    """Joins inputs along channels, or along positions."""
 
     any_axis = True
 
@@ -151,7 +151,7 @@ class Concatenate(Rule):
 
 
 class Split(Rule):
-    """Parts of channels, or of positions."""
+    """Splits channels, or positions."""
 
     any_axis = True
 
@@ -194,7 +194,7 @@ class Split(Rule):
 
 
 class GetItem(Rule):
-    """`x[:, 0]` and the like: slices of channels, anything of positions."""
+    """`x[:, 0]` and similar: slices of channels, and any indices of positions."""
 
     any_axis = True
     any_arguments = True
@@ -209,7 +209,7 @@ class GetItem(Rule):
         return None
 
     def _key(self, node):
-        """Place of the channels' key, all keys, and the channels' axis after it."""
+        """Index of the channels' key, all keys, and the channels' axis afterwards."""
         args, kwargs = node.args, node.kwargs
         key = kwargs["key"] if "key" in kwargs else args[1]
         keys = list(key) if isinstance(key, (tuple, list)) else [key]
@@ -245,7 +245,7 @@ class GetItem(Rule):
         place, keys, _ = self._key(node)
         if kept.inputs[0].all() or keys[place] == slice(None):
             return Resized()
-        # Where the channels that were picked are now.
+        # The axis of the selected channels.
         now = np.cumsum(kept.inputs[0]) - 1
         picked = now[keys[place]][kept.inputs[0][keys[place]]]
         if np.all(np.diff(picked) == 1):
@@ -262,14 +262,14 @@ class GetItem(Rule):
 
 
 class Take(Rule):
-    """`keras.ops.take` with fixed numbers of channels, or any numbers of positions."""
+    """`keras.ops.take` of fixed channels, or of any positions."""
 
     any_axis = True
     any_arguments = True
 
     def refuses(self, node):
         if len(node.numbers) != 1 or node.layer.axis is None:
-            return "takes by numbers that are computed"
+            return "takes computed indices"
         if self._takes_channels(node):
             return (
                 None if self._numbers(node).ndim == 1 else "takes an array of channels"

@@ -17,7 +17,7 @@ layers = keras.layers
 
 
 class BatchNormalization(Passing):
-    """Scale and shift by the moving statistics. Gamma zero makes a constant: beta."""
+    """Scales and shifts by moving statistics. A zero gamma makes the constant beta."""
 
     any_mask = True
 
@@ -49,10 +49,10 @@ class BatchNormalization(Passing):
 
 
 class OverChannels(Rule):
-    """Statistics over all channels of a position, in which zeros count too.
+    """Statistics over all channels of a position, which count zeros too.
 
-    What is left must be normalized by the statistics of the full width, in which
-    channels that are constant count, zero or not.
+    The kept channels must be normalized by the statistics of the full width, which
+    count constant channels, zero or not.
     """
 
     counts_channels = True
@@ -62,7 +62,7 @@ class OverChannels(Rule):
         axis = node.layer.axis
         axes = axis if isinstance(axis, (list, tuple)) else (axis,)
         if all(x % rank != rank - 1 for x in axes):
-            return "normalizes another axis than the last"
+            return "normalizes an axis other than the last"
         return None
 
     def members(self, node):
@@ -89,8 +89,9 @@ class OverChannels(Rule):
 class LayerNormalization(OverChannels):
     """Mean and variance over channels.
 
-    The smaller layer normalizes the channels kept and those removed, as zeros or what
-    else they are: no smaller width has the same mean and variance for all inputs.
+    The smaller layer normalizes the kept channels together with the removed ones, which
+    are zeros or other constants, because no smaller width has the same mean and
+    variance for all inputs.
     """
 
     def resized(self, node, kept):
@@ -105,7 +106,7 @@ class LayerNormalization(OverChannels):
             for name, value in cut(node, kept).items()
         }
         rank = len(node.in_shapes[0])
-        # Those not known are removed only where nothing reads what this layer makes.
+        # Unknown channels are removed only if nothing reads the layer's output.
         removed = np.nan_to_num(kept.constants[0][~flags])
         shifts = np.concatenate([np.zeros(int(flags.sum())), removed])
 
@@ -121,7 +122,7 @@ class LayerNormalization(OverChannels):
 
 
 class RMSNormalization(OverChannels):
-    """The mean of squares over channels, made that of the full width by a factor."""
+    """The mean of squares over channels; a factor corrects it to the full width."""
 
     def needed(self, node, needed, given):
         if node.shared:
@@ -139,13 +140,13 @@ class RMSNormalization(OverChannels):
             name: (value / np.sqrt(share)).astype(value.dtype)
             for name, value in cut(node, kept).items()
         }
-        # Of x / sqrt(sum / n + epsilon), with sum / k in its place.
+        # This corrects x / sqrt(sum / n + epsilon), where the layer has sum / k.
         epsilon = float((node.layer.epsilon + squares) / share)
         return Resized({"epsilon": epsilon}, weights)
 
 
 class UnitNormalization(OverChannels):
-    """The norm over channels, to which zeros add nothing."""
+    """The norm over channels, to which zeros contribute nothing."""
 
     def constants(self, node, given):
         return [np.where(given[0] == 0, 0.0, np.nan)]
@@ -155,7 +156,7 @@ class UnitNormalization(OverChannels):
 
 
 class GroupNormalization(Rule):
-    """Statistics of each group of channels: a group stays or goes as a whole."""
+    """Statistics of each group of channels; a group is kept or removed as a whole."""
 
     def refuses(self, node):
         rank = len(node.in_shapes[0])

@@ -21,7 +21,7 @@ from tfticket.keras_models.channels.rule import (
 
 
 class ElementWise(Rule):
-    """A function of numbers, of one tensor or of several and of constants.
+    """An element-wise function of one or several tensors and constants.
 
     Args:
         absorbs: Whether a zero in one input makes the output zero, as in a product.
@@ -88,11 +88,11 @@ class ElementWise(Rule):
         ]
 
     def _computed(self, node, given, made):
-        """What the operation makes of numbers, as (positions, channels)."""
+        """The result of the operation on numbers, as (positions, channels)."""
         size, axis = len(made), made.axis
         values = {}
         for i, each in zip(node.numbers, given, strict=True):
-            # Of positions, which no channel is, nothing is known.
+            # Nothing is known about positions, which are not channels.
             each = np.nan_to_num(each if len(each) == size else each[:1])
             each = each.reshape(-1, *(1 for _ in range(-axis - 1)))
             values[i] = each.astype(_dtype(node, i))
@@ -105,7 +105,7 @@ class ElementWise(Rule):
 
 
 def _dtype(node, number):
-    """The type of a value that a call takes."""
+    """The dtype of an input of a call."""
     tensors = [
         x
         for x in keras.tree.flatten(node.call.arguments)
@@ -123,7 +123,7 @@ class Reduce(Rule):
     def refuses(self, node):
         axes = self._axes(node)
         if axes is None or node.inputs[0].axis % len(node.in_shapes[0]) in axes:
-            return "takes all channels together"
+            return "combines all channels"
         if 0 in axes:
             return "takes samples together"
         return None
@@ -156,10 +156,10 @@ class Reduce(Rule):
 
 
 class Padding(Rule):
-    """Numbers around positions, or zeros beside the channels.
+    """Pads positions with numbers, or channels with zeros.
 
-    Channels of zeros are what a smaller LayerNormalization counts; where nothing needs
-    them they go.
+    A smaller LayerNormalization counts channels of zeros; they are removed if nothing
+    needs them.
     """
 
     any_axis = True
@@ -170,7 +170,7 @@ class Padding(Rule):
         if np.ndim(width) < 2 or len(width) == 1 or len(node.numbers) > 1:
             return "pads every axis"
         if any(self._width(node)) and not self._with_zeros(node):
-            return "pads the channels' axis with other numbers than zeros"
+            return "pads the channels' axis with numbers other than zeros"
         return None
 
     def _width(self, node):
@@ -211,7 +211,7 @@ class Padding(Rule):
 
 
 class AlongPositions(Rule):
-    """Positions in another order, or summed one after the other."""
+    """Reorders positions, or sums them cumulatively."""
 
     any_axis = True
 
@@ -220,7 +220,7 @@ class AlongPositions(Rule):
         axes = axes if isinstance(axes, (list, tuple)) else (axes,)
         rank = len(node.in_shapes[0])
         if None in axes or node.inputs[0].axis % rank in {x % rank for x in axes}:
-            return "takes all channels together"
+            return "combines all channels"
         return None
 
     def constants(self, node, given):
@@ -231,14 +231,14 @@ class AlongPositions(Rule):
 
 
 class Pooling(Rule):
-    """Pooling as an operation: each channel by itself."""
+    """Pooling as an operation, which treats channels separately."""
 
     def needed(self, node, needed, given):
         return [needed[0]]
 
 
 class SoftmaxOverPositions(Rule):
-    """A softmax over another axis than that of the channels."""
+    """A softmax over an axis other than the channels'."""
 
     any_axis = True
 
@@ -247,7 +247,7 @@ class SoftmaxOverPositions(Rule):
         axes = node.layer.axis
         axes = axes if isinstance(axes, (list, tuple)) else (axes,)
         if node.inputs[0].axis % rank in {x % rank for x in axes}:
-            return "takes all channels together"
+            return "combines all channels"
         return None
 
     def needed(self, node, needed, given):
@@ -255,10 +255,11 @@ class SoftmaxOverPositions(Rule):
 
 
 class Matmul(Rule):
-    """A product of two tensors: it sums over channels, or they pass."""
+    """A product of two tensors, which sums over channels or passes them on."""
 
     any_axis = True
-    # Of two channels that are multiplied, one that is zero must be so, or both go.
+    # If two channels are multiplied and one is zero, it must be zero, or both are
+    # removed.
     counts_channels = True
 
     def refuses(self, node):

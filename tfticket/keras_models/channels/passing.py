@@ -1,4 +1,4 @@
-"""Rules of the layers that take each channel by itself."""
+"""Rules of layers that treat channels separately."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ layers = keras.layers
 
 
 class Passing(Rule):
-    """Each channel by itself, and what is constant as it was."""
+    """Treats channels separately, and leaves constants unchanged."""
 
     def constants(self, node, given):
         return [given[0]] * len(node.outputs)
@@ -30,13 +30,13 @@ class Passing(Rule):
 
 
 class OverPositions(Passing):
-    """A mean or maximum over positions, which a mask may leave none of."""
+    """A mean or maximum over positions; a mask may exclude all of them."""
 
     any_mask = False
 
 
 class ElementWise(Passing):
-    """An activation that is a layer."""
+    """An activation in the form of a layer."""
 
     def refuses(self, node):
         function = getattr(node.layer, "activation", None)
@@ -49,7 +49,7 @@ class ElementWise(Passing):
 
 
 class PReLU(Passing):
-    """Slopes of its own, by channel and perhaps by position."""
+    """Trained slopes, by channel and possibly by position."""
 
     def members(self, node):
         alpha = node.layer.alpha
@@ -65,7 +65,7 @@ class PReLU(Passing):
 
 
 class LayerScale(Passing):
-    """A factor for each channel, as ConvNeXt has it."""
+    """One factor per channel, as in ConvNeXt."""
 
     def members(self, node):
         return [Member(node.layer.gamma, 0, node.inputs[0].labels)]
@@ -82,7 +82,7 @@ class LayerScale(Passing):
 
 
 class Rescaling(Passing):
-    """A scale and an offset, of all channels or one for each."""
+    """A scale and an offset, shared by all channels or one per channel."""
 
     def refuses(self, node):
         for value in self._parts(node):
@@ -110,14 +110,14 @@ class Rescaling(Passing):
 
 
 class Normalization(Passing):
-    """Adapted means and variances of each channel, which stay those of inference."""
+    """Adapted means and variances per channel, which inference does not change."""
 
     def refuses(self, node):
         rank = len(node.in_shapes[0])
         axis = node.layer.axis
         axes = axis if isinstance(axis, (list, tuple)) else (axis,)
         if any(x % rank != rank - 1 for x in axes if x is not None):
-            return "normalizes another axis than the last"
+            return "normalizes an axis other than the last"
         if node.layer.invert:
             return "inverts a normalization"
         return None
@@ -158,14 +158,14 @@ class Normalization(Passing):
 
 
 class ZeroPadding(Passing):
-    """Zeros around: of the constants, only zero stays one."""
+    """Zeros at the border, after which only the constant zero is still constant."""
 
     def constants(self, node, given):
         return [np.where(given[0] == 0, given[0], np.nan)]
 
 
 class AveragePooling(Passing):
-    """A mean, of what is inside the border on some backends only."""
+    """A mean, which on some backends excludes the border."""
 
     def constants(self, node, given):
         if pads(node.layer, node.in_shapes[0]):
@@ -174,7 +174,7 @@ class AveragePooling(Passing):
 
 
 class UpSampling(Passing):
-    """Repeats, or averages that keep what is constant."""
+    """Repeats or interpolates values; constants stay constant."""
 
     def constants(self, node, given):
         keeps = ("nearest", "bilinear")
@@ -184,12 +184,12 @@ class UpSampling(Passing):
 
 
 def of_keras(*names):
-    """The layers of these names that this Keras has."""
+    """The layers with these names that this Keras has."""
     return [getattr(layers, name) for name in names if hasattr(layers, name)]
 
 
 def in_each_rank(*names):
-    """Those of the names with 1D, 2D and 3D."""
+    """The layers with these names and 1D, 2D and 3D."""
     return of_keras(*(f"{name}{rank}D" for name in names for rank in (1, 2, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Rules of recurrent layers, and of layers that run another one at each step."""
+"""Rules of recurrent layers, and of layers that run another layer at each step."""
 
 import dataclasses
 
@@ -19,11 +19,11 @@ layers = keras.layers
 
 
 class Recurrent(Rule):
-    """LSTM, GRU and SimpleRNN: a unit with its gates, its state and its readers.
+    """LSTM, GRU and SimpleRNN: a unit has gates, a state and readers.
 
     Args:
         gates: Blocks of columns in the kernels.
-        size: What the configuration calls the number of units.
+        size: Name of the number of units in the configuration.
     """
 
     any_arguments = True
@@ -41,7 +41,7 @@ class Recurrent(Rule):
             return "is stateful"
         for name in ("activation", "recurrent_activation"):
             if not acts_by_element(getattr(cell, name, None)):
-                return "has an activation that takes all channels together"
+                return "has an activation that combines all channels"
         return None
 
     def outputs(self, node, labels):
@@ -56,7 +56,7 @@ class Recurrent(Rule):
         )
 
     def members_of(self, cell, given, made):
-        """Members of a cell for labels of its input and of its units."""
+        """Members of a cell, from labels of its input and of its units."""
         gates = np.tile(made, self._gates)
         kernel, recurrent = cell.kernel, cell.recurrent_kernel
         last = len(kernel.shape) - 1
@@ -77,7 +77,7 @@ class Recurrent(Rule):
         return [made] * len(node.outputs)
 
     def constants_of(self, cell):
-        """Zero for the units of a cell that have no weight."""
+        """Zeros for the units of a cell whose weights are all zero."""
         at_zero = keras.ops.convert_to_numpy(cell.activation(np.zeros((1, 1))))
         silent = ~self._nonzero(cell.kernel).any(0)
         silent &= ~self._nonzero(cell.recurrent_kernel).any(0)
@@ -96,7 +96,7 @@ class Recurrent(Rule):
         return [(node.outputs[0].labels, units)]
 
     def units_needed(self, cell, needed):
-        """The units that those needed depend on, over all steps."""
+        """The units that the needed ones depend on, over all steps."""
         recurrent = self._nonzero(cell.recurrent_kernel)
         while True:
             wider = needed | recurrent[:, needed].any(1)
@@ -105,7 +105,7 @@ class Recurrent(Rule):
             needed = wider
 
     def _nonzero(self, kernel):
-        """Flags of (inputs, units): is a weight of any gate not zero?"""
+        """Flags of (inputs, units): whether a weight of any gate is not zero."""
         values = keras.ops.convert_to_numpy(kernel) != 0
         values = values.any(tuple(range(values.ndim - 2)))
         return values.reshape(len(values), self._gates, -1).any(1)
@@ -136,7 +136,7 @@ _GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
 
 
 class Bidirectional(Rule):
-    """Two recurrent layers, whose units are side by side or added."""
+    """Two recurrent layers, whose units are concatenated or added."""
 
     any_arguments = True
 
@@ -241,7 +241,7 @@ class Bidirectional(Rule):
 
 
 class TimeDistributed(Rule):
-    """Another layer at each step, under that layer's rule."""
+    """Runs another layer at each step, under that layer's rule."""
 
     def of(self, layer, rule_of):
         return _Stepwise(rule_of(layer.layer))
@@ -275,7 +275,7 @@ class _Stepwise(Rule):
         if min(map(len, (*node.in_shapes, *node.out_shapes))) < 3:
             return "runs a layer on single numbers"
         if not acts_by_element(getattr(node.layer.layer, "activation", None)):
-            return "has an activation that takes all channels together"
+            return "has an activation that combines all channels"
         return inner.refuses(self._step(node))
 
     def outputs(self, node, labels):
@@ -305,10 +305,10 @@ class _Stepwise(Rule):
 
 
 def _serialized(layer, changes):
-    """The configuration of a layer inside another one, with some entries changed."""
+    """The configuration of a layer inside another one, with changed entries."""
     serialized = keras.saving.serialize_keras_object(layer)
     serialized["config"].update(changes)
-    # Built for the old sizes.
+    # It was built for the old sizes.
     serialized.pop("build_config", None)
     return serialized
 

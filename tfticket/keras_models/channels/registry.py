@@ -1,4 +1,4 @@
-"""Which rule a layer has, also one of your own."""
+"""Finds the rule of a layer, including your own rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,30 +31,30 @@ _RULES: dict[type, Rule] = {
 
 
 def rule_of(layer: Any) -> Rule:
-    """The rule of a layer or an operation, a `Barrier` if there is none."""
+    """The rule of a layer or an operation; a `Barrier` if there is none."""
     kind = type(layer)
     rule = _RULES.get(kind)
     if rule is None and kind.__module__.startswith("keras."):
         known = OPERATIONS if ".ops." in kind.__module__ else BY_NAME
         rule = known.get(kind.__name__)
     if rule is None:
-        return Barrier("is of a kind without a channel rule")
+        return Barrier("has no channel rule")
     return rule.of(layer, rule_of)
 
 
 def channel_rule(*kinds: type) -> Callable[[Any], Any]:
-    """A decorator: the class below it is the channel rule of these layers.
+    """Decorator that makes a class the channel rule of these layers.
 
-    A rule says which channels go into the layer's weights and come out of it, so that
-    `channel_groups`, pruning by group and `export.compact` pass through the layer. A
-    unit whose weights are all zero must contribute nothing.
+    A rule says which channels the layer's weights read and the layer outputs, so that
+    `channel_groups`, pruning by group and `export.compact` can follow channels through
+    the layer. A unit whose weights are all zero must contribute nothing.
 
     Args:
         *kinds: Classes of layers. A rule holds for the class itself, not for its
             subclasses, which may compute something else.
 
     Raises:
-        TypeError: If one is not a class, or what is decorated is not a `ChannelRule`.
+        TypeError: If one is not a class, or the decorated class is not a `ChannelRule`.
 
     Example:
 

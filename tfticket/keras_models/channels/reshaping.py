@@ -1,4 +1,4 @@
-"""Rules of what gives the same numbers other shapes."""
+"""Rules of operations that change only the shape."""
 
 import math
 
@@ -11,10 +11,10 @@ layers = keras.layers
 
 
 class Reshape(Rule):
-    """Flatten and Reshape: the same numbers, in the same order, in other rows.
+    """Flatten and Reshape: the same numbers in the same order with other axes.
 
-    Channels of the output are tied where the same channel of the input reaches
-    them, and the other way round.
+    Channels of the output are tied if the same channel of the input reaches them, and
+    vice versa.
     """
 
     any_axis = True
@@ -60,7 +60,7 @@ def _replaced(operation, axis, count):
 
 
 def _out_axis(node):
-    """The last axis that is not of one: what a channel axis goes to."""
+    """The last axis longer than 1, which becomes the channels' axis."""
     shape = node.out_shapes[0]
     axis = -1
     while shape[axis] == 1 and len(shape) + axis > 1:
@@ -69,11 +69,11 @@ def _out_axis(node):
 
 
 def _sources(node):
-    """Channels of the input that channels of the output are made of.
+    """The input channels that each output channel consists of.
 
     Returns:
         Array of (positions, output channels), or `None` if it is not known. Positions
-        that are made of the same channels are there once.
+        with the same channels occur once.
     """
     before, axis = node.in_shapes[0], node.inputs[0].axis
     after = node.out_shapes[0][_out_axis(node)]
@@ -84,7 +84,7 @@ def _sources(node):
     channels = np.broadcast_to(channels, tail).ravel()
     size = len(channels)
     if after % size == 0:
-        # Rows of the output are made of whole rows.
+        # Rows of the output consist of whole rows.
         return np.tile(channels, after // size)[np.newaxis]
     if size % after:
         if None in before[1:]:
@@ -94,7 +94,7 @@ def _sources(node):
 
 
 class Permute(Rule):
-    """Axes change places, that of the channels too."""
+    """Reorders axes, including the channels' axis."""
 
     any_axis = True
 
@@ -117,7 +117,7 @@ class Permute(Rule):
 
 
 def _order(node):
-    """The axis that comes to each place."""
+    """The axis that moves to each place."""
     operation, rank = node.layer, len(node.in_shapes[0])
     if isinstance(operation, layers.Permute):
         return [0, *operation.dims]
@@ -141,13 +141,13 @@ def _order(node):
 
 
 class Squeeze(Rule):
-    """Axes of one go away or come in."""
+    """Removes or inserts axes of length 1."""
 
     any_axis = True
 
     def refuses(self, node):
         if self._axis(node) is None:
-            return "takes the channels' axis away"
+            return "removes the channels' axis"
         return None
 
     def _axis(self, node):

@@ -1,9 +1,8 @@
-"""What a layer does to channels: the rules' common ground.
+"""What a layer does to channels: the base of all rules.
 
-A value of the graph has one axis of channels, the last one unless a transposition
-moved it; its other axes are positions. A rule says for its layer which channels of
-what it makes are which of what it takes, which weights they index, and what a smaller
-layer is.
+A value of the graph has one axis of channels, the last one unless a transposition moved
+it; its other axes are positions. A rule says how its layer's output channels relate to
+its input channels, which weights they index, and what the smaller layer is.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Channels:
 
     Args:
         labels: Their labels, in the order of the axis.
-        axis: Which axis they are on, counted from the end: -1 is the last.
-        foreign: Whether they stand for positions, since the rule of the layer that
-            takes them can't follow the axis that the value's channels are on.
+        axis: Their axis, counted from the end: -1 is the last.
+        foreign: Whether they stand for positions, because the rule of the layer that
+            reads them can't follow the axis of the value's channels.
     """
 
     labels: np.ndarray
@@ -46,10 +45,11 @@ class Member:
     Args:
         variable: The weight.
         axis: The axis, counted from the front.
-        labels: Label of each index of the axis; one label may be there several times.
-        reads: Number of the input whose channels these are, if the layer does not read
-            a channel where all weights of its index are zero.
-        zeroed: Whether the values of a pruned channel are zero. Variances stay.
+        labels: Label of each index of the axis; a label may occur several times.
+        reads: Number of the input that has these channels, if the layer does not read a
+            channel whose weights on this axis are all zero.
+        zeroed: Whether the values of a pruned channel are zero. Variances are not
+            zeroed.
     """
 
     variable: keras.Variable
@@ -61,11 +61,12 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Product:
-    """Multiplications and additions that use no weight, as those inside attention.
+    """Multiplications and additions that use no weight, such as those in attention.
 
     Args:
-        count: Positions where channels are multiplied; `None` if it is not known.
-        axes: Labels of the axes whose living channels multiply the count.
+        count: Number of positions where channels are multiplied; `None` if it is not
+            known.
+        axes: Labels of the axes whose numbers of kept channels multiply the count.
     """
 
     count: int | None
@@ -78,15 +79,13 @@ class Node:
 
     Args:
         call: The call.
-        layer: The layer, without a wrapper that prunes it, or the operation.
-        numbers: Numbers of the values it takes, masks left out.
-        in_shapes: Shapes of those, batch first.
-        inputs: Channels of those.
-        rule: The rule that holds.
-        shared: Whether the layer has weights and is called more than once.
-        outputs: Channels of the values it makes.
-        members: Axes of its weights that channels index.
-        own: Labels that a rule makes for units inside the layer, for itself.
+        layer: The layer without its pruning wrapper, or the operation.
+        numbers: Numbers of its input values, without masks.
+        in_shapes: Shapes of these values, batch first. inputs: Channels of these
+        values. rule: The rule of the call. shared: Whether the layer has weights and is
+        called more than once. outputs: Channels of the output values. members: Axes of
+        its weights that channels index. own: Labels that the rule creates for units
+        inside the layer.
     """
 
     call: Call
@@ -102,7 +101,7 @@ class Node:
 
     @property
     def args(self) -> tuple:
-        """Positional arguments of the call, a `keras.KerasTensor` for each value."""
+        """Positional arguments of the call, with `keras.KerasTensor`s as values."""
         return self.call.arguments[0]
 
     @property
@@ -117,14 +116,14 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
-    """What stays around one call.
+    """The channels that stay around one call.
 
     Args:
         inputs: Flags of each input's channels.
         outputs: Flags of each output's channels.
         members: Flags of each member's indices.
         needed: Flags of each output's channels whose values matter. A channel can be
-            kept for the sake of another one that it is tied to.
+            kept only because it is tied to another one.
         constants: Constants of each input.
     """
 
@@ -137,14 +136,14 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Resized:
-    """What a smaller layer has different from its original.
+    """The differences between a smaller layer and its original.
 
     Args:
-        config: Entries of the configuration.
-        weights: Values by the name of the weight ("cell/kernel"); those not named stay
-            as they are.
-        emit: How it is called, where that is not `layer(*args, **kwargs)`: a function
-            of the layer, the positional and the keyword arguments.
+        config: Changed entries of the configuration.
+        weights: Values by the name of the weight ("cell/kernel"); other weights do not
+            change.
+        emit: How to call it, unless by `layer(*args, **kwargs)`: a function of the
+            layer, the positional and the keyword arguments.
     """
 
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -153,44 +152,44 @@ class Resized:
 
 
 class Rule:
-    """How channels pass a layer. This one: each by itself and unchanged.
+    """How channels pass a layer; this rule passes each channel on unchanged.
 
-    A rule for a layer of your own is a subclass under the decorator
-    `tfticket.channel_rule`. Most need `outputs`, `members` and `config` only.
+    A rule for your own layer is a subclass with the decorator `tfticket.channel_rule`.
+    Most rules need only `outputs`, `members` and `config`.
 
-    Constants are float64 arrays, NaN where a channel is not the same number at every
-    position of every sample.
+    Constants are float64 arrays, NaN where a channel does not have the same value at
+    every position of every sample.
     """
 
-    # Whether it follows channels on another axis than the last.
+    # Whether it follows channels on an axis other than the last.
     any_axis = False
-    # Whether it may be called with other arguments than tensors.
+    # Whether it may be called with arguments other than tensors.
     any_arguments = False
     # Whether a Keras mask of positions changes nothing that the rule says.
     any_mask = True
-    # Whether its inputs may be of unknown size, as token numbers are.
+    # Whether its inputs may have unknown sizes, like token numbers.
     any_width = False
     # Whether a channel that is zero in every input, and whose weights are zero, is zero
     # in every output.
     keeps_zero = False
-    # Whether channels that are there count, were they not read: those of statistics.
+    # Whether unread channels count, as in statistics.
     counts_channels = False
 
     def of(self, layer: Any, rule_of: Callable[[Any], Rule]) -> Rule:
-        """The rule for a layer of the kind: this one, or one of the layer's own.
+        """The rule for a layer of this kind: this one, or a special one.
 
         Args:
             layer: The layer.
-            rule_of: Finds the rule of another layer, for layers that hold one.
+            rule_of: Finds the rule of another layer, for layers that contain one.
         """
         return self
 
     def refuses(self, node: Node) -> str | None:
-        """Why the rule does not hold for this call, if it does not."""
+        """Why the rule does not apply to this call, if it does not."""
         return None
 
     def outputs(self, node: Node, labels: Labels) -> list[Channels]:
-        """Channels of what the layer makes. Ties and pins are noted in `labels`."""
+        """Channels of the layer's outputs. Ties and pins are recorded in `labels`."""
         return [node.inputs[0]] * len(node.out_shapes)
 
     def members(self, node: Node) -> list[Member]:
@@ -198,19 +197,19 @@ class Rule:
         return []
 
     def products(self, node: Node) -> list[Product]:
-        """Operations of one sample that use no weight."""
+        """Operations per sample that use no weight."""
         return []
 
     def config(
         self, node: Node, inputs: list[int], outputs: list[int]
     ) -> dict[str, Any]:
-        """Entries of the configuration for so many channels of inputs and outputs."""
+        """Configuration entries for the given numbers of input and output channels."""
         return {}
 
     def constants(self, node: Node, given: list[np.ndarray]) -> list[np.ndarray]:
-        """Constants of the outputs, from those of the inputs.
+        """Constants of the outputs, computed from those of the inputs.
 
-        Here: what is zero by `keeps_zero`.
+        By default, zeros according to `keeps_zero`.
         """
         if not self.keeps_zero:
             return [np.full(len(x), np.nan) for x in node.outputs]
@@ -226,10 +225,10 @@ class Rule:
     def needed(
         self, node: Node, needed: list[np.ndarray], given: list[np.ndarray]
     ) -> list[np.ndarray]:
-        """Whose values matter, of each input, where those of `needed` outputs do.
+        """The channels of each input that affect the `needed` outputs.
 
-        Here: what weights that are not zero read for them, and where no member reads
-        an input, what has the same label.
+        By default, channels that non-zero weights read for them; if no member reads an
+        input, channels with the same label.
 
         Args:
             node: The call.
@@ -262,10 +261,10 @@ class Rule:
     def inside(
         self, node: Node, needed: list[np.ndarray]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Labels of units, and flags: does the layer need them for itself?
+        """Labels of units, and flags: whether the layer needs them itself.
 
-        Here: of units that are in no input or output, those that have a weight that is
-        not zero.
+        By default, it needs units that are in no input or output and have a non-zero
+        weight.
 
         Args:
             node: The call.
@@ -282,7 +281,7 @@ class Rule:
         return found
 
     def resized(self, node: Node, kept: Kept) -> Resized:
-        """The layer for the channels kept. Here: weights cut along their members."""
+        """The layer for the kept channels; here, its weights are cut along members."""
         if all(x.all() for x in (*kept.inputs, *kept.outputs, *kept.members)):
             return Resized()
         return Resized(
@@ -296,7 +295,7 @@ class Rule:
 
 
 def cut(node: Node, kept: Kept) -> dict[str, np.ndarray]:
-    """The weights of a layer that lose something, by name, for the indices kept."""
+    """The weights of a layer that are cut to the kept indices, by name."""
     if not node.members:
         return {}
     names = {id(x): name for name, x in weights_by_path(node.layer).items()}
@@ -312,18 +311,17 @@ def cut(node: Node, kept: Kept) -> dict[str, np.ndarray]:
 
 
 class Barrier(Rule):
-    """Nothing is known: it needs all, and what it takes and makes keeps its size.
+    """Nothing is known, so the layer needs all channels, and all sizes stay.
 
     Args:
-        reason: Why it is one.
+        reason: Why the layer is a barrier.
     """
 
     def __init__(self, reason: str):
         self.reason = reason
 
 
-# Functions that act on each number by itself; those that a Keras does not have are
-# left out.
+# Functions that act on each number separately, without those that this Keras lacks.
 _ELEMENTWISE = (
     *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid"),
     *("hard_silu", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish"),
@@ -341,14 +339,14 @@ ACTIVATION_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU
 
 
 def acts_by_element(activation: Any) -> bool:
-    """Whether an activation is known to take each number by itself."""
+    """Whether an activation is known to act on each number separately."""
     if isinstance(activation, keras.layers.Layer):
         return type(activation) in ACTIVATION_LAYERS
     return activation is None or activation in _FUNCTIONS
 
 
 def applied(function: Any, constants: np.ndarray) -> np.ndarray:
-    """A function of numbers, applied to the constants among them."""
+    """Applies a function of numbers to the constants among them."""
     result = np.full(constants.shape, np.nan)
     known = ~np.isnan(constants)
     if known.any():
@@ -358,17 +356,17 @@ def applied(function: Any, constants: np.ndarray) -> np.ndarray:
 
 
 def finite(constants: np.ndarray) -> np.ndarray:
-    """The constants; infinite ones are none, since 0 times infinity is NaN."""
+    """The finite constants, since 0 times infinity would be NaN."""
     return np.where(np.isfinite(constants), constants, np.nan)
 
 
 def numbers(weight: keras.Variable) -> np.ndarray:
-    """A weight's values as float64."""
+    """The values of a weight as float64."""
     return keras.ops.convert_to_numpy(weight).astype(np.float64)
 
 
 def pads(layer: keras.layers.Layer, shape: tuple) -> bool:
-    """Whether a window of the layer can reach past the border of its input.
+    """Whether a window of the layer can reach beyond the border of its input.
 
     Args:
         layer: A convolution or pooling layer.
@@ -394,7 +392,7 @@ def _each(value, count):
 
 
 def width(shape: tuple, axis: int = -1) -> int:
-    """The number of channels, 1 where there is no such axis or its size is unknown."""
+    """The number of channels; 1 if there is no such axis or its size is unknown."""
     return shape[axis] if has_channels(shape, axis) else 1
 
 

@@ -23,14 +23,14 @@ from tfticket.keras_models.masked_layer import inner_layer
 
 @dataclasses.dataclass(eq=False)
 class Traced:
-    """The channels of a model, tied channels under one label.
+    """The channels of a model; tied channels have one label.
 
     Args:
         graph: The model, flat.
         nodes: Its calls as rules see them, in the order of `graph.calls`.
         values: Channels of each value, by its number.
-        pins: Label to the reason why its channels stay.
-        labels: Where labels came from.
+        pins: Maps a label to the reason why its channels stay.
+        labels: The origin of the labels.
     """
 
     graph: FlatGraph
@@ -41,7 +41,7 @@ class Traced:
 
 
 def trace(graph: FlatGraph) -> Traced:
-    """Labels the channels of every value, by the rule of each call."""
+    """Labels the channels of every value with the rule of each call."""
     labels = Labels()
     values: dict[int, Channels] = {}
     for layer, i in zip(graph.input_layers, graph.inputs, strict=True):
@@ -75,7 +75,7 @@ def trace(graph: FlatGraph) -> Traced:
 
 
 def _node(call, repeated, values, labels):
-    """A call under its rule, a `Barrier` with its reason if none holds."""
+    """A call with its rule; a `Barrier` with a reason if none applies."""
     layer = inner_layer(call.operation)
     numbers, sides = _sides(call, layer)
     shapes = dict(zip(call.inputs, call.in_shapes, strict=True))
@@ -103,13 +103,13 @@ def _node(call, repeated, values, labels):
         for made in node.outputs:
             labels.pin(
                 made.labels,
-                f"'{layer.name}' has an activation that takes all channels together",
+                f"'{layer.name}' has an activation that combines all channels",
             )
     return node
 
 
 def _sides(call, layer):
-    """Numbers of the values a call takes as data, and of those that are masks."""
+    """Numbers of the values that a call reads as data, and as masks."""
     marks = {i: _Mark(i) for i in call.inputs}
     args, kwargs = call.with_values(marks)
     try:
@@ -125,18 +125,18 @@ def _sides(call, layer):
 
 @dataclasses.dataclass(frozen=True)
 class _Mark:
-    """Stands for a value among the arguments of a call."""
+    """A placeholder for a value among the arguments of a call."""
 
     number: int
 
 
 def _refusal(node, sides):
-    """Why no rule can hold, of what all rules have in common."""
+    """Why no rule can apply, from the conditions that all rules share."""
     rule, layer = node.rule, node.layer
     if isinstance(rule, Barrier):
         return rule.reason
     if not _plain_arguments(node.call, rule):
-        return "is called with other arguments than tensors"
+        return "is called with arguments other than tensors"
     if sides and not rule.any_mask:
         return "is called with a mask"
     known = rule.any_width or all(
@@ -166,7 +166,7 @@ def _plain_arguments(call, rule):
 
 
 def _on_last(node, number, labels):
-    """The input's channels, positions in their place if they are on another axis."""
+    """The input's channels; positions instead, if the channels are on another axis."""
     of = node.inputs[number]
     if of.axis == -1:
         return of
@@ -190,7 +190,7 @@ def _barrier(node, reason, values, labels):
 
 
 def _tie_shared(nodes, labels):
-    """Ties what indexes the same axis of the same weight, in several calls."""
+    """Ties channels that index the same axis of a weight in several calls."""
     first: dict[tuple, np.ndarray] = {}
     for node in nodes:
         for member in node.members:
@@ -201,5 +201,5 @@ def _tie_shared(nodes, labels):
 
 
 def mixes(node: Node) -> bool:
-    """Whether its activation, like softmax, takes all channels together."""
+    """Whether its activation combines all channels, as softmax does."""
     return not acts_by_element(getattr(node.layer, "activation", None))

@@ -1,4 +1,4 @@
-"""Rules of the layers that sum over channels: Dense and convolutions."""
+"""Rules of layers that sum over channels: Dense and convolutions."""
 
 import keras
 import numpy as np
@@ -19,11 +19,11 @@ layers = keras.layers
 class Linear(Rule):
     """A kernel over all input channels, a bias, an activation.
 
-    An output none of whose weights sees a changing input is constant. A constant
-    input goes into the bias, unless zeros at the border come in between.
+    An output is constant if all its weights read constant inputs. A constant input is
+    added to the bias, unless zeros at the border prevent that.
 
     Args:
-        size: What the configuration calls the number of outputs.
+        size: Name of the number of outputs in the configuration.
         transposed: Whether the kernel has outputs before inputs.
     """
 
@@ -70,8 +70,8 @@ class Linear(Rule):
         foldable = self._foldable(node, kept.constants[0])
         extra = _folded(kernel, kept.constants[0], foldable)
         extra = np.where(needed, extra, 0.0)
-        # What is kept for the sake of others counts as zero, so that the inputs it
-        # had need not be there.
+        # A channel that is kept only because of others counts as zero, so its inputs
+        # need not exist.
         kernel = np.where(foldable[:, np.newaxis] | ~needed, 0, kernel)
         kernel = kernel[:, kept.inputs[0]][:, :, kept.outputs[0]]
         if self._transposed:
@@ -99,11 +99,11 @@ class Linear(Rule):
 
 
 class Grouped(Rule):
-    """A convolution in groups, each of which reads channels of its own.
+    """A convolution in groups, each of which reads its own channels.
 
-    As many channels stay in each group: a channel goes with those at its place in the
-    other groups. Where each group has one, as in a depthwise convolution, a group goes
-    as a whole.
+    Each group keeps the same number of channels: a channel is tied to those at its
+    place in the other groups. If each group has one channel, as in a depthwise
+    convolution, a group is removed as a whole.
     """
 
     def refuses(self, node):
@@ -152,7 +152,7 @@ def _tie_rows(rows, labels):
 
 
 class Depthwise(Rule):
-    """Each input channel makes outputs of its own, which stay or go with it."""
+    """Each input channel has its own outputs, which are kept or removed with it."""
 
     def refuses(self, node):
         return _other_weights(node.layer, {"kernel", "bias"})
@@ -180,7 +180,7 @@ class Depthwise(Rule):
 
 
 class Separable(Rule):
-    """A depthwise convolution, and one of window 1 over what it makes."""
+    """A depthwise convolution and a convolution of window 1 on its output."""
 
     def refuses(self, node):
         return _other_weights(
@@ -232,7 +232,7 @@ class Separable(Rule):
         return Resized(config, weights)
 
     def _parts(self, node, given):
-        """Constants between the two, and the second one's kernel."""
+        """Constants between the two convolutions, and the second one's kernel."""
         layer = node.layer
         between = _of_each_channel(
             layer, layer.depthwise_kernel, node.in_shapes[0], given
@@ -242,10 +242,9 @@ class Separable(Rule):
 
 
 class EinsumDense(Rule):
-    """A kernel over the last axis of the input, perhaps over more, and a bias.
+    """A kernel over the last axis of the input, possibly over more, and a bias.
 
-    The last axis of the output is new; other axes that are, heads for example, are
-    positions.
+    The last axis of the output is new. Other new axes, such as heads, are positions.
     """
 
     def refuses(self, node):
@@ -257,7 +256,7 @@ class EinsumDense(Rule):
         if inputs[-1] not in kernel or inputs[-1] in outputs:
             return "does not sum over the last axis"
         if outputs[-1] not in kernel or outputs[-1] in inputs:
-            return "makes no new last axis"
+            return "has no new last axis in its output"
         bias = getattr(node.layer, "bias", None)
         if bias is not None and bias.shape[-1] not in (1, node.out_shapes[0][-1]):
             return "has a bias on another axis"
@@ -312,13 +311,13 @@ def _other_weights(layer, known):
 
 
 def _any_weight(kernel):
-    """Flags (inputs, multiples) of a depthwise kernel: is a weight of it not zero?"""
+    """Flags (inputs, multiples) of a depthwise kernel: whether a weight is not zero."""
     kernel = keras.ops.convert_to_numpy(kernel)
     return (kernel != 0).any(tuple(range(kernel.ndim - 2)))
 
 
 def _of_each_channel(layer, kernel, shape, given):
-    """Constants that a depthwise kernel makes, before bias and activation."""
+    """Constants that a depthwise kernel outputs, before bias and activation."""
     nonzero = _any_weight(kernel)
     kernel = keras.ops.convert_to_numpy(kernel)
     sums = kernel.sum(tuple(range(kernel.ndim - 2)), dtype=np.float64)
@@ -333,13 +332,13 @@ def _bias(layer, size):
 
 
 def _folded(kernel, given, foldable):
-    """What the foldable inputs add to each output."""
+    """The contribution of the foldable inputs to each output."""
     used = foldable & (np.nan_to_num(given) != 0)
     return given[used] @ kernel[:, used].sum(0, dtype=np.float64)
 
 
 def _add_bias(layer, config, weights, kept_out, needed, extra):
-    """Adds to the bias, which a layer without one gets if it must."""
+    """Adds to the bias, and creates one if that is necessary."""
     if layer.use_bias or extra[kept_out].any():
         bias = np.where(needed, _bias(layer, len(extra)) + extra, 0.0)
         config["use_bias"] = True

@@ -6,14 +6,14 @@ session, initialized by the SavedModel's own operations, with no Python in it.
     python run_c_api.py INPUTS.npz OUTPUTS.npz LIBRARY MODEL NAMES.json
 
 where NAMES.json has {"inputs": {name: tensor}, "outputs": {name: tensor}}. Results are
-"c_api/name", and "again/name" of a second call.
+"c_api/name", and "again/name" for a second call.
 """
 
 import ctypes
 import json
 import sys
 
-# Before TensorFlow's library: loaded after it, NumPy's random module can crash.
+# NumPy comes before TensorFlow's library: loaded after it, its random module can crash.
 import numpy as np
 import numpy.random
 
@@ -41,7 +41,7 @@ class _Output(ctypes.Structure):
 
 
 class Session:
-    """A SavedModel, loaded.
+    """A loaded SavedModel.
 
     Args:
         library: Path of TensorFlow's C++ library, which holds the C API.

@@ -4,9 +4,9 @@
 
 Inputs are named "inputs/name". Outputs are stored as "0/name", "1/name", by the
 models' order, those of a second call as "again/0/name", and the seconds of each round
-as "0/", "1/". Rounds go through all models in turn, so that what else the machine does
-hits all of them. Neither keras nor tfticket can be imported in it, so a file that needs
-either fails here and not in production.
+as "0/", "1/". Every round runs all models in turn, so that other load on the machine
+affects all of them. This process can import neither keras nor tfticket, so a file that
+needs either fails here and not in production.
 """
 
 import sys

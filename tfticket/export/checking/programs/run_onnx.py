@@ -2,7 +2,7 @@
 
     python run_onnx.py INPUTS.npz OUTPUTS.npz MODEL
 
-Names are "inputs/name" and "outputs/name"; "again/name" is of a second call.
+Names are "inputs/name" and "outputs/name"; "again/name" comes from a second call.
 """
 
 import sys

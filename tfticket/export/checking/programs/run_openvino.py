@@ -2,7 +2,7 @@
 
     python run_openvino.py INPUTS.npz OUTPUTS.npz MODEL.xml
 
-Names are "inputs/name" and "outputs/name"; "again/name" is of a second call.
+Names are "inputs/name" and "outputs/name"; "again/name" comes from a second call.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 def main(inputs, outputs, model):
     import openvino
 
-    # Some processors have bfloat16, which would be compared with float32 here.
+    # Some processors would compute in bfloat16, which would be compared with float32.
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(model, "CPU", hints)
     with np.load(inputs) as file:
@@ -24,7 +24,7 @@ def main(inputs, outputs, model):
         for output in compiled.outputs:
             # Operations that do nothing leave several names for one output.
             for name in output.get_names():
-                # A copy: the next call writes to the same memory.
+                # This copies, because the next call writes to the same memory.
                 named[f"{call}/{name}"] = np.array(results[output])
     np.savez(outputs, **named)
 
