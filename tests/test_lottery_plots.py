@@ -21,7 +21,8 @@ from tfticket.lottery.figures.run import plot_run
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.paper import page
-from tfticket_cli import main
+from tfticket.tickets import pictures
+from tfticket_cli import main, plot
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
@@ -190,6 +191,41 @@ def test_ticks_do_not_touch(results):
         assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize("densities", [(1.0, 0.8), (1.0, 0.51), (0.02, 0.015)])
+def test_two_densities_give_three_ticks(results, densities):
+    rows = [
+        {**tables.rows(results)[0], "round": n, "density": d}
+        for n, d in enumerate(densities)
+    ]
+    for axes in plots.accuracy(rows).axes:
+        ticks = axes.get_xticks()
+        assert len(ticks) >= 3
+        assert all(100 * densities[1] <= t <= 100 * densities[0] for t in ticks)
+
+
+def test_a_narrow_log_axis_has_three_ticks(results):
+    rows = tables.layer_rows(results)
+    for row in rows:
+        row |= {"density": 0.3, "layer_density": 0.31}
+    (axes,) = plots.layer_densities(rows).axes
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
+def test_a_phone_can_show_every_figure(results):
+    rows = tables.rows(results)
+    for figure in (
+        plots.accuracy(rows),
+        plots.barrier(csv_rows.barrier_rows(results)),
+        plots.attacks(csv_rows.attack_rows(results)),
+    ):
+        # Of 7 inches, 390 pixels make letters of 10 points 8 pixels high.
+        assert figure.get_figwidth() <= 7
+        figure.draw_without_rendering()
+        left = {round(axes.get_position().x0, 2) for axes in figure.axes}
+        assert max(left) - min(left) < 0.1
+
+
 def test_learning_curves(results):
     part = [r.part for r in results if r.part.branch in ("ticket", "reinit")]
     columns = {"iteration": [10, 20, 30], "val_accuracy": [0.9, 0.95, 0.97]}
@@ -324,6 +360,23 @@ def test_what_lacks_data_is_not_drawn_and_said(bare, tmp_path):
     assert not list((tmp_path / "out").glob("*.csv"))
     with pytest.raises(ValueError, match=r"those finished, \[0, 1\]. Received: \[9\]"):
         plot_run(bare, tmp_path / "out", rounds=[9])
+
+
+def test_figures_for_papers(bare, tmp_path):
+    kinds = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
+    out = tmp_path / "out"
+    drawn = plot_run(bare, out, rounds=[1], numbers=False, formats=list(kinds))
+    assert drawn.written["layers"] == out / "layers.svg"
+    for kind, begin in kinds.items():
+        assert (out / f"layers.{kind}").read_bytes().startswith(begin)
+    again = plot_run(bare, tmp_path / "again", [1], numbers=False, formats=["svg"])
+    # Neither a date nor random names.
+    assert again.written["mask"].read_bytes() == (out / "mask.svg").read_bytes()
+    assert not (tmp_path / "again" / "layers.png").exists()
+    for wrong in ([], ["gif"], ["png", "PDF"]):
+        with pytest.raises(ValueError, match=r"formats must be .*'png', 'svg', 'pdf'"):
+            plot_run(bare, out, formats=wrong)
+    assert tuple(pictures.FORMATS) == plot._FORMATS
 
 
 def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):
@@ -472,6 +525,7 @@ def test_report_takes_overwrite(bare, tmp_path, run_script):
     ("script", "flag", "message", "status"),
     [
         ("plot_lottery.py", "--rounds=x", "--rounds must be whole", 2),
+        ("plot_lottery.py", "--format=png,gif", "--format must be one or more of", 2),
         ("plot_lottery.py", "--run_dir=.", "is not the folder of a run", 3),
         ("lottery_report.py", "--run_dir=.", "is not the folder of a run", 3),
         ("lottery_report.py", "--out=page.html", "must be a Markdown file", 2),

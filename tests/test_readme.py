@@ -62,7 +62,7 @@ def test_figures_of_the_table_are_those_of_the_pages():
         for line in (pages.ROOT / "README.md").read_text().splitlines()
         if line.startswith("| [") and "docs/results/" in line
     ]
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
         page = (pages.ROOT / re.search(r"\((.*?)\)", row)[1]).read_text()
         for number in re.findall(r"\d[\d,]*\.?\d*", row.split("|", 4)[4]):

@@ -1,10 +1,10 @@
 """Draws the figures of a lottery-ticket experiment, finished or still running.
 
     tfticket plot --run_dir=runs/mnist-lenet_300_100-1a2b3c4d5e
-    tfticket plot --run_dir=RUN --rounds=0,3,7,15 --out_dir=figures
+    tfticket plot --run_dir=RUN --rounds=0,3,7,15 --out_dir=figures --format=svg,pdf
 
-Prints one line for each branch and round, and writes a PNG file for each figure and
-its numbers as CSV. Names the figures that lack data.
+Prints one line for each branch and round, and writes each figure to a file and its
+numbers as CSV. Names the figures that lack data.
 """
 
 from typing import Any
@@ -13,6 +13,9 @@ from absl import flags
 
 from tfticket_cli import flag_groups
 from tfticket_cli.output import Output
+
+# As `tfticket.tickets.pictures.FORMATS`, whose import takes seconds.
+_FORMATS = ("png", "svg", "pdf")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -25,11 +28,18 @@ def define(values: flags.FlagValues) -> None:
         "nearest to the paper's densities."
     )
     flag_groups.define(values, "list", "rounds", None, about)
+    about = "Formats of the figures: png, svg, pdf, or several of them."
+    flag_groups.define(values, "list", "format", ["png"], about)
 
 
 def check(values: flags.FlagValues) -> None:
-    """Refuses a folder that is not there, and rounds that are no numbers."""
+    """Refuses a missing folder, unknown formats, and rounds that are no numbers."""
     flag_groups.check_run_dir(values)
+    if not values.format or not set(values.format) <= set(_FORMATS):
+        raise ValueError(
+            f"--format must be one or more of {', '.join(_FORMATS)}. "
+            f"Received: {','.join(values.format)}"
+        )
     flag_groups.steps("rounds", values.rounds or [], 0)
 
 
@@ -43,6 +53,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         values.run_dir,
         values.out_dir,
         rounds and flag_groups.steps("rounds", rounds, 0),
+        formats=values.format,
     )
     rows = tables.rows(drawn.results)
     output.table(tables.as_rich(rows))

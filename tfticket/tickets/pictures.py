@@ -3,12 +3,20 @@
 import io
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from PIL import Image  # which matplotlib depends on
 from rich import box
 from rich.table import Table
@@ -22,6 +30,14 @@ DENSE: dict[str, Any] = {"color": "k", "linestyle": "--", "linewidth": 1, "alpha
 # Ticks where the paper's are, so that figures can be laid side by side.
 _PAPER = (100, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9)
 _MARKERS = "osD^vP*Xph<>"
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# What figures can be written as, with metadata that leaves out the date.
+FORMATS: dict[str, dict[str, None]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:
@@ -61,14 +77,15 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
 def rounds_plot(
     records: Sequence[RoundRecord], path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Plots accuracy and early-stop iteration against density, to a PNG file.
+    """Plots accuracy and early-stop iteration against density, to a file.
 
     Density is on a log axis and falls to the right, as in the lottery ticket
     paper (arXiv 1803.03635, figure 4); the dense network is a dashed line.
 
     Args:
         records: As for `rounds_table`.
-        path: The file to write.
+        path: The file to write, ending in .svg or .pdf for these formats; PNG
+            otherwise.
         title: Title of the figure.
     """
     if not _check_records(records):
@@ -84,9 +101,10 @@ def rounds_plot(
         ],
         "Early-stop iteration": [r.best_iteration for r in records],
     }
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    # Below each other, so that a phone can show them.
+    figure = Figure(figsize=(7, 11), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, len(panels))
+    axes = figure.subplots(len(panels))
     axes[1].sharey(axes[0])
     for panel, (label, values) in zip(axes, panels.items(), strict=True):
         densities = [record.density for record in records]
@@ -107,7 +125,10 @@ def _check_records(records):
 
 def branch_style(number: int) -> dict[str, Any]:
     """Colour and marker of the branch of that number, so that grey prints do too."""
-    return {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+    }
 
 
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
@@ -142,8 +163,19 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 8) -> None:
 
 
 def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    """Writes a figure to a PNG file, whole or not at all; `None` writes nothing."""
+    """Writes a figure to a file, whole or not at all; `None` writes nothing.
+
+    Args:
+        figure: The figure.
+        path: The file. A name that ends in .svg or .pdf gets that format, any other
+            PNG.
+    """
     if path is None:
+        return figure
+    kind = pathlib.Path(os.fspath(path)).suffix.lower().lstrip(".")
+    if kind in FORMATS and kind != "png":
+        with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "tfticket"}):
+            figure.savefig(temporary, format=kind, metadata=FORMATS[kind])
         return figure
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=120)
@@ -171,4 +203,23 @@ def _ticks(densities):
     for value in [*paper, *percents]:
         if all(max(value / t, t / value) >= least for t in ticks):
             ticks.append(value)
+    if len(ticks) < 3:  # two rounds: the axis needs more to be read
+        ticks += [
+            t
+            for t in log_ticks(percents[-1], percents[0])
+            if all(max(t / tick, tick / t) >= least for tick in ticks)
+        ]
     return sorted(ticks, reverse=True)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, for the ticks of a log axis: three or more."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    tens = [10.0**n for n in range(first, last + 1)]
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = [t for ten in tens for s in steps if low <= (t := ten * s) <= high]
+        if len(ticks) >= 3:
+            return ticks
+    # So narrow that it could as well be linear.
+    even = MaxNLocator(nbins=5, min_n_ticks=3).tick_values(low, high)
+    return [float(t) for t in even if low <= t <= high]

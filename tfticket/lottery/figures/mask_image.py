@@ -84,7 +84,7 @@ def mask_image(
     Args:
         masks: Round to mask, (inputs, units). A row of panels for each.
         image_shape: (height, width) or (height, width, channels) of the images.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
 
     Raises:
@@ -92,10 +92,10 @@ def mask_image(
     """
     if not masks:
         raise ValueError("masks must hold one round or more. Received: masks={}")
-    figure = Figure(figsize=(12, 0.8 + 2.9 * len(masks)), layout="constrained")
+    figure = Figure(figsize=(8, 0.8 + 2.1 * len(masks)), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(
-        len(masks), 2, squeeze=False, width_ratios=[1, 2.6], sharex="col"
+        len(masks), 2, squeeze=False, width_ratios=[1, 1.6], sharex="col"
     )
     for (left, right), (round_, mask) in zip(panels, masks.items(), strict=True):
         mask = np.asarray(mask)

@@ -1,6 +1,8 @@
 """The figures of the lottery ticket paper, each from rows of plain numbers.
 
-Every function returns the figure, and writes it to a PNG file where given a path.
+Every function returns the figure, and writes it to a file if it gets a path: SVG or PDF
+if the name ends in .svg or .pdf, and PNG otherwise. Panels are below each other, so
+that a phone can show them.
 """
 
 import os
@@ -8,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from tfticket.lottery.figures.drawing import (
     branch_name,
@@ -20,10 +22,12 @@ from tfticket.lottery.figures.drawing import (
 )
 from tfticket.lottery.figures.tables import Row, dense_row
 from tfticket.tickets.pictures import (
+    COLORS,
     DENSE,
     branch_style,
     density_axis,
     legend_below,
+    log_ticks,
     save,
 )
 
@@ -32,7 +36,7 @@ _PANELS = (
     ("Test accuracy at the end of training, %", "test_accuracy", 100.0),
     ("Early-stop iteration", "early_stop_iteration", 1.0),
 )
-_GROUPS = {"survive": "C0", "pruned": "C3"}
+_GROUPS = {"survive": COLORS[0], "pruned": COLORS[1]}
 
 
 def accuracy(
@@ -45,15 +49,13 @@ def accuracy(
 
     Args:
         rows: What `tfticket.lottery.figures.tables.rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     dense = dense_row(rows)
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = Figure(figsize=(7, 12), layout="constrained")
     figure.suptitle(title)
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.1)
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(3)
     panels[1].sharey(panels[0])
     known: list[Any] = [
         dense and dense[name] for _, name, factor in _PANELS if factor == 100.0
@@ -73,7 +75,7 @@ def accuracy(
             focus_accuracy(axes, lowest)
         else:
             axes.set_ylim(bottom=0)
-    legend_below(figure, panels[0])
+    legend_below(figure, panels[0], columns=3)
     return save(figure, path)
 
 
@@ -90,17 +92,17 @@ def learning_curves(
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.curve_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
         until: Draw the part up to this iteration in a panel of its own.
     """
     last = max(row["iteration"] for row in rows)
     ends = [last] if until is None or until >= 0.7 * last else [until, last]
-    figure = Figure(figsize=(8 if len(ends) == 1 else 13, 5), layout="constrained")
+    figure = Figure(figsize=(7, 1 + 4 * len(ends)), layout="constrained")
     figure.suptitle(title)
     rounds = sorted({row["round"] for row in rows})
     colors = dict(zip(rounds, density_colors(rounds), strict=True))
-    panels = figure.subplots(1, len(ends), squeeze=False)[0]
+    panels = figure.subplots(len(ends), squeeze=False)[:, 0]
     dense = [r["val_accuracy"] for r in rows if _of(r, "ticket", rounds[0])]
     for axes, end in zip(panels, ends, strict=True):
         for branch, style in (("ticket", "-"), ("reinit", "--")):
@@ -136,7 +138,7 @@ def learning_curves(
         axes.grid(alpha=0.3)
         axes.margins(x=0.01)
         focus_accuracy(axes, max(dense, default=None))
-    legend_below(figure, panels[0], columns=4 * len(ends))
+    legend_below(figure, panels[0], columns=4)
     return save(figure, path)
 
 
@@ -149,12 +151,12 @@ def movement(
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.movement_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     rounds = sorted({row["round"] for row in rows})
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    size = (0.5 + 3.6 * len(layers), 0.9 + 2.3 * len(rounds))
+    size = (0.5 + 2.6 * len(layers), 0.9 + 2.1 * len(rounds))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(len(rounds), len(layers), squeeze=False, sharex="col")
@@ -182,7 +184,7 @@ def movement(
             axes.grid(alpha=0.3)
         line[0].set_ylabel("Share of the group, %")
     for axes in panels[-1]:
-        axes.set_xlabel("Growth of |weight| in training, initial stds", fontsize=9)
+        axes.set_xlabel("Growth of |weight|,\ninitial stds", fontsize=9)
     legend_below(figure, panels[0][0])
     return save(figure, path)
 
@@ -194,7 +196,7 @@ def overlap(
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.overlap_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -223,36 +225,36 @@ def barrier(
 ) -> Figure:
     """Error between two trainings of a ticket, and its barrier (1912.05671).
 
-    Left the test error along the line between them, a line a density; right the
-    height of the barrier against density.
+    The upper panel has the test error along the line between them, one line per
+    density; the lower one has the height of the barrier against density.
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.barrier_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     rounds = sorted({row["round"] for row in rows})
     firsts = [next(r for r in rows if r["round"] == round_) for round_ in rounds]
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(7, 9), layout="constrained")
     figure.suptitle(title)
-    left, right = figure.subplots(1, 2)
+    upper, lower = figure.subplots(2)
     for round_, color in zip(rounds, density_colors(rounds), strict=True):
         line = [row for row in rows if row["round"] == round_]
-        left.plot(
+        upper.plot(
             [row["alpha"] for row in line],
             [100 * row["error"] for row in line],
             color=color,
             label=density_name(line[0]["density"]),
         )
-    left.set_xlabel("Place between the two trainings")
-    left.set_ylabel("Test error, %")
-    left.set_ylim(bottom=0)
-    left.grid(alpha=0.3)
-    error_line(right, firsts, "barrier", 100.0, color="C0", marker="o")
-    right.axhline(0, **DENSE)
-    density_axis(right, [row["density"] for row in firsts])
-    right.set_ylabel("Barrier, percentage points of error")
-    legend_below(figure, left)
+    upper.set_xlabel("Place between the two trainings")
+    upper.set_ylabel("Test error, %")
+    upper.set_ylim(bottom=0)
+    upper.grid(alpha=0.3)
+    error_line(lower, firsts, "barrier", 100.0, **branch_style(0))
+    lower.axhline(0, **DENSE)
+    density_axis(lower, [row["density"] for row in firsts])
+    lower.set_ylabel("Barrier, percentage points of error")
+    legend_below(figure, upper, columns=5)
     return save(figure, path)
 
 
@@ -263,13 +265,13 @@ def attacks(
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.attack_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     kinds = list(dict.fromkeys(row["attack"] for row in rows))
-    figure = Figure(figsize=(0.8 + 4.6 * len(kinds), 5), layout="constrained")
+    figure = Figure(figsize=(7, 1 + 3.6 * len(kinds)), layout="constrained")
     figure.suptitle(title)
-    panels = figure.subplots(1, len(kinds), squeeze=False, sharex=True)[0]
+    panels = figure.subplots(len(kinds), squeeze=False)[:, 0]
     for attack, axes in zip(kinds, panels, strict=True):
         for number, branch in enumerate(branches(rows)):
             line = [r for r in rows if (r["attack"], r["branch"]) == (attack, branch)]
@@ -280,8 +282,8 @@ def attacks(
         density_axis(axes, [row["density"] for row in rows])
         name = "no attack" if attack == "none" else _attack_name(attack)
         axes.set_title(name, fontsize=10)
-    panels[0].set_ylabel("Test accuracy, %")
-    legend_below(figure, panels[0])
+        axes.set_ylabel("Test accuracy, %")
+    legend_below(figure, panels[0], columns=3)
     return save(figure, path)
 
 
@@ -292,7 +294,7 @@ def layer_densities(
 
     Args:
         rows: What `tfticket.lottery.figures.tables.layer_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     rows = [row for row in rows if row["branch"] == "ticket"]
@@ -313,7 +315,7 @@ def layer_densities(
     axes.plot(ends, ends, label="network", **DENSE)
     density_axis(axes, [row["density"] for row in rows])
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim())))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:.3g}")
     axes.set_ylabel("Weights remaining in the layer, %")

@@ -99,7 +99,7 @@ def popup_plot(
 
     Args:
         rows: What `popup_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     _check_rows(rows)

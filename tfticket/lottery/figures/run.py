@@ -26,6 +26,7 @@ from tfticket.lottery.figures import csv_rows, mask_image, plots
 from tfticket.lottery.figures.tables import Row, dense_row, layer_rows, rows
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.results import Part, PartResult
+from tfticket.tickets.pictures import FORMATS, save
 
 # Of the paper's figure 3, but for the last, and of its highest accuracy.
 _CURVES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036)
@@ -39,8 +40,8 @@ class Plots:
     """What `plot_run` drew.
 
     Args:
-        written: Name of the figure to its PNG file.
-        skipped: Name of the figure to why it was not drawn.
+        written: Maps the name of a figure to its file, in the first of the formats.
+        skipped: Maps the name of a figure to the reason why it was not drawn.
         results: The finished parts that it was drawn from.
     """
 
@@ -54,23 +55,30 @@ def plot_run(
     out_dir: str | os.PathLike | None = None,
     rounds: Sequence[int] | None = None,
     numbers: bool = True,
+    formats: Sequence[str] = ("png",),
 ) -> Plots:
-    """Draws what there are results of.
+    """Draws the figures that a run has results for.
 
     Args:
         folder: Folder of the run.
-        out_dir: Where PNG and CSV files go. Default: `plots` in the run's folder.
+        out_dir: Folder for figures and CSV files. Default: `plots` in the run's folder.
         rounds: Rounds of learning curves, movement and mask images. Default: those
             nearest to the paper's densities.
         numbers: Whether to write each figure's numbers as CSV.
+        formats: What to write each figure as: "png", "svg" or "pdf".
 
     Raises:
-        ValueError: If the folder is not a run's, nothing in it is finished, or there
-            is no such round.
+        ValueError: If the folder is not a run's, nothing in it is finished, a round
+            is not in it, or a format is unknown.
     """
     check_path("folder", folder)
     optional(check_path, "out_dir", out_dir)
     check_bool("numbers", numbers)
+    formats = check_list("formats", formats, "a list of formats")
+    if not formats or not set(formats) <= set(FORMATS):
+        raise ValueError(
+            f"formats must be one or more of {list(FORMATS)}. Received: {formats}"
+        )
     if rounds is not None:
         rounds = check_list("rounds", rounds, "a list of rounds")
         rounds = [check_integer("rounds", number, 0) for number in rounds]
@@ -85,8 +93,10 @@ def plot_run(
             continue
         if numbers:
             write_csv(numbers_of, out / f"{name}.csv")
-        found.written[name] = out / f"{name}.png"
-        draw(found.written[name])
+        found.written[name] = out / f"{name}.{formats[0]}"
+        figure = draw(found.written[name])
+        for more in formats[1:]:
+            save(figure, out / f"{name}.{more}")
     return found
 
 
