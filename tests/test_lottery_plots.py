@@ -373,7 +373,7 @@ def test_figures_for_papers(bare, tmp_path):
     # Neither a date nor random names.
     assert again.written["mask"].read_bytes() == (out / "mask.svg").read_bytes()
     assert not (tmp_path / "again" / "layers.png").exists()
-    for wrong in ([], ["gif"], ["png", "PDF"]):
+    for wrong in ([], ["gif"], ["png", "PDF"], [["png"]]):
         with pytest.raises(ValueError, match=r"formats must be .*'png', 'svg', 'pdf'"):
             plot_run(bare, out, formats=wrong)
     assert tuple(pictures.FORMATS) == plot._FORMATS

@@ -75,7 +75,7 @@ def plot_run(
     optional(check_path, "out_dir", out_dir)
     check_bool("numbers", numbers)
     formats = check_list("formats", formats, "a list of formats")
-    if not formats or not set(formats) <= set(FORMATS):
+    if not formats or any(kind not in list(FORMATS) for kind in formats):
         raise ValueError(
             f"formats must be one or more of {list(FORMATS)}. Received: {formats}"
         )
