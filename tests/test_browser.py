@@ -404,7 +404,7 @@ def test_what_is_wrong_is_said(files):
     assert "'more' does not compute what 'twice' does" in found.warnings[0]
     found = rows_of(files, zeros=True)
     assert found.rows[1].zeros
-    assert "'more' answers zeros alone" in str(found)
+    assert "'more' answers only zeros" in str(found)
     found = rows_of(files, nan=True)
     assert not found.same
     assert "largest difference nan" in found.warnings[0]

@@ -104,7 +104,7 @@ def test_a_target_that_cannot_be_reached(by_size):
         latency_plan(network(), 0.5, format="litert")
     structure = tfticket.structures.Channel(max_sparsity=0.1)
     by_size.fixed = 0.0
-    with pytest.raises(ValueError, match=r"least that was measured is 0\.[89]"):
+    with pytest.raises(ValueError, match=r"lowest measurement is 0\.[89]"):
         latency_plan(network(), 0.3, format="litert", structure=structure)
 
 

@@ -212,7 +212,7 @@ function cell(kind, text, label) {
 function show(plan, rows, about) {
   const first = rows[0];
   const warnings = rows.flatMap((row) => {
-    if (row.zeros) return [`“${row.name}” answers zeros alone: LiteRT.js does not run it right.`];
+    if (row.zeros) return [`“${row.name}” answers only zeros: LiteRT.js does not run it correctly.`];
     if (row.difference <= SAME) return [];
     return [`“${row.name}” does not compute what “${first.name}” does.`];
   });
