@@ -19,6 +19,9 @@ MODELS = (
     "lenet_5",
     "resnet_20",
     "resnet_8",
+    "vgg_11",
+    "vgg_16",
+    "vgg_19",
 )
 # Those of `tfticket.devices` and `tfticket.criteria`, compared too.
 STRATEGIES = ("none", "mirrored", "data_parallel")
