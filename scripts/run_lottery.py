@@ -1,6 +1,7 @@
 r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one recipe.
 
     python scripts/run_lottery.py
+    python scripts/run_lottery.py --preset=lenet_mnist --replicates=5 --branches=reinit
     python scripts/run_lottery.py --branches=reinit,shuffled,noise:0.5 --replicates=3
     python scripts/run_lottery.py --dataset=mnist --iterations=50000 --rounds=16 \
         --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16

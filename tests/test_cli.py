@@ -158,7 +158,30 @@ def test_export(program):
         (["find", "--seed=-1"], "seed must be at least 0"),
         (["find", "--rewind_to=first"], "--rewind_to must be a step"),
         (["find", "--iterations=100", "--evaluate_every=33"], "must divide"),
-        (["find", "--scope=global", "--conv_rate=0.1"], "needs --scope=layerwise"),
+        (
+            ["find", "--scope=global", "--conv_rate=0.1"],
+            "must be 0 with --scope=global",
+        ),
+        (["find", "--scope=global", "--rates=fc1:0.1"], "fc1:0.1 must be 0"),
+        (["find", "--scope=sensitivity", "--output_rate=0"], "use --exclude"),
+        (["find", "--rates=fc1"], "--rates must be PATTERN:RATE"),
+        (["find", "--momentum=0.8"], "--momentum is for --optimizer=sgd"),
+        (["find", "--nesterov"], "--nesterov is for --optimizer=sgd"),
+        (["find", "--optimizer=sgd", "--momentum=0", "--nesterov"], "needs a momentum"),
+        (["find", "--schedule=cosine", "--drops=5"], "--drops is for"),
+        (["find", "--schedule=cosine", "--iterations=9", "--warmup=9"], "less than"),
+        (
+            ["find", "--schedule=cosine", "--rewind_to=none"],
+            "ends with the first round",
+        ),
+        (["find", "--rewind_clock=stop"], "rewind_clock"),
+        (["lottery", "--preset=lenet"], "Did you mean lenet_mnist?"),
+        (["lottery", "--preset=resnet_18"], "Did you mean resnet_20?"),
+        (["lottery", "--preset=conv_2", "--optimizer=sgd"], "has optimizer=adam"),
+        (["lottery", "--preset=conv_2", "--iterations=9"], "has iterations=20000"),
+        (["lottery", "--preset=conv_2", "--criterion=snip"], "has criterion=magnitude"),
+        (["lottery", "--preset=vgg_19", "--drops=5"], "has drops=56240,84360"),
+        (["lottery", "--preset=vgg_19", "--noaugment"], "has augment=True"),
         (["find", "--scope=sensitivity", "--criterion=random"], "of magnitudes"),
         (["find", "--drops=a"], "--drops must be whole numbers from 1"),
         (["popup", "--density=half"], "--density must be fractions"),
@@ -314,6 +337,37 @@ def test_flags_at_their_defaults_are_the_librarys():
     assert export["quantization"].parser.enum_values == [
         name or "none" for name in conversion.QUANTIZATIONS
     ]
+
+
+@pytest.mark.parametrize("name", tfticket.lottery.PRESETS)
+def test_a_preset_by_its_flag_is_that_of_the_library(name):
+    def asked(*args):
+        values = main.flag_values(lottery)
+        values(["lottery", f"--preset={name}", *args])
+        lottery.check(values)
+        return lottery.experiment(values)
+
+    found, want = asked(), tfticket.lottery.LotteryExperiment.preset(name)
+    assert vars(found) == vars(want)
+    assert found.recipe == tfticket.lottery.Recipe.preset(name)
+    model = tfticket.lottery.PRESETS[name]["model"]
+    more = asked(
+        "--replicates=3", "--rounds=2", "--branches=reinit", f"--model={model}"
+    )
+    assert (more.recipe, more.replicates, more.rounds) == (want.recipe, 3, 2)
+
+
+def test_flags_of_a_recipe_are_its_arguments():
+    values = main.flag_values(lottery)
+    args = ["--optimizer=sgd", "--momentum=0.8", "--nesterov", "--schedule=cosine"]
+    args += ["--l2=0.1", "--rates=fc1:0,re:f.2:0.5", "--exclude=fc3"]
+    values(["lottery", *args, "--rewind_to=5", "--rewind_clock=restart"])
+    lottery.check(values)
+    assert lottery.experiment(values).recipe == tfticket.lottery.Recipe(
+        **{"optimizer": "sgd", "momentum": 0.8, "nesterov": True, "l2": 0.1},
+        **{"schedule": "cosine", "rates": {"fc1": 0, re.compile("f.2"): 0.5}},
+        **{"exclude": ["fc3"], "rewind_to": 5, "rewind_clock": "restart"},
+    )
 
 
 LIGHT = """

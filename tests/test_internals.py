@@ -24,6 +24,7 @@ PRIVATE = (
         "_inner_optimizers",
         "_input_shape_arg",
         "_use_weight_decay",
+        "_exclude_from_weight_decay",
         "_auto_config",
         "_update_model_variables_moving_average",
         "_model_variables_moving_average",
@@ -215,6 +216,15 @@ def test_uses_weight_decay():
     again = keras.optimizers.AdamW()
     again.exclude_from_weight_decay(var_list=[kernel])
     assert not internals.uses_weight_decay(again, kernel)
+
+
+def test_has_undecayed_variables():
+    kernel = keras.Variable([1.0])
+    for told in ({"var_names": ["bias"]}, {"var_list": [kernel]}):
+        optimizer = keras.optimizers.AdamW()
+        assert not internals.has_undecayed_variables(optimizer)
+        optimizer.exclude_from_weight_decay(**told)
+        assert internals.has_undecayed_variables(optimizer)
 
 
 def test_value_is_there():

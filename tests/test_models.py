@@ -23,6 +23,10 @@ MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
         # Weights, the classifier's biases, four parameters a BatchNorm channel.
         ("resnet_8", CIFAR, 77_360, 77_360 + 10 + 4 * (16 * 3 + 32 * 3 + 64 * 3)),
         ("resnet_20", CIFAR, 270_896, 270_896 + 10 + 4 * (16 * 7 + 32 * 7 + 64 * 7)),
+        # Convolutions, then the classifier: 20.0M of VGG-19 in the paper's table.
+        ("vgg_11", CIFAR, 9_217_728 + 5_120, 9_222_848 + 10 + 4 * 2_752),
+        ("vgg_16", CIFAR, 14_710_464 + 5_120, 14_715_584 + 10 + 4 * 4_224),
+        ("vgg_19", CIFAR, 20_018_880 + 5_120, 20_024_000 + 10 + 4 * 5_504),
     ],
 )
 def test_sizes(name, shape, weights, parameters):
@@ -31,6 +35,31 @@ def test_sizes(name, shape, weights, parameters):
     masks = tfticket.get_masks(tfticket.prune(model))
     assert sum(mask.size for mask in masks.values()) == weights
     assert model.output_shape == (None, 10)
+
+
+def test_resnet_20_is_the_papers_resnet_18():
+    """Of the lottery ticket paper's table: 274K parameters, 270K in convolutions."""
+    model = models.build("resnet_20", CIFAR, 10)
+    kernels = [
+        layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert round(model.count_params() / 1e3) == 274
+    assert round(sum(np.prod(k.shape) for k in kernels) / 1e3) == 270
+    # The convolution in front, 18 in blocks, and two shortcuts that change shape.
+    assert len(kernels) == 1 + 18 + 2
+
+
+def test_vgg_19_has_the_papers_convolutions():
+    filters = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    model = models.build("vgg_19", CIFAR, 10)
+    convs = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+    assert [x.filters for x in convs] == filters
+    assert all(not x.use_bias and x.kernel_size == (3, 3) for x in convs)
+    pools = [x for x in model.layers if isinstance(x, keras.layers.MaxPooling2D)]
+    assert len(pools) == 4
+    assert model.get_layer("pool").input.shape == (None, 2, 2, 512)
+    with pytest.raises(ValueError, match="images of at least 16x16"):
+        models.build("vgg_19", (8, 8, 1), 10)
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "conv_2"])

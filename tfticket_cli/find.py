@@ -48,6 +48,11 @@ def check(values: flags.FlagValues) -> None:
             "Give one of --iterations and --epochs, not both. Received: "
             f"--iterations={values.iterations} --epochs={values.epochs}"
         )
+    if values.schedule == "cosine" and values.rewind_to == "none":
+        raise ValueError(
+            "--schedule=cosine ends with the first round, and without rewinding the "
+            "optimizer goes on through all of them. Received: --rewind_to=none"
+        )
 
 
 def experiment(values: flags.FlagValues) -> Any:

@@ -19,6 +19,9 @@ MODELS = (
     "lenet_5",
     "resnet_20",
     "resnet_8",
+    "vgg_11",
+    "vgg_16",
+    "vgg_19",
 )
 # Those of `tfticket.devices` and `tfticket.criteria`, compared too.
 STRATEGIES = ("none", "mirrored", "data_parallel")
@@ -141,11 +144,21 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
         iterations: Its default.
         more: What `--evaluate_every` says of its default besides.
     """
-    about = "The optimizer; SGD has momentum 0.9."
+    about = "The optimizer."
     choice(values, "optimizer", "adam", ("adam", "sgd"), about)
     about = "Learning rate. Default: the paper's for the model with Adam, 0.1 with SGD."
     define(values, "float", "learning_rate", None, about, above=0)
-    define(values, "float", "weight_decay", 0.0, "Decoupled weight decay.", 0)
+    define(values, "float", "momentum", 0.9, "Momentum of SGD.", 0, below=1)
+    define(values, "bool", "nesterov", False, "Whether it is Nesterov's.")
+    about = (
+        "Weight decay as in the papers and PyTorch: added to the gradient of every "
+        "trainable variable, and in no loss that is reported."
+    )
+    define(values, "float", "l2", 0.0, about, 0)
+    about = "Decoupled weight decay, which does not go through the gradient."
+    define(values, "float", "weight_decay", 0.0, about, 0)
+    about = "What the learning rate does after the warm-up; a cosine falls to 0."
+    choice(values, "schedule", "constant", ("constant", "cosine"), about)
     about = "Steps over which the learning rate rises from 0."
     define(values, "integer", "warmup", 0, about, 0)
     about = "Steps at which the learning rate is divided by 10."
@@ -161,10 +174,23 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
     define(values, "integer", "rounds", 12, about, 1)
     about = "Fraction of the kept weights that is pruned after a round, in (0, 1)."
     define(values, "float", "rate", 0.2, about, above=0, below=1)
-    about = "Rate of the output layer. Default: half of --rate."
-    define(values, "float", "output_rate", None, about, above=0, below=1)
-    about = "Rate of convolutions. Default: --rate."
-    define(values, "float", "conv_rate", None, about, above=0, below=1)
+    about = (
+        "Rate of the output layer; 0 leaves it dense, the only choice with "
+        "--scope=global. Default: half of --rate, and --rate with --scope=global."
+    )
+    define(values, "float", "output_rate", None, about, 0, below=1)
+    about = "Rate of convolutions, likewise. Default: --rate."
+    define(values, "float", "conv_rate", None, about, 0, below=1)
+    about = (
+        "PATTERN:RATE, rates of single layers, likewise: a path as in fc1:0.1, or a "
+        "regular expression as in re:_shortcut:0."
+    )
+    define(values, "list", "rates", [], about)
+    about = (
+        "Layers without masks, which stay dense and don't count: paths, or regular "
+        "expressions as in re:conv."
+    )
+    define(values, "list", "exclude", [], about)
     about = (
         "Prune each layer by the rate, rank the weights of all layers together, or "
         "prune by thresholds at which each layer alone costs the same accuracy."
@@ -178,6 +204,11 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
         "the initial weights, 'none' to keep the trained ones (prune and fine-tune)."
     )
     define(values, "string", "rewind_to", "0", about)
+    about = (
+        "What a training that begins at step K of the dense one counts from: "
+        "'continue' from K, with --iterations less K steps; 'restart' from 0, with all."
+    )
+    choice(values, "rewind_clock", "continue", ("continue", "restart"), about)
     about = "Factor on the learning rate in every round after the first."
     define(values, "float", "retrain_factor", 1.0, about, above=0)
 
@@ -202,18 +233,74 @@ def check_recipe(values: flags.FlagValues) -> None:
             "--evaluate_every must divide --iterations, because a round ends with a "
             f"validation. Received: --iterations={iterations} --evaluate_every={every}"
         )
+    _check_optimizer(values)
+    own: dict[str, Any] = rates(values)
+    given = {name: values[name].value for name in ("output_rate", "conv_rate")}
+    own |= {name: value for name, value in given.items() if value is not None}
     if values.scope == "layerwise":
         return
-    for name in ("output_rate", "conv_rate"):
-        if values[name].value is not None:
+    for name, value in own.items():
+        flag = f"--{name}" if name in values else f"--rates={name}:{value:g}"
+        if values.scope == "sensitivity":
             raise ValueError(
-                f"--{name} needs --scope=layerwise. Received: --scope={values.scope}"
+                f"{flag} has no meaning with --scope=sensitivity. To leave a layer "
+                "dense, use --exclude."
+            )
+        if value:
+            raise ValueError(
+                f"{flag} must be 0 with --scope=global, where one cut goes through all "
+                f"layers that are not left dense. Received: {value:g}"
             )
     if values.scope == "sensitivity" and values.criterion != "magnitude":
         raise ValueError(
             "--scope=sensitivity chooses thresholds of magnitudes. "
             f"Received: --criterion={values.criterion}"
         )
+
+
+def _check_optimizer(values):
+    if values.optimizer == "adam":
+        for name in ("momentum", "nesterov"):
+            if values[name].present:
+                raise ValueError(
+                    f"--{name} is for --optimizer=sgd. "
+                    f"Received: --optimizer={values.optimizer}"
+                )
+    if values.nesterov and not values.momentum:
+        raise ValueError("--nesterov needs a momentum. Received: --momentum=0")
+    if values.schedule == "constant":
+        return
+    if values.drops:
+        raise ValueError(
+            "--drops is for --schedule=constant; a cosine falls by itself. "
+            f"Received: --drops={','.join(values.drops)}"
+        )
+    if values.iterations and values.warmup >= values.iterations:
+        raise ValueError(
+            "--warmup must be less than --iterations with --schedule=cosine. "
+            f"Received: --warmup={values.warmup} --iterations={values.iterations}"
+        )
+
+
+def rates(values: flags.FlagValues) -> dict[str, float]:
+    """Pattern to rate, of the list that `--rates` is.
+
+    Raises:
+        ValueError: If one is written otherwise than as PATTERN:RATE.
+    """
+    found = {}
+    for text in values.rates:
+        pattern, _, rate = text.rpartition(":")
+        try:
+            found[pattern] = float(rate)
+            if not pattern or not 0 <= found[pattern] < 1:
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                "--rates must be PATTERN:RATE with RATE in [0, 1), as in fc1:0.1. "
+                f"Received: {text!r}"
+            ) from None
+    return found
 
 
 def rewind_to(values: flags.FlagValues) -> int | None:
@@ -240,7 +327,9 @@ def recipe_settings(kind: type, values: flags.FlagValues) -> dict[str, Any]:
         values: Flags.
     """
     drops = steps("drops", values.drops)
-    return settings(kind, values, drops=drops, rewind_to=rewind_to(values))
+    return settings(
+        kind, values, drops=drops, rewind_to=rewind_to(values), rates=rates(values)
+    )
 
 
 def out_dir(values: flags.FlagValues, default: str, about: str) -> None:

@@ -1,6 +1,7 @@
 r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one recipe.
 
     tfticket lottery
+    tfticket lottery --preset=lenet_mnist --replicates=5 --branches=reinit
     tfticket lottery --branches=reinit,shuffled,noise:0.5 --replicates=3
     tfticket lottery --dataset=mnist --iterations=50000 --rounds=16 \
         --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16
@@ -18,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from tfticket_cli import flag_groups
+from tfticket_cli import flag_groups, presets
 from tfticket_cli.output import Output
 
 RESUMES = True
@@ -50,6 +51,7 @@ BRANCHES = {
 
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
+    presets.define(values)
     flag_groups.data(values)
     flag_groups.training(values, batch_size=60, seed="Seed of the first replicate.")
     flag_groups.recipe(values, 1000, "")
@@ -81,6 +83,7 @@ def define(values: flags.FlagValues) -> None:
 
 def check(values: flags.FlagValues) -> None:
     """Refuses flags that don't go together, and controls that don't exist."""
+    presets.apply(values)
     flag_groups.check_recipe(values)
     rounds = flag_groups.steps("branch_rounds", values.branch_rounds or [])
     if rounds and max(rounds) > values.rounds:
@@ -111,6 +114,7 @@ def experiment(values: flags.FlagValues) -> Any:
     """The `tfticket.lottery.LotteryExperiment` that the flags ask for."""
     from tfticket import lottery
 
+    presets.apply(values)
     recipe = lottery.Recipe(**flag_groups.recipe_settings(lottery.Recipe, values))
     rounds = values.branch_rounds
     return lottery.LotteryExperiment(

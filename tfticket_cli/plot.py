@@ -47,6 +47,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Draws what there are results of, and says what."""
     from tfticket import lottery
     from tfticket.lottery.figures import tables
+    from tfticket.lottery.figures.run import rewound_to
 
     rounds = values.rounds or None
     drawn = lottery.plot_run(
@@ -55,7 +56,8 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
         rounds and flag_groups.steps("rounds", rounds, 0),
         formats=values.format,
     )
-    rows = tables.rows(drawn.results)
+    step = rewound_to(lottery.read_config(values.run_dir))
+    rows = tables.rows(drawn.results, step)
     output.table(tables.as_rich(rows))
     for path in drawn.written.values():
         output.say(f"Written:   {path}")

@@ -34,11 +34,13 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     """Writes the page, and says what the run makes of the paper's claims."""
     from tfticket import lottery
     from tfticket.lottery.figures import tables, trainings
+    from tfticket.lottery.figures.run import rewound_to
     from tfticket.lottery.paper import page
 
     drawn = lottery.write_page(values.run_dir, values.out, values.overwrite)
     config = lottery.read_config(values.run_dir)
-    verdicts = page.verdicts(trainings.trainings(drawn.results), config)
+    step = rewound_to(config)
+    verdicts = page.verdicts(trainings.trainings(drawn.results, step), config)
     files = page.numbers_files(values.out)
     numbers = dict(zip(("trainings", "settings"), map(str, files), strict=True))
     for line in verdicts:
@@ -49,7 +51,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
     return {
         "run_dir": values.run_dir,
         "verdicts": verdicts,
-        "rows": tables.rows(drawn.results),
+        "rows": tables.rows(drawn.results, step),
         "files": {"page": values.out, **numbers, **drawn.written},
         "not_drawn": drawn.skipped,
     }

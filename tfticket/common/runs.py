@@ -74,6 +74,7 @@ class RunFolder:
         about: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         named: bool = False,
+        older: Mapping[str, Any] | None = None,
     ) -> Iterator[None]:
         """Makes the folder that of a run, and keeps other processes out.
 
@@ -87,18 +88,20 @@ class RunFolder:
                 stay.
             named: Whether the folder's name says which run it is: a `config.json` that
                 is damaged or missing is then written again.
+            older: What of the identity a `config.json` of an older version does not
+                tell, and what it was then.
 
         Raises:
             FileExistsError: If the folder holds another run and `overwrite` is off, or
                 files that are no run's. Nothing is changed.
             RunInUseError: If another process is in; names it.
         """
-        identity = json.loads(json.dumps(identity))
-        self._check(identity, overwrite, named)
+        identity, older = json.loads(json.dumps([identity, dict(older or {})]))
+        self._check(identity, overwrite, named, older)
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
             # Again: another process may have been in since.
-            known, other = self._check(identity, overwrite, named)
+            known, other = self._check(identity, overwrite, named, older)
             # Its configuration last: a kill in between leaves it the other run's.
             for path in self._own_files() if other else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -109,7 +112,7 @@ class RunFolder:
                 write_checked(self.path / CONFIG, config)
             yield
 
-    def _check(self, identity, overwrite, named):
+    def _check(self, identity, overwrite, named, older):
         """Whether it is known as this run's folder, and whether as another's."""
         config = self.path / CONFIG
         if not config.exists():
@@ -126,6 +129,7 @@ class RunFolder:
             held, of_a_run, sound = identity, True, False
         if not of_a_run:
             self._refuse_foreign()
+        held = {**older, **held}
         changed = sorted(k for k in identity if held.get(k, ...) != identity[k])
         if not sound and (named or not changed):
             warnings.warn(

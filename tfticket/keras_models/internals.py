@@ -138,6 +138,20 @@ def uses_weight_decay(
     return optimizer._use_weight_decay(variable)
 
 
+def has_undecayed_variables(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `exclude_from_weight_decay` has named variables to an optimizer.
+
+    Reaches `Optimizer._exclude_from_weight_decay` and its `_pattern`, which are set by
+    that call alone, seen in Keras 3.7.0 and 3.15.1. If they go, the answer is False,
+    and a run with such an optimizer would decay all of its variables when resumed.
+
+    Args:
+        optimizer: Any optimizer of Keras.
+    """
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(bool(getattr(optimizer, name, None)) for name in names)
+
+
 def value_is_there(variable: keras.Variable) -> bool:
     """Whether a variable has a value; on JAX it has none while `fit` trains.
 

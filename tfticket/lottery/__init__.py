@@ -23,6 +23,7 @@ from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.overlap import overlap, pairwise_overlap
 from tfticket.lottery.measures.stability import barrier, interpolate
 from tfticket.lottery.popup_experiment import PopupExperiment, PopupPart, PopupResult
+from tfticket.lottery.presets import PRESETS
 from tfticket.lottery.recipe import Recipe
 from tfticket.lottery.results import Part, PartResult
 from tfticket.lottery.single import Experiment, Found, find_ticket
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tfticket.tickets.pictures import rounds_plot, rounds_table
 
 __all__ = [
+    "PRESETS",
     "Branch",
     "Experiment",
     "Found",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,15 +18,23 @@ from tfticket.common.arguments import (
     check_list,
     check_path,
     optional,
+    shown,
 )
 from tfticket.common.checksums import digest
 from tfticket.data import Dataset
 from tfticket.lottery.engine import runners
 from tfticket.lottery.engine.branches import Branch
-from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.chains import (
+    MAIN,
+    Callbacks,
+    Chain,
+    Setting,
+    check_callbacks,
+)
 from tfticket.lottery.engine.run_folder import LotteryFolder, check_run
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.engine.worker import Worker, parse_attack
+from tfticket.lottery.presets import PRESETS
 from tfticket.lottery.recipe import Recipe, fill_in
 from tfticket.lottery.results import Part, PartResult
 
@@ -111,11 +120,37 @@ class LotteryExperiment:
                     f"Branch '{branch}' is not before the end of a training of "
                     f"iterations={self.recipe.iterations}."
                 )
+            if branch.kind == "late_rewind" and self.recipe.averages_weights:
+                raise ValueError(
+                    f"Branch '{branch}' can't go on from a step of an optimizer with "
+                    "use_ema=True, which replaces weights by their average there."
+                )
             if branch.kind == "small_dense" and self.build is not None:
                 raise ValueError(
                     "Branch 'small_dense' makes a network of tfticket.models narrower, "
                     "and can't do so with build. Leave one of the two out."
                 )
+
+    @classmethod
+    def preset(cls, name: str, **more: Any) -> "LotteryExperiment":
+        """An experiment of the papers: its recipe, and as many rounds as it takes.
+
+        Args:
+            name: A name of `tfticket.lottery.PRESETS`.
+            more: Further arguments, `replicates` and `branches` for example.
+
+        Raises:
+            TypeError: If a value is of the wrong type, or `recipe` is given besides.
+            ValueError: If there is none of that name, or a value is out of range.
+
+        Example:
+
+        >>> experiment = LotteryExperiment.preset("lenet_mnist", replicates=5)
+        >>> experiment.rounds, experiment.recipe.iterations
+        (16, 50000)
+        """
+        recipe = Recipe.preset(name)
+        return cls(recipe, **{"rounds": PRESETS[name]["rounds"], **more})
 
     @property
     def _branches(self):
@@ -176,6 +211,7 @@ class LotteryExperiment:
         on_part: Callable[[PartResult, int, int, bool], None] | None = None,
         on_evaluation: Callable[[Part, int, int], None] | None = None,
         strategy: str = "none",
+        callbacks: Callbacks = (),
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
 
@@ -193,10 +229,16 @@ class LotteryExperiment:
                 goes on; not with `"ray"`.
             strategy: Which devices of a machine share a batch, of `tfticket.devices`.
                 More than one give the same up to rounding, into the same folder.
+            callbacks: Keras callbacks for every training that is missing, such as
+                `keras.callbacks.TensorBoard`: a list, or a function of (part) that
+                returns one. They are for watching: they don't count for what defines
+                the run, so one that changes the training makes it another's. With
+                `"ray"` they are pickled.
 
         Raises:
             RunInUseError: If another process works on the folder.
-            FileExistsError: If the folder holds files that are no run's.
+            FileExistsError: If the folder holds files that are no run's, or parts of
+                another clock, of a version before `rewind_clock`.
             ValueError: If the data can't be loaded, or something does not fit; before
                 any training.
             ImportError: If Ray is asked for and not installed.
@@ -205,6 +247,12 @@ class LotteryExperiment:
         check_bool("download", download)
         check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
         optional(check_path, "data_dir", data_dir)
+        if callable(callbacks):
+            check_function("callbacks", callbacks, "part")
+        else:
+            callbacks = tuple(check_callbacks(callbacks))
+        if runner != "local" and callbacks:
+            _check_pickles(callbacks, runner)
         folder = LotteryFolder(check_path("runs_dir", runs_dir) / self.name)
         setting = Setting(
             recipe=self.recipe,
@@ -218,6 +266,7 @@ class LotteryExperiment:
             build=self.build,
             dataset=self.dataset,
             strategy=strategy,
+            callbacks=callbacks,
         )
         worker = Worker(setting, on_evaluation)
         trainer = worker.check()
@@ -235,8 +284,25 @@ class LotteryExperiment:
             "compiled": trainer.compiled,
         }
         with folder.opened({"identity": self.identity}, about, named=True):
+            self._check_clock(folder)
             runners.RUNNERS[runner](setting, self.chains(), worker, count)
         return [results[part] for part in parts]
+
+    def _check_clock(self, folder):
+        """Refuses late rewinding of a version that knew one clock, which began at 0."""
+        if self.recipe.rewind_clock != "continue":
+            return
+        late = [part for part in self.parts() if part.branch.startswith("late_rewind:")]
+        for part in late:
+            result = folder.result(part)
+            if result is not None and result.first_iteration is None:
+                raise FileExistsError(
+                    f"'{folder.folder(part)}' is of an older version, whose late "
+                    "rewinding counted from 0 and trained longer than the dense "
+                    "network. It is left as it is. To train the control as it is now, "
+                    f"move '{folder.folder(part).parent.parent}' out of the run, or "
+                    "choose another runs_dir (--runs_dir)."
+                )
 
     def _stops(self):
         late = [b.value for b in self._branches if b.kind == "late_rewind"]
@@ -253,3 +319,19 @@ class LotteryExperiment:
                     f"in {other.classes} classes, and those of '{own.name}' are "
                     f"{own.image_shape} in {own.classes}. They must be the same."
                 )
+
+
+def _check_pickles(callbacks, runner):
+    """Refuses callbacks that can't go to another process, before any training."""
+    try:
+        pickler: Any = importlib.import_module("ray.cloudpickle")
+    except ImportError:
+        return  # the runner says what is missing
+    try:
+        pickler.loads(pickler.dumps(callbacks))
+    except Exception as error:
+        raise TypeError(
+            f"callbacks can't be pickled, which runner='{runner}' needs: {error}. Pass "
+            "a function of (part) that makes them where they are used. "
+            f"Received: callbacks={shown(callbacks)}"
+        ) from error

@@ -69,8 +69,8 @@ class PartResult:
             experiment prunes, in [0, 1].
         parameters: Maskable weights kept, a count.
         layers: Name of the weight to [kept, all], counts.
-        iterations: Steps this training did.
-        early_stop_iteration: Steps to the minimum validation loss of this training.
+        iterations: The iteration that this training ended at.
+        early_stop_iteration: That of the minimum validation loss, on the same clock.
         test: Loss and accuracy on the test part at the end of training.
         early_stop_test: The same with the weights of the early stop.
         validation: The same on the validation part at the end of training.
@@ -83,6 +83,10 @@ class PartResult:
             `"stability"`.
         seconds: `train` in `fit`, `between` for everything else of the part.
         versions: Versions of tfticket, Keras and its backend.
+        first_iteration: The iteration that it began at: 0, or with
+            `rewind_clock="continue"` the step that it was rewound to. `None` in parts
+            that a version without a choice of clocks wrote, and which began at 0.
+        rewound_to: Step of the dense training that its weights were of.
     """
 
     part: Part
@@ -100,6 +104,8 @@ class PartResult:
     barrier: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    first_iteration: int | None = None
+    rewound_to: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON-ready data."""

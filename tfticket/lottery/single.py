@@ -72,6 +72,12 @@ class Experiment(Recipe):
         super().__post_init__()
 
     def _check_steps(self):
+        if self.schedule == "cosine" and self.rewind_to is None:
+            raise ValueError(
+                "schedule='cosine' ends with the first round, and without rewinding "
+                "the optimizer goes on through all of them as in one fit. Use "
+                "rewind_to=0, or a LotteryExperiment, whose rounds begin anew."
+            )
         if self.epochs is None:
             if self.iterations is None:
                 fill_in(self, iterations=1000)
@@ -147,8 +153,10 @@ def find_ticket(
 ) -> Found:
     """Runs iterative magnitude pruning with rewinding (arXiv 1803.03635).
 
-    Rounds follow each other as in one `fit` with `IterativeMagnitudePruning`. A run
-    that was stopped goes on where it was, and what is finished is not trained again.
+    Rounds follow each other as in one `fit` with `IterativeMagnitudePruning`, which
+    finds the same ticket; with `rewind_to=K` it does so with
+    `rewind_clock="restart"`. A run that was stopped goes on where it was, and what is
+    finished is not trained again.
 
     The seed decides the ticket: on one machine, the same bits. On a CPU that
     holds by itself. Where there is a GPU, TensorFlow's deterministic operations
@@ -214,7 +222,8 @@ def find_ticket(
         worker = Worker(setting, on_evaluation)
         trainer = worker.check()
         identity = dataclasses.asdict(experiment)
-        stack.enter_context(folder.opened(identity, overwrite=overwrite))
+        opened = folder.opened(identity, overwrite=overwrite, older=_older(experiment))
+        stack.enter_context(opened)
         if on_start is not None:
             on_start(dataset, trainer.model, trainer.compiled)
         tickets = _Tickets(folder, experiment, worker)
@@ -268,11 +277,12 @@ class _Tickets:
         write_json(path / "rounds.json", [dataclasses.asdict(r) for r in self.records])
 
     def _first_step(self, number):
-        """The optimizer's iteration where a round begins."""
+        """The optimizer's iteration where that of a round is 0."""
         rewind_to = self._experiment.rewind_to
         if rewind_to is None:
             return number * self._experiment.iterations
-        return rewind_to if number else 0
+        restarts = self._experiment.rewind_clock == "restart"
+        return rewind_to if number and restarts else 0
 
     def _ticket(self, part, record):
         """The masks of a round, and the weights that training goes on from."""
@@ -288,6 +298,24 @@ class _Tickets:
             zero_masked(weights, ticket.masks),
             {**ticket.provenance, "metrics": flat(record)},
         )
+
+
+# Fields that a run of before does not tell, and what it did.
+_LATER = (
+    *("l2", "momentum", "nesterov", "schedule"),
+    *("exclude", "rates", "rewind_clock"),
+)
+
+
+def _older(experiment):
+    """What a run of before had where its `config.json` tells nothing."""
+    values = {f.name: f.default for f in dataclasses.fields(experiment)}
+    found = {name: values[name] for name in _LATER}
+    if experiment.rewind_to:
+        found["rewind_clock"] = "restart"
+    else:  # of no meaning then
+        found["rewind_clock"] = experiment.rewind_clock
+    return found
 
 
 def _record(result, metrics, first):

@@ -61,9 +61,10 @@ class Branch:
     `magnitude_at_init` the untrained one; `snip`, `grasp` and `synflow` cut the
     untrained one globally to the ticket's total.
 
-    `late_rewind:k` begins at step k of the dense training. `lr_rewind` begins at the
-    weights that the ticket was pruned from, with the whole schedule again, and
-    `fine_tune` there at the last learning rate, or a tenth where it never drops.
+    `late_rewind:k` begins at step k of the dense training, and goes on from there as
+    the recipe's `rewind_clock` says. `lr_rewind` begins at the weights that the ticket
+    was pruned from, with the whole schedule again, and `fine_tune` there at the last
+    learning rate, or a tenth where it never drops.
 
     `small_dense` is a dense network of narrower layers with as many weights.
     `rigl`, `set`, `static`, `ste` and `gradual` train weights drawn anew as
@@ -151,15 +152,7 @@ class Branch:
         check_instance("recipe", recipe, Recipe, "a tfticket.lottery.Recipe")
         if self.kind == "transfer":
             return dataclasses.replace(recipe, dataset=self.value)
-        if self.kind == "fine_tune":
-            drops = len(recipe.drops) or 1
-            return dataclasses.replace(
-                recipe,
-                learning_rate=recipe.learning_rate * 0.1**drops,  # type: ignore[operator]
-                warmup=0,
-                drops=(),
-            )
-        return recipe
+        return recipe.fine_tuning() if self.kind == "fine_tune" else recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +162,12 @@ class Start:
     Args:
         ticket: Masks and weights.
         optimizer: State of the optimizer, or `None` for a new one.
+        step: Step of the dense training that the weights are of.
     """
 
     ticket: Ticket
     optimizer: Mapping[str, np.ndarray] | None = None
+    step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +220,7 @@ def start_of(branch: Branch, origin: Origin, trainer: Trainer, seed: int) -> Sta
         return _start(origin, chosen, origin.initial)
     if kind == "late_rewind":
         ticket = _start(origin, masks, origin.prefix["weights"]).ticket  # type: ignore[index]
-        return Start(ticket, origin.prefix["optimizer"])  # type: ignore[index]
+        return Start(ticket, origin.prefix["optimizer"], branch.value)  # type: ignore[index]
     if kind in ("lr_rewind", "fine_tune"):
         return _start(origin, masks, origin.trained.weights)  # type: ignore[union-attr]
     return Start(origin.ticket)

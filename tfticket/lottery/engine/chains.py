@@ -1,13 +1,21 @@
 """`Chain`: trainings that follow from each other; `Setting`: all a worker must know."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
 
 from tfticket import data
+from tfticket.common.arguments import check_instance, check_list
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.recipe import Recipe
 from tfticket.lottery.results import Part
 
 MAIN = "ticket"
+# What `fit` calls besides, the same for every training or made for each.
+_List: TypeAlias = Sequence[keras.callbacks.Callback]
+Callbacks: TypeAlias = _List | Callable[[Part], _List]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Setting:
         strategy: Which devices of the machine share a batch, of `tfticket.devices`.
         as_one_fit: Whether rounds follow each other as in one `fit`: the order of the
             data goes on, and without rewinding so does the optimizer.
+        callbacks: Further callbacks of every `fit`, which decide nothing.
     """
 
     recipe: Recipe
@@ -64,3 +73,17 @@ class Setting:
     dataset: data.Dataset | None = None
     strategy: str = "none"
     as_one_fit: bool = False
+    # Not compared: a copy of them, in another process, is no other setting.
+    callbacks: Callbacks = dataclasses.field(default=(), compare=False)
+
+
+def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """The callbacks of a list.
+
+    Raises:
+        TypeError: If it is no list, or holds anything else.
+    """
+    wanted = "a list of keras.callbacks.Callback, or a function of (part) that gives it"
+    for callback in (found := check_list("callbacks", callbacks, wanted)):
+        check_instance("callbacks", callback, keras.callbacks.Callback, wanted)
+    return found

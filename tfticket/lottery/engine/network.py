@@ -91,17 +91,24 @@ class Network:
         checkpoint: Checkpoint | None = None,
         on_evaluation: Callable[[int], None] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        begin: int = 0,
+        observers: Sequence[keras.callbacks.Callback] = (),
     ) -> "Recorder":
         """Trains from where the model is, or from the checkpoint of this training.
 
+        Evaluations are at multiples of `evaluate_every`, wherever it begins: where
+        that is between two of them, the first epoch is shorter, and a `fit` of its own.
+
         Args:
             seed: Seed of the order of the data.
-            steps: How many.
-            first_step: Where in that order to begin.
+            steps: The step to train to.
+            first_step: Where in that order step 0 is.
             validate: Whether to evaluate on the validation part.
             checkpoint: Where a training that was cut off goes on, and is kept.
-            on_evaluation: Called with the steps done at each evaluation.
-            callbacks: Further callbacks of `fit`.
+            on_evaluation: Called with the step reached at each evaluation.
+            callbacks: Further callbacks of `fit`, which the records come after.
+            begin: The step that it begins at.
+            observers: Callbacks that come after the records of an epoch are made.
 
         Returns:
             The metrics, and the weights at the minimum validation loss.
@@ -110,15 +117,24 @@ class Network:
             self.model, self._weights, self._every, checkpoint, on_evaluation
         )
         done = recorder.resume()
-        self.fit(
-            seed,
-            first_step + done * self._every,
-            initial_epoch=done,
-            epochs=steps // self._every,
-            steps_per_epoch=self._every,
-            validation_data=self._evaluated["validation"] if validate else None,
-            callbacks=[*callbacks, recorder],
-        )
+        epoch, short = divmod(begin, self._every)
+        step = (epoch + done) * self._every if done else begin
+        last = steps // self._every
+        fits = [(epoch + done, last, self._every)]
+        if short and not done:
+            fits = [(epoch, epoch + 1, self._every - short)]
+            fits += [(epoch + 1, last, self._every)] if epoch + 1 < last else []
+        for initial_epoch, epochs, length in fits:
+            self.fit(
+                seed,
+                first_step + step,
+                initial_epoch=initial_epoch,
+                epochs=epochs,
+                steps_per_epoch=length,
+                validation_data=self._evaluated["validation"] if validate else None,
+                callbacks=[*callbacks, recorder, *observers],
+            )
+            step += length
         return recorder
 
     def fit(self, seed: int, first_step: int, **kwargs: Any) -> None:
@@ -162,7 +178,7 @@ class Recorder(keras.callbacks.Callback):
         weights: Its weights by name.
         every: Steps of an epoch.
         checkpoint: Where to keep the state.
-        on_evaluation: Called with the steps done at each evaluation.
+        on_evaluation: Called with the step reached at each evaluation.
 
     Attributes:
         metrics: Name, of `METRICS`, to the values of each evaluation.

@@ -94,7 +94,7 @@ class Trainer(Network):
         # Seeds of dropout are drawn when layers are made.
         keras.utils.set_random_seed(0)
         super().__init__(
-            prune(made_alike(self._build), keep_dense=keep_dense),
+            prune(made_alike(self._build), recipe.excluded, keep_dense=keep_dense),
             recipe.optimizer_for(factor),
             dataset,
             recipe.batch_size,
@@ -129,16 +129,20 @@ class Trainer(Network):
         checkpoint: Checkpoint | None = None,
         on_evaluation: Callable[[int], None] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        begin: int = 0,
+        observers: Sequence[keras.callbacks.Callback] = (),
     ) -> Trained:
-        """Trains a ticket for the recipe's iterations, whose weights it then has.
+        """Trains a ticket to the recipe's last iteration, whose weights it then has.
 
         Args:
             start: Masks and the weights to start from.
             order: Order of the data.
             optimizer: Its variables by number; `None` resets the optimizer.
             checkpoint: Where a training that was cut off goes on, and is kept.
-            on_evaluation: Called with the steps done at each evaluation.
-            callbacks: Further callbacks of `fit`.
+            on_evaluation: Called with the step reached at each evaluation.
+            callbacks: Further callbacks of `fit`, which may change masks.
+            begin: The iteration that it begins at.
+            observers: Callbacks of `fit` that change nothing.
         """
         keras.utils.set_random_seed(order.seed)
         self.put(start, order.seed, optimizer)
@@ -156,6 +160,8 @@ class Trainer(Network):
                     on_train_batch_end=lambda batch, logs: following.update()
                 ),
             ],
+            begin=begin,
+            observers=observers,
         )
         trained = Trained(
             recorder.metrics,
@@ -222,12 +228,24 @@ class Trainer(Network):
     def check_rounds(self, rounds: int) -> None:
         """Refuses rates that leave a layer without a weight in one of the rounds."""
         pruner = self.pruner(derived_seed(0, "criterion"))
-        pruner.check_rounds(rounds, self.recipe.rate, self._own_rates(pruner))
+        own = self._own_rates(pruner)
+        if pruner.sizes() and not any(own.get(name, 1) for name in pruner.sizes()):
+            raise ValueError(
+                "Every layer is left dense, by a rate of 0, and nothing is pruned. "
+                f"Received: output_rate={self.recipe.output_rate}, "
+                f"conv_rate={self.recipe.conv_rate}, rates={self.recipe.rates}"
+            )
+        pruner.check_rounds(rounds, self.recipe.rate, own)
 
     def _own_rates(self, pruner):
         recipe = self.recipe
-        own = recipe.rates_for(self.model)
-        return pruner.rates(recipe.rate, recipe.output_rate, own)
+        own = pruner.rates(
+            recipe.rate, recipe.output_rate, recipe.rates_for(self.model)
+        )
+        if recipe.scope == "global" and recipe.output_rate is not None:
+            # Left out of the one cut.
+            own |= dict.fromkeys(pruner.outputs & set(pruner.structures), 0.0)
+        return own
 
     def next_masks(self, seed: int, trained: Trained) -> dict[str, np.ndarray]:
         """The masks of the round after the training that the model has just done.

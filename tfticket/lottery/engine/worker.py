@@ -15,7 +15,7 @@ from tfticket import data, devices, models
 from tfticket.common.checksums import derived_seed
 from tfticket.common.runs import CHECKPOINT, versions
 from tfticket.lottery.engine.branches import Branch, Origin, Start, start_of
-from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.chains import MAIN, Chain, Setting, check_callbacks
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.engine.run_folder import (
     NEXT,
@@ -37,6 +37,8 @@ from tfticket.tickets.ticket import Ticket, zero_masked
 
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
 _MOST_TRAINERS = 2
+# Controls that begin with the ticket's own weights, and so where the ticket does.
+_AS_THE_TICKET = ("noise", "stability", "transfer")
 
 # What is kept of a training and what was measured of it: files, and fields of the
 # result.
@@ -156,15 +158,18 @@ class Worker:
         watch = _Stopwatch()
         job = self._main(part) if part.branch == MAIN else self._control(part)
         trainer = job.trainer
-        checkpoint = self._checkpoint(part, job)
+        begin = trainer.recipe.begins_at(job.start.step)
+        checkpoint = self._checkpoint(part, job, begin)
         with watch.training():
             trained = trainer.train_ticket(
                 job.start.ticket,
-                self._order(part),
+                self._order(part, begin),
                 job.start.optimizer,
                 checkpoint,
                 functools.partial(self._tell, part, trainer.recipe.iterations),
                 job.callbacks,
+                begin,
+                self._observers(part),
             )
         masks = trained.masks
         provenance = self._provenance(part, trainer)
@@ -185,16 +190,24 @@ class Worker:
             **measured,
             seconds=watch.seconds,
             versions=versions(),
+            first_iteration=begin,
+            rewound_to=job.start.step,
         )
         self._folder.finish(result, {**tickets, **more}, trained.metrics, job.inputs)
         checkpoint.remove()
         return result
 
-    def _checkpoint(self, part, job):
+    def _observers(self, part):
+        """The user's callbacks of a part."""
+        callbacks = self._setting.callbacks
+        return check_callbacks(callbacks(part) if callable(callbacks) else callbacks)
+
+    def _checkpoint(self, part, job, begin):
         name = self._folder.name_of(part.path)
+        clock = f"/from_{begin}" if begin else ""
         return Checkpoint(
             self._folder.folder(part) / CHECKPOINT,
-            f"{name['run']}/{name['part']}/{_fingerprint(job.start.ticket)}",
+            f"{name['run']}/{name['part']}/{_fingerprint(job.start.ticket)}{clock}",
             None
             if self._is_followed(job.trainer)
             else self._setting.checkpoint_seconds,
@@ -204,7 +217,9 @@ class Worker:
         if self._on_evaluation is not None:
             self._on_evaluation(part, done, steps)
 
-    def _order(self, part):
+    def _order(self, part, begin=0):
+        if begin and part.branch.partition(":")[0] in (MAIN, "late_rewind"):
+            part = Part(part.seed)  # the dense training goes on
         if self._setting.as_one_fit:
             return Order(part.seed, part.round * self._setting.recipe.iterations)
         words = ("order", part.branch, part.copy, part.round)
@@ -233,7 +248,10 @@ class Worker:
         wanted = sum(int(np.count_nonzero(mask)) for mask in ticket.masks.values())
         recipe = self._setting.recipe
         images = self.dataset(recipe.dataset)
-        return width_with(recipe.model, images.image_shape, images.classes, wanted)
+        return width_with(
+            *(recipe.model, images.image_shape, images.classes, wanted),
+            exclude=recipe.excluded,
+        )
 
     def _main(self, part):
         recipe = self._setting.recipe
@@ -261,7 +279,8 @@ class Worker:
             found = self.prefix(part.seed, rewind_to)
             weights, optimizer = found["weights"], found["optimizer"]
         masks = self._folder.ticket(before, NEXT).masks
-        start = Start(Ticket(masks, zero_masked(weights, masks)), optimizer)
+        ticket = Ticket(masks, zero_masked(weights, masks))
+        start = Start(ticket, optimizer, rewind_to or 0)
         return start, [f"{before.path}/{name}" for name in used]
 
     def _control(self, part):
@@ -281,6 +300,12 @@ class Worker:
             return _Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
         origin, inputs = self._origin(branch, main)
         start = start_of(branch, origin, trainer, seed)
+        step = self._setting.recipe.rewind_to
+        if branch.kind in _AS_THE_TICKET and step:
+            optimizer = None
+            if trainer.recipe.begins_at(step):
+                optimizer = self.prefix(part.seed, step)["optimizer"]
+            start = Start(start.ticket, optimizer, step)
         if branch.kind == "stability":
             return _Job(trainer, start, inputs, after=self._with_barrier)
         return _Job(trainer, start, inputs)

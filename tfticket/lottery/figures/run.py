@@ -127,6 +127,21 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def rewound_to(config: Mapping[str, Any]) -> int:
+    """The step that a run's tickets are rewound to, 0 where they are not.
+
+    Args:
+        config: Of the run.
+
+    Example:
+
+    >>> tfticket.lottery.figures.run.rewound_to({"recipe": {"rewind_to": 500}})
+    500
+    """
+    step = run_settings(config).get("rewind_to")
+    return step if isinstance(step, int) else 0
+
+
 class _NoDataError(Exception):
     """A figure has nothing to show; says why."""
 
@@ -137,7 +152,7 @@ class _Run:
     def __init__(self, folder, rounds):
         self.folder = folder
         self.results = _finished(folder)
-        self.rows = rows(self.results)
+        self.rows = rows(self.results, rewound_to(read_config(folder)))
         self.title = run_title(folder)
         self._rounds = None if rounds is None else sorted(set(rounds))
         known = sorted({r.part.round for r in self.tickets()})

@@ -22,11 +22,12 @@ _MEASURES: dict[str, tuple[str, str]] = {
 }
 
 
-def rows(results: Sequence[PartResult]) -> list[Row]:
+def rows(results: Sequence[PartResult], rewound_to: int = 0) -> list[Row]:
     """One row for each branch and round, over its replicates.
 
     Args:
         results: Finished parts, in any order.
+        rewound_to: As for `trainings`.
 
     Returns:
         What `summary` makes of their `trainings`.
@@ -48,7 +49,7 @@ def rows(results: Sequence[PartResult]) -> list[Row]:
     >>> round(row["early_stop_iteration_sd"], 2)
     14.14
     """
-    return summary(trainings(results))
+    return summary(trainings(results, rewound_to))
 
 
 def summary(trained: Sequence[Row]) -> list[Row]:

@@ -18,12 +18,20 @@ VERSION = "version:"
 
 Row = dict[str, Any]
 
+# What begins at the weights that tickets are rewound to.
+_REWOUND = ("ticket", "noise", "stability", "transfer")
 
-def trainings(results: Sequence[PartResult]) -> list[Row]:
+
+def trainings(results: Sequence[PartResult], rewound_to: int = 0) -> list[Row]:
     """Two rows for each training: at its early stop, and at its end.
+
+    Iterations are on the clock of the dense training: those of a training that was
+    rewound to step K and recorded from 0 have K added to them.
 
     Args:
         results: Finished parts, in any order.
+        rewound_to: The step that tickets were rewound to in a run of an older version,
+            whose parts don't tell it.
 
     Returns:
         Rows with `branch`, `seed`, `copy`, `round`, `moment` (`"early stop"` or
@@ -50,10 +58,23 @@ def trainings(results: Sequence[PartResult]) -> list[Row]:
             *(r.part.seed, r.part.copy),
         ),
     )
-    return [_row(result, moment) for result in ordered for moment in MOMENTS]
+    return [
+        _row(result, moment, rewound_to) for result in ordered for moment in MOMENTS
+    ]
 
 
-def _row(result: PartResult, moment: str) -> Row:
+def _clock(result, rewound_to):
+    """Iterations of the dense training before those that are recorded."""
+    if result.first_iteration is not None:
+        return (result.rewound_to or 0) - result.first_iteration
+    kind, _, value = result.part.branch.partition(":")
+    if kind == "late_rewind":
+        return int(value)
+    first = kind == "ticket" and not result.part.round
+    return rewound_to if kind in _REWOUND and not first else 0
+
+
+def _row(result: PartResult, moment: str, rewound_to: int) -> Row:
     part, stopped = result.part, moment == STOP
     test = result.early_stop_test if stopped else result.test
     held_out = result.early_stop_validation if stopped else result.validation
@@ -65,7 +86,8 @@ def _row(result: PartResult, moment: str) -> Row:
         "moment": moment,
         "density": result.density,
         "parameters": result.parameters,
-        "iteration": result.early_stop_iteration if stopped else result.iterations,
+        "iteration": _clock(result, rewound_to)
+        + (result.early_stop_iteration if stopped else result.iterations),
         "accuracy": test.get("accuracy"),
         "loss": test.get("loss"),
         "validation_accuracy": held_out.get("accuracy"),

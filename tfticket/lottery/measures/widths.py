@@ -1,12 +1,19 @@
 """The width at which a network of narrower layers has as many weights as a ticket."""
 
+from collections.abc import Collection
+
 from tfticket import models
+from tfticket.keras_models.names import Pattern
 from tfticket.pruning.masks import get_masks
 from tfticket.pruning.prune_model import prune
 
 
 def width_with(
-    model: str, image_shape: tuple[int, int, int], classes: int, parameters: int
+    model: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    parameters: int,
+    exclude: Collection[Pattern] = (),
 ) -> float:
     """Factor on the width whose network comes closest to a number of weights.
 
@@ -15,6 +22,7 @@ def width_with(
         image_shape: (height, width, channels).
         classes: Number of outputs.
         parameters: Number of prunable weights wanted.
+        exclude: Layers whose weights don't count, as of `tfticket.prune`.
 
     Example:
 
@@ -25,7 +33,7 @@ def width_with(
     best = (float("inf"), 1.0)
     for _ in range(12):
         middle = (low + high) / 2
-        network = prune(models.build(model, image_shape, classes, middle))
+        network = prune(models.build(model, image_shape, classes, middle), exclude)
         count = sum(mask.size for mask in get_masks(network).values())
         best = min(best, (abs(count - parameters), middle))
         low, high = (middle, high) if count < parameters else (low, middle)

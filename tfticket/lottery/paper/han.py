@@ -31,6 +31,7 @@ _SETTINGS = {
     "rewind_to": None,
     "retrain_factor": 0.1,
 }
+_REGULARISED = "the paper's tables are with L2 regularisation"
 _RATIO = 12
 _CLAIM = (
     "12 times smaller without loss of accuracy: the error rises by no more than 0.2 "
@@ -54,8 +55,10 @@ def han_differences(settings: Mapping[str, Any]) -> list[str]:
         settings: Settings of the run, as `run_settings` gives them.
     """
     found = setting_differences(settings, _SETTINGS)
-    if not settings.get("weight_decay"):
-        found.append("no weight decay, the paper's tables are with L2 regularisation")
+    if not settings.get("l2"):
+        # What Keras calls weight decay is decoupled from the gradient.
+        kind = "decoupled" if settings.get("weight_decay") else "no"
+        found.append(f"{kind} weight decay, {_REGULARISED}")
     return found
 
 

@@ -20,6 +20,7 @@ from tfticket.lottery.figures.run import (
     FIGURES,
     Plots,
     plot_run,
+    rewound_to,
     run_settings,
     run_title,
 )
@@ -118,7 +119,7 @@ def write_page(
     with atomic_path(out, overwrite) as temporary:
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
-            write_csv(trainings(drawn.results), numbers)
+            write_csv(trainings(drawn.results, rewound_to(config)), numbers)
             write_json(about, _about(run_title(folder), config, drawn, out.parent))
             temporary.write_text(page_text(out), encoding="utf-8")
         except BaseException:
@@ -214,6 +215,7 @@ def page(
         f"# {_kind(config)}: {title}",
         *notes,
         f"{_HOW} {EARLY_STOP}",
+        _clock(table, config),
         _unfinished(table),
         None if _is_han(config) else main_table(table),
         "## Against the paper",
@@ -276,8 +278,33 @@ def recipe_table(trained: Sequence[Row], config: Mapping[str, Any]) -> str:
         {"name": name.replace("_", " "), "value": plain(value)}
         for name, value in values.items()
         if name == "rewind_to" or value not in (None, [], ())
+        if not _is_unused(name, values)
     ]
     return markdown(lines, {"setting": "name", "value": "value"})
+
+
+def _is_unused(name, values):
+    """Whether a setting means nothing beside the others."""
+    if name in ("momentum", "nesterov"):
+        return values.get("optimizer") != "sgd"
+    return name == "rewind_clock" and not values.get("rewind_to")
+
+
+def _clock(rows, config):
+    """What iterations of rewound networks count from, if there are such."""
+    late = any(row["branch"].startswith("late_rewind:") for row in rows)
+    if not late and not rewound_to(config):
+        return ""
+    text = (
+        "All iterations are counted on the clock of the dense training: a network that "
+        "was rewound to its step K begins at K."
+    )
+    if run_settings(config).get("rewind_clock", "restart") == "restart":
+        text += (
+            " In this run such a network trained for as many steps as the dense one, "
+            "and so ended K steps after it."
+        )
+    return text
 
 
 def _unfinished(rows):
