@@ -525,7 +525,7 @@ class TestBadInput:
             ({"recipe": {"model": "lenet"}}, "model must be one of"),
             ({"recipe": {"evaluate_every": 7}}, "does not divide"),
             ({"recipe": {"rewind_to": 120}}, "not before the end"),
-            ({"recipe": {"scope": "global", "output_rate": 0.1}}, "no meaning"),
+            ({"recipe": {"scope": "global", "output_rate": 0.1}}, "must be 0 with"),
             ({"recipe": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
             ({"recipe": {"drops": [0]}}, "drops must be at least 1"),
             ({"recipe": {"criterion": "magnitud"}}, "magnitude"),
