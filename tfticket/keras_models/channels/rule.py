@@ -81,11 +81,13 @@ class Node:
         call: The call.
         layer: The layer without its pruning wrapper, or the operation.
         numbers: Numbers of its input values, without masks.
-        in_shapes: Shapes of these values, batch first. inputs: Channels of these
-        values. rule: The rule of the call. shared: Whether the layer has weights and is
-        called more than once. outputs: Channels of the output values. members: Axes of
-        its weights that channels index. own: Labels that the rule creates for units
-        inside the layer.
+        in_shapes: Shapes of these values, batch first.
+        inputs: Channels of these values.
+        rule: The rule of the call.
+        shared: Whether the layer has weights and is called more than once.
+        outputs: Channels of the output values.
+        members: Axes of its weights that channels index.
+        own: Labels that the rule creates for units inside the layer.
     """
 
     call: Call
