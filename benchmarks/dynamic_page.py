@@ -312,6 +312,10 @@ def draw(found: dict, path: pathlib.Path) -> None:
         panel.set_title(f"{100 * sparsity:g} % sparse")
         panel.set_xlabel("operations, of dense training")
     panels[0][0].set_ylabel("test accuracy in %")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right")
+    shown = {}
+    for panel in panels[0]:
+        handles, labels = panel.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside right")
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

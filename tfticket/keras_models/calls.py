@@ -127,8 +127,8 @@ def attention_flops(
         layer: A `MultiHeadAttention`, `GroupQueryAttention`, `Attention` or
             `AdditiveAttention`.
         query: Shape of its query, batch first.
-        value: Shape of its value. key: Shape of its key; `None` for the shape of the
-            value.
+        value: Shape of its value.
+        key: Shape of its key; `None` for the shape of the value.
 
     Returns:
         The count for the whole batch.

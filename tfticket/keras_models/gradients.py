@@ -25,7 +25,8 @@ def mean_gradient(
 
     Args:
         model: A built model.
-        weights: Variables of the model. batches: Batches as `each_batch` yields them.
+        weights: Variables of the model.
+        batches: Batches as `each_batch` yields them.
         loss: `None` for the compiled loss with all that the model adds to it.
 
     Returns:

@@ -88,8 +88,9 @@ class Rule(NamedTuple):
 
     Args:
         tolerance: Largest difference allowed, relative to the largest absolute value of
-        the output. rounded: Whether it rounds weights or activations: see
-        `require_close`. deterministic: Whether two calls of the file have to agree.
+            the output.
+        rounded: Whether it rounds weights or activations: see `require_close`.
+        deterministic: Whether two calls of the file have to agree.
     """
 
     tolerance: float

@@ -31,9 +31,10 @@ class Prepared:
         model: The plain model. Its weights are those that are written.
         call: Runs it on a dict of tensors by input name and returns a dict of outputs.
         call_given: The same for the given model, for comparison.
-        signature: Maps input names to `tf.TensorSpec`s. outputs: Names of the outputs,
-        in the model's order. notes: Changes to the given model. state: Variables of the
-        given model that a call may change.
+        signature: Maps input names to `tf.TensorSpec`s.
+        outputs: Names of the outputs, in the model's order.
+        notes: Changes to the given model.
+        state: Variables of the given model that a call may change.
     """
 
     model: keras.Model

@@ -74,9 +74,9 @@ def sample_inputs(
     0 and 1 if nothing better is known.
 
     Args:
-        signature: Maps input names to `tf.TensorSpec`s. batch: Number of samples if the
-        batch is open. most: Maps the name of an integer input to a number that all
-        values are below.
+        signature: Maps input names to `tf.TensorSpec`s.
+        batch: Number of samples if the batch is open.
+        most: Maps the name of an integer input to a number that all values are below.
 
     Raises:
         ValueError: If a dimension other than the batch is unknown.

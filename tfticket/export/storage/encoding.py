@@ -18,9 +18,10 @@ class Encoded:
     """A stored flat array.
 
     Args:
-        form: How it is stored. size: Number of values in the array, zeros included.
-        places: Bytes that say where values are, uint8; empty if plain. values: The
-        non-zero values, with the zeros between distant ones.
+        form: How it is stored.
+        size: Number of values in the array, zeros included.
+        places: Bytes that say where values are, uint8; empty if plain.
+        values: The non-zero values, with the zeros between distant ones.
     """
 
     form: Form
