@@ -10,6 +10,7 @@ density, and writes the ticket, a SavedModel and a .tflite file, each checked ag
 the model in another process. The same command resumes a run that was stopped.
 """
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -88,7 +89,10 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
                 "--export_dir."
             )
     found = _found(asked, out_dir, values, output)
-    with RunFolder(out_dir).locked(), held_note(note, places, own):
+    # The note goes last: as long as it is there, the same command may write again and
+    # clears what a kill has left in the folder.
+    with contextlib.ExitStack() as last, RunFolder(out_dir).locked():
+        last.enter_context(held_note(note, places, own))
         return _written(found, out_dir, served, lite, may_replace, output)
 
 

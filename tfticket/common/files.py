@@ -423,9 +423,8 @@ def held_note(
 ) -> Iterator[None]:
     """A file that says what a process is doing, and stays where it is cut off.
 
-    That is by a kill, an interruption or an error of the disk; of others it is removed.
-    Meanwhile every file and folder that this process puts in its place is noted, just
-    before.
+    Kills, interruptions and errors of the disk leave it, other errors remove it. Every
+    file or folder that this process puts in its place meanwhile is noted, just before.
 
     Args:
         path: The file: a line of JSON for the value, and one for each that was put.
@@ -438,16 +437,19 @@ def held_note(
             temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
             os.replace(temporary, path)
         # It is locked still: the lock is the file's, not the name's.
+        number, stays = path.stat().st_ino, True
         _HELD.append(path)
         try:
             yield
+            stays = False
         except Exception as error:
-            if not isinstance(error, OSError):
-                path.unlink(missing_ok=True)
+            stays = isinstance(error, OSError)
             raise
         finally:
             _HELD.remove(path)
-        path.unlink(missing_ok=True)
+            # Another process may have put a note of its own there meanwhile.
+            if not stays and path.exists() and path.stat().st_ino == number:
+                path.unlink()
 
 
 _HELD: list[pathlib.Path] = []
