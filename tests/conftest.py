@@ -45,7 +45,7 @@ _CORE = (
         "models",
         "popup",
     ),
-    *("selection", "sensitivity", "structures", "tickets", "transform"),
+    *("protocols", "selection", "sensitivity", "structures", "tickets", "transform"),
     "zero_after_every_step",
 )
 
