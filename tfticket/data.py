@@ -53,6 +53,10 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
 
+    def __getstate__(self):
+        # Without the tensors of a pipeline, when it goes to another process.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""

@@ -332,6 +332,31 @@ def recipe_settings(kind: type, values: flags.FlagValues) -> dict[str, Any]:
     )
 
 
+def processes(values: flags.FlagValues) -> None:
+    """The flag `--processes`."""
+    about = (
+        "Trainings that run side by side, each in a process with one thread: a number "
+        "up to the cores, or 'auto' for all of them. Default: train in this process."
+    )
+    define(values, "string", "processes", None, about)
+
+
+def processes_asked(values: flags.FlagValues) -> int | str | None:
+    """What `--processes` asks for, as an argument of `run`.
+
+    Raises:
+        ValueError: If it is neither a number nor "auto".
+    """
+    text = values.processes
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or not int(text):
+        raise ValueError(
+            f"--processes must be a number or 'auto'. Received: --processes={text}"
+        )
+    return int(text)
+
+
 def out_dir(values: flags.FlagValues, default: str, about: str) -> None:
     """The folder of a run, and whether another may be replaced.
 

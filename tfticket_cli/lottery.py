@@ -4,7 +4,7 @@ r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one rec
     tfticket lottery --preset=lenet_mnist --replicates=5 --branches=reinit
     tfticket lottery --branches=reinit,shuffled,noise:0.5 --replicates=3
     tfticket lottery --dataset=mnist --iterations=50000 --rounds=16 \
-        --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16
+        --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16 --processes=auto
     tfticket lottery --rewind_to=none --retrain_factor=0.1 \
         --scope=sensitivity --rate=0.39 --rounds=5
 
@@ -77,6 +77,7 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.define(values, "string", "runs_dir", "runs", about)
     about = "Train in this process, or in a Ray cluster that shares --runs_dir."
     flag_groups.choice(values, "runner", "local", ("local", "ray"), about)
+    flag_groups.processes(values)
     about = "Shortest time between two checkpoints of a training, in seconds."
     flag_groups.define(values, "float", "checkpoint_seconds", 60.0, about, 0.0)
 
@@ -85,6 +86,7 @@ def check(values: flags.FlagValues) -> None:
     """Refuses flags that don't go together, and controls that don't exist."""
     presets.apply(values)
     flag_groups.check_recipe(values)
+    flag_groups.processes_asked(values)
     rounds = flag_groups.steps("branch_rounds", values.branch_rounds or [])
     if rounds and max(rounds) > values.rounds:
         raise ValueError(
@@ -148,6 +150,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             runner=values.runner,
             checkpoint_seconds=values.checkpoint_seconds,
             strategy=values.strategy,
+            processes=flag_groups.processes_asked(values),
             **called,
         )
     rows = tables.rows(results)

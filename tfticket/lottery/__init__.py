@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tfticket.common.on_demand import on_demand
 from tfticket.common.runs import RunInUseError
 from tfticket.lottery.engine.branches import Branch
+from tfticket.lottery.engine.processes import WorkerDiedError
 from tfticket.lottery.engine.run_folder import (
     read_config,
     read_metrics,
@@ -51,6 +52,7 @@ __all__ = [
     "PopupResult",
     "Recipe",
     "RunInUseError",
+    "WorkerDiedError",
     "attacked_accuracy",
     "attacked_images",
     "barrier",

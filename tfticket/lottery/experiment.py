@@ -1,6 +1,7 @@
 """`LotteryExperiment`: rounds, controls and replicates of one recipe."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import os
@@ -31,6 +32,7 @@ from tfticket.lottery.engine.chains import (
     Setting,
     check_callbacks,
 )
+from tfticket.lottery.engine.processes import check_can_be_sent, check_processes
 from tfticket.lottery.engine.run_folder import LotteryFolder, check_run
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.engine.worker import Worker, parse_attack
@@ -212,6 +214,7 @@ class LotteryExperiment:
         on_evaluation: Callable[[Part, int, int], None] | None = None,
         strategy: str = "none",
         callbacks: Callbacks = (),
+        processes: int | str | None = None,
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
 
@@ -233,10 +236,16 @@ class LotteryExperiment:
                 `keras.callbacks.TensorBoard`: a list, or a function of (part) that
                 returns one. They are for watching: they don't count for what defines
                 the run, so one that changes the training makes it another's. With
-                `"ray"` they are pickled.
+                `"ray"` and with `processes` they are pickled.
+            processes: How many trainings run side by side, each in a process with one
+                thread: a number up to the cores, or `"auto"` for all of them. `None`
+                trains in this process, with TensorFlow's own threads. Any number gives
+                the same bits, which are those of `None` too if TensorFlow has one
+                thread, or the network no convolutions.
 
         Raises:
             RunInUseError: If another process works on the folder.
+            WorkerDiedError: If a process dies; names its part and exit code.
             FileExistsError: If the folder holds files that are no run's, or parts of
                 another clock, of a version before `rewind_clock`.
             ValueError: If the data can't be loaded, or something does not fit; before
@@ -253,6 +262,7 @@ class LotteryExperiment:
             callbacks = tuple(check_callbacks(callbacks))
         if runner != "local" and callbacks:
             _check_pickles(callbacks, runner)
+        count_of = self._check_processes(processes, runner, strategy, callbacks)
         folder = LotteryFolder(check_path("runs_dir", runs_dir) / self.name)
         setting = Setting(
             recipe=self.recipe,
@@ -285,7 +295,14 @@ class LotteryExperiment:
         }
         with folder.opened({"identity": self.identity}, about, named=True):
             self._check_clock(folder)
-            runners.RUNNERS[runner](setting, self.chains(), worker, count)
+            run: Any = runners.RUNNERS[runner]
+            if count_of is not None:
+                run = functools.partial(
+                    runners.run_processes,
+                    processes=count_of,
+                    on_evaluation=on_evaluation,
+                )
+            run(setting, self.chains(), worker, count)
         return [results[part] for part in parts]
 
     def _check_clock(self, folder):
@@ -303,6 +320,23 @@ class LotteryExperiment:
                     f"move '{folder.folder(part).parent.parent}' out of the run, or "
                     "choose another runs_dir (--runs_dir)."
                 )
+
+    def _check_processes(self, processes, runner, strategy, callbacks):
+        """How many there are to be; `None` for none."""
+        count = check_processes(processes)
+        for name, value, wanted in (
+            ("runner", runner, "local"),
+            ("strategy", strategy, "none"),
+        ):
+            if count is not None and value != wanted:
+                raise ValueError(
+                    f"processes is for {name}={wanted!r}. Received: "
+                    f"processes={processes!r}, {name}={value!r}"
+                )
+        if count is not None:
+            check_can_be_sent("build", self.build)
+            check_can_be_sent("callbacks", callbacks)
+        return count
 
     def _stops(self):
         late = [b.value for b in self._branches if b.kind == "late_rewind"]

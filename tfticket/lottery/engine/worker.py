@@ -105,12 +105,20 @@ class Worker:
             for part in chain.parts:
                 on_part(*self._run(part))
 
+    def finished(self, part: Part) -> PartResult | None:
+        """The result of a part; `None` if it, or some measure of it, is missing."""
+        result = self._folder.result(part)
+        return None if result is None or self._attacks_missing(result) else result
+
+    def _attacks_missing(self, result):
+        return [x for x in self._setting.attacks if x not in result.attacks]
+
     def _run(self, part):
         result = self._folder.result(part)
         fresh = result is None
         if result is None:
             result = self._train(part)
-        if missing := [x for x in self._setting.attacks if x not in result.attacks]:
+        if missing := self._attacks_missing(result):
             result = self._attack(result, missing)
         return result, fresh
 
