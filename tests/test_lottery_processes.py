@@ -11,6 +11,7 @@ import pytest
 from test_lottery_kill import contents
 
 from tfticket import lottery
+from tfticket.lottery import popup_experiment
 from tfticket.lottery.engine import processes, runners
 from tfticket.lottery.engine.chains import Chain
 
@@ -61,6 +62,7 @@ def here(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(runners, "Processes", make)
+    monkeypatch.setattr(popup_experiment, "Processes", make)
     monkeypatch.setattr(processes, "cores", lambda: 4)
     return made
 
@@ -99,6 +101,33 @@ class TestOrder:
         again = experiment(rounds=2).run(tmp_path, processes="auto")
         assert len(again) == 3
         assert len(here) == 1
+
+
+@pytest.mark.usefixtures("without_xla")
+def test_popup_trainings_side_by_side(here, tmp_path):
+    asked = lottery.PopupExperiment(
+        densities=[0.3, 0.6],
+        weight_initializers=["signed_constant"],
+        width=0.1,
+        epochs=1,
+    )
+    told, steps = [], []
+    results = asked.run(
+        tmp_path / "side",
+        processes=2,
+        on_part=lambda result, *rest: told.append(rest),
+        on_evaluation=lambda *said: steps.append(said),
+    )
+    assert here[0].most_at_once == 2
+    assert told == [(1, 3, True), (2, 3, True), (3, 3, True)]
+    assert {part for part, *_ in steps} == set(asked.parts())
+    assert results == asked.run(tmp_path / "one")
+    files = [tmp_path / name / "results.json" for name in ("side", "one")]
+    assert files[0].read_text() == files[1].read_text()
+    assert asked.run(tmp_path / "side", processes=2) == results
+    assert len(here) == 1
+    with pytest.raises(ValueError, match="processes is for strategy='none'"):
+        asked.run(tmp_path, processes=2, strategy="mirrored")
 
 
 def test_a_part_begins_when_its_tickets_are_there():
@@ -238,7 +267,7 @@ def children(parent):
     return found
 
 
-def until(condition, seconds=240):
+def until(condition, seconds=900):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)
@@ -250,12 +279,14 @@ def until(condition, seconds=240):
 def test_a_kill_ends_all_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, FIXTURES / "processes_at_work.py", tmp_path / "killed"]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    until(lambda: list(tmp_path.rglob("result.json")))
-    own = children(running.pid)
+    try:
+        until(lambda: list(tmp_path.rglob("result.json")))
+        own = children(running.pid)
+    finally:
+        running.kill()
+        running.wait()
     assert len(own) >= 2
-    running.kill()
-    running.wait()
-    until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in own), 30)
+    until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in own))
     left = len(list(tmp_path.rglob("result.json")))
     assert left < len(processes_at_work.EXPERIMENT.parts())
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
@@ -278,10 +309,13 @@ def test_ctrl_c_ends_all(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: len(list(tmp_path.rglob("checkpoint.npz"))) == 2)
-    own = children(running.pid)
-    os.killpg(running.pid, signal.SIGINT)
-    _, told = running.communicate(timeout=60)
+    try:
+        until(lambda: len(list(tmp_path.rglob("checkpoint.npz"))) == 2)
+        own = children(running.pid)
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=300)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert told.splitlines()[-1].startswith("Interrupted. What is finished is kept.")
     assert "Traceback" not in told

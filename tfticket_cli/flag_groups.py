@@ -211,6 +211,21 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
     choice(values, "rewind_clock", "continue", ("continue", "restart"), about)
     about = "Factor on the learning rate in every round after the first."
     define(values, "float", "retrain_factor", 1.0, about, above=0)
+    about = (
+        "Inputs normalised by mean and standard deviation of the training images, or "
+        "from 0 to 1."
+    )
+    choice(values, "normalize", "standard", ("standard", "unit"), about)
+    about = "Training images to keep. Default: all."
+    define(values, "integer", "train_size", None, about, 1)
+    about = "Fraction of the training labels that are replaced by another class."
+    define(values, "float", "label_noise", 0.0, about, 0, 1)
+    about = "Seed of --train_size and --label_noise, the same for all replicates."
+    define(values, "integer", "data_seed", 0, about, 0)
+    about = "Controls see the data in the order of their ticket."
+    define(values, "bool", "same_order", False, about)
+    about = "Training images per class that a criterion is taken over, if it needs any."
+    define(values, "integer", "calibration", 10, about, 1)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

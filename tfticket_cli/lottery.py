@@ -24,11 +24,13 @@ from tfticket_cli.output import Output
 
 RESUMES = True
 
-# Those of `tfticket.lottery.Branch`, and whether they take a value; a test compares.
-BRANCHES = {
+# Those of `tfticket.lottery.Branch`, and whether they take a value (`None`: as wanted);
+# a test compares.
+BRANCHES: dict[str, bool | None] = {
     "fine_tune": False,
+    "frozen_at_init": False,
     "gradual": False,
-    "grasp": False,
+    "grasp": None,
     "late_rewind": True,
     "lr_rewind": False,
     "magnitude_at_init": False,
@@ -39,8 +41,11 @@ BRANCHES = {
     "rigl": False,
     "set": False,
     "shuffled": False,
+    "shuffled_in_signs": False,
     "small_dense": False,
-    "snip": False,
+    "sign_noise": True,
+    "signs": False,
+    "snip": None,
     "stability": False,
     "static": False,
     "ste": False,
@@ -58,8 +63,10 @@ def define(values: flags.FlagValues) -> None:
     about = "Repetitions, each with its own seed."
     flag_groups.define(values, "integer", "replicates", 1, about, 1)
     about = (
-        "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, one_shot, "
-        "magnitude_at_init, snip, grasp, synflow, late_rewind:STEP, lr_rewind, "
+        "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, signs, "
+        "shuffled_in_signs, sign_noise:FRACTION, frozen_at_init, one_shot, "
+        "magnitude_at_init, snip[:IMAGES], grasp[:IMAGES], synflow, late_rewind:STEP, "
+        "lr_rewind, "
         "fine_tune, small_dense, static, set, rigl, ste, gradual, stability, "
         "transfer:DATASET."
     )
@@ -97,11 +104,12 @@ def check(values: flags.FlagValues) -> None:
         kind, colon, value = text.partition(":")
         if kind not in BRANCHES:
             raise ValueError(
-                f"--branches must be of {', '.join(BRANCHES)}; noise, late_rewind and "
-                "transfer with a value, as in noise:0.5. "
+                f"--branches must be of {', '.join(BRANCHES)}; noise, sign_noise, "
+                "late_rewind and transfer with a value, as in noise:0.5. "
                 f"Received: {text!r}.{flag_groups.did_you_mean(kind, BRANCHES)}"
             )
-        if BRANCHES[kind] != bool(value) or (colon and not value):
+        takes = BRANCHES[kind] if BRANCHES[kind] is not None else bool(value)
+        if takes != bool(value) or (colon and not value):
             wanted = "needs a value, as in noise:0.5" if BRANCHES[kind] else "has none"
             raise ValueError(f"--branches: {kind} {wanted}. Received: {text!r}")
     for text in values.attacks:

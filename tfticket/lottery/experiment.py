@@ -101,13 +101,26 @@ class LotteryExperiment:
             values = check_list(name, values, "a list of texts")
             for value in values:
                 check_instance(name, value, str, "a list of texts")
+            if name == "branches":
+                values = [str(Branch.parse(value)) for value in values]
             fill_in(self, **{name: tuple(dict.fromkeys(values))})
         if self.dataset is not None:
             check_instance("dataset", self.dataset, Dataset, "a tfticket.data.Dataset")
+            self._check_own_data()
         optional(check_function, "build", self.build, "image shape", "classes")
         for attack in self.attacks:
             parse_attack(attack)
         self._check_branches()
+
+    def _check_own_data(self):
+        for name in ("normalize", "train_size", "label_noise", "data_seed"):
+            value = getattr(self.recipe, name)
+            if value != getattr(Recipe, name):
+                raise ValueError(
+                    f"{name} is for data that is loaded by name, and dataset is given. "
+                    "Pass tfticket.data.load(...) what it is to be like. "
+                    f"Received: {name}={value!r}"
+                )
 
     def _check_branches(self):
         rounds = self.branch_rounds
@@ -167,6 +180,9 @@ class LotteryExperiment:
     def identity(self) -> dict[str, Any]:
         """What defines the run, JSON-ready: what is not as by default."""
         identity: dict[str, Any] = self.recipe.differences()
+        if self.recipe.is_calibrated:
+            # Until 0.1.0 all replicates had the first 1,000 images.
+            identity["calibration"] = self.recipe.calibration
         if self.build is not None:
             name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
             identity["build"] = name

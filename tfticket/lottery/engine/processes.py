@@ -227,6 +227,24 @@ class Processes:
         raise WorkerDiedError(text)
 
 
+def done_by(
+    pool: Processes, take: Callable[[], Any | None]
+) -> Iterator[tuple[Any, ...]]:
+    """Has processes do tasks until there are no more, and yields what is said.
+
+    Args:
+        pool: The processes.
+        take: Returns the next task; `None` if there is none now. More may follow when
+            one that is being done has said something.
+    """
+    while True:
+        while pool.is_free and (task := take()) is not None:
+            pool.give(task)
+        if not pool.is_busy:
+            return
+        yield from pool.wait()
+
+
 @contextlib.contextmanager
 def _environment():
     """The environment that a process is started with."""

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
-from tfticket.lottery.engine.processes import Processes
+from tfticket.lottery.engine.processes import Processes, done_by
 from tfticket.lottery.engine.worker import Worker
 from tfticket.lottery.results import Part, PartResult
 
@@ -141,17 +141,12 @@ def run_processes(
         return
     waiting = _Waiting(missing)
     with Processes(min(processes, len(missing)), _start, setting) as pool:
-        while True:
-            while pool.is_free and (ready := waiting.take()) is not None:
-                pool.give(ready)
-            if not pool.is_busy:
-                return
-            for kind, *said in pool.wait():
-                if kind == "part":
-                    waiting.done(said[0].part)
-                    on_part(*said)
-                elif on_evaluation is not None:
-                    on_evaluation(*said)
+        for kind, *said in done_by(pool, waiting.take):
+            if kind == "part":
+                waiting.done(said[0].part)
+                on_part(*said)
+            elif on_evaluation is not None:
+                on_evaluation(*said)
 
 
 def _start(setting):
