@@ -16,8 +16,10 @@ from fixtures.backends import BACKEND
 
 import tfticket
 from tfticket import data, lottery
+from tfticket.lottery.engine.chains import Setting
 from tfticket.lottery.engine.run_folder import NEXT, TRAINED, LotteryFolder
 from tfticket.lottery.engine.trainer import Trainer, dataset_of
+from tfticket.lottery.engine.worker import Worker
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
 from small_lottery import experiment, small_network
@@ -393,6 +395,47 @@ class TestControls:
         assert [errors[0], errors[-1]] == pytest.approx(ends)
         assert found["error_barrier"] == pytest.approx(max(errors) - sum(ends) / 2)
 
+    def test_stability_of_the_dense_network_from_a_step_on(self, tmp_path):
+        branches = ["stability:0", "stability:50", "stability"]
+        asked = experiment(rounds=1, branches=branches)
+        results = {r.part: r for r in asked.run(tmp_path)}
+        assert [p.round for p in results if p.branch in branches[:2]] == [0, 0]
+        folder = LotteryFolder(tmp_path / asked.name)
+        dense = folder.ticket(part(number=0), TRAINED).weights
+        apart = {}
+        for branch, step in (("stability:0", 0), ("stability:50", 50)):
+            found = results[part(branch, 0)]
+            assert found.density == 1.0
+            assert found.first_iteration == step
+            errors = found.barrier["errors"]
+            ends = [
+                1 - results[part(b, 0)].test["accuracy"] for b in ("ticket", branch)
+            ]
+            assert [errors[0], errors[-1]] == pytest.approx(ends)
+            start = folder.ticket(part(branch, 0)).weights
+            trained = folder.ticket(part(branch, 0), TRAINED).weights
+            apart[step] = np.abs(trained["hidden/kernel"] - dense["hidden/kernel"])
+            assert (apart[step] > 0).any()
+            initial = folder.ticket(part(number=0)).weights
+            same = np.array_equal(start["hidden/kernel"], initial["hidden/kernel"])
+            assert same == (step == 0)
+        # Copies that part later end nearer to each other.
+        assert apart[50].mean() < apart[0].mean()
+
+    def test_the_copy_goes_on_from_the_dense_training(self, tmp_path):
+        asked = experiment(rounds=1, branches=["stability:60"])
+        setting = Setting(asked.recipe, 1, (60,), str(tmp_path), build=small_network)
+        (main, _) = experiment(rounds=1).run(tmp_path)
+        folder = str(tmp_path / asked.name)
+        worker = Worker(dataclasses.replace(setting, folder=folder))
+        worker.check()
+        assert main.part == part(number=0)
+        job = worker._control(lottery.Part(0, "stability:60", 0, 0))
+        prefix = worker.prefix(0, 60)
+        assert_equal(job.start.ticket.weights, prefix["weights"])
+        assert job.start.step == 60
+        assert_equal(job.start.optimizer, prefix["optimizer"])
+
     def test_transfer_to_the_same_data_is_another_order(self, ran):
         start = self.start(ran, "transfer:digits")
         assert_equal(start.masks, self.start(ran, "ticket").masks)
@@ -688,6 +731,15 @@ class TestBadInput:
             ({"branches": ["noise:x"]}, "needs a number above 0"),
             ({"branches": ["late_rewind:1.5"]}, "needs a whole number above 0"),
             ({"branches": ["sign_noise:1.5"]}, "a number above 0 and at most 1"),
+            ({"branches": ["stability:-1"]}, "needs 0 or a whole number above"),
+            ({"branches": ["stability:120"]}, "not before the end"),
+            (
+                {
+                    "branches": ["stability:20"],
+                    "recipe": {"rewind_clock": "restart"},
+                },
+                "needs rewind_clock='continue'",
+            ),
             ({"branches": ["snip:0"]}, "needs a whole number above 0"),
             ({"branches": ["grasp:"]}, "needs a whole number above 0"),
             ({"recipe": {"normalize": "none"}}, "normalize must be one of"),

@@ -46,7 +46,7 @@ BRANCHES: dict[str, bool | None] = {
     "sign_noise": True,
     "signs": False,
     "snip": None,
-    "stability": False,
+    "stability": None,
     "static": False,
     "ste": False,
     "synflow": False,
@@ -67,7 +67,7 @@ def define(values: flags.FlagValues) -> None:
         "shuffled_in_signs, sign_noise:FRACTION, frozen_at_init, one_shot, "
         "magnitude_at_init, snip[:IMAGES], grasp[:IMAGES], synflow, late_rewind:STEP, "
         "lr_rewind, "
-        "fine_tune, small_dense, static, set, rigl, ste, gradual, stability, "
+        "fine_tune, small_dense, static, set, rigl, ste, gradual, stability[:STEP], "
         "transfer:DATASET."
     )
     flag_groups.define(values, "list", "branches", [], about)

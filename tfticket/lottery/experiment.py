@@ -58,7 +58,7 @@ class LotteryExperiment:
         seed: Seed of the first replicate; the next has the next.
         branches: Controls, as `tfticket.lottery.Branch` reads them.
         branch_rounds: Rounds whose tickets the controls start from. Default: all but
-            the dense one.
+            the dense one, which `stability:K` is about.
         copies: Number of draws per replicate of each control that is drawn at random.
         attacks: Attacks to measure test accuracy under: `"fgsm:0.1"` or `"pgd:0.1"`.
             The number is the largest change of a pixel, in [0, 1].
@@ -130,21 +130,31 @@ class LotteryExperiment:
         rounds = {check_integer("branch_rounds", n, 1, self.rounds) for n in rounds}
         fill_in(self, branch_rounds=tuple(sorted(rounds)))
         for branch in self._branches:
-            if branch.kind == "late_rewind" and branch.value >= self.recipe.iterations:
-                raise ValueError(
-                    f"Branch '{branch}' is not before the end of a training of "
-                    f"iterations={self.recipe.iterations}."
-                )
-            if branch.kind == "late_rewind" and self.recipe.averages_weights:
-                raise ValueError(
-                    f"Branch '{branch}' can't go on from a step of an optimizer with "
-                    "use_ema=True, which replaces weights by their average there."
-                )
+            self._check_step(branch)
             if branch.kind == "small_dense" and self.build is not None:
                 raise ValueError(
                     "Branch 'small_dense' makes a network of tfticket.models narrower, "
                     "and can't do so with build. Leave one of the two out."
                 )
+
+    def _check_step(self, branch):
+        """Refuses a step of the dense training that a branch can't begin at."""
+        if branch.step is not None and branch.step >= self.recipe.iterations:
+            raise ValueError(
+                f"Branch '{branch}' is not before the end of a training of "
+                f"iterations={self.recipe.iterations}."
+            )
+        if branch.step and self.recipe.averages_weights:
+            raise ValueError(
+                f"Branch '{branch}' can't go on from a step of an optimizer with "
+                "use_ema=True, which replaces weights by their average there."
+            )
+        if branch.is_of_dense and branch.step != self.recipe.begins_at(branch.step):
+            raise ValueError(
+                f"Branch '{branch}' goes on with the dense training, which needs "
+                "rewind_clock='continue'. "
+                f"Received: rewind_clock={self.recipe.rewind_clock!r}"
+            )
 
     @classmethod
     def preset(cls, name: str, **more: Any) -> "LotteryExperiment":
@@ -211,8 +221,9 @@ class LotteryExperiment:
         for seed in self.seeds:
             chains.append(Chain(seed, MAIN, 0, tuple(range(self.rounds + 1))))
             for branch in self._branches:
+                rounds = (0,) if branch.is_of_dense else self.branch_rounds
                 for copy in range(self.copies if branch.is_random else 1):
-                    chains.append(Chain(seed, str(branch), copy, self.branch_rounds))
+                    chains.append(Chain(seed, str(branch), copy, rounds))
         return chains
 
     def parts(self) -> list[Part]:
@@ -355,8 +366,8 @@ class LotteryExperiment:
         return count
 
     def _stops(self):
-        late = [b.value for b in self._branches if b.kind == "late_rewind"]
-        return tuple(sorted({*late, self.recipe.rewind_to or 0} - {0}))
+        steps = {branch.step or 0 for branch in self._branches}
+        return tuple(sorted({*steps, self.recipe.rewind_to or 0} - {0}))
 
     def _check_data(self, worker, own):
         for branch in self._branches:

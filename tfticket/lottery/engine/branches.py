@@ -44,14 +44,14 @@ KINDS: dict[str, tuple[type | None, bool]] = {
     "static": (None, True),
     "ste": (None, True),
     "gradual": (None, True),
-    "stability": (None, False),
+    "stability": (int, False),
     "transfer": (str, False),
 }
 # What a value is where none is written. Images per class of SNIP and GraSP: GraSP's
 # code takes 10, and SNIP a batch of 100 for the ten of MNIST.
-_DEFAULTS = {"snip": 10, "grasp": 10}
-# The largest value of a kind, and an example of one.
-_MOST = {"sign_noise": 1.0}
+_DEFAULTS: dict[str, int | None] = {"snip": 10, "grasp": 10, "stability": None}
+# The lowest and largest value of a kind, and examples of them.
+_LEAST, _MOST = {"stability": 0}, {"sign_noise": 1.0}
 _EXAMPLES = {int: "500", float: "0.5", str: "fashion_mnist"}
 # Those that find masks while they train.
 _FIND_MASKS = ("rigl", "set", "static", "ste", "gradual")
@@ -82,7 +82,9 @@ class Branch:
     `DynamicSparseTraining`, `TopKTraining` and `GradualPruning` do, to the ticket's
     total, shared out by ERK.
     `stability` trains the ticket itself with the data in another order, and measures
-    the barrier between the two. `transfer:NAME` trains it on another data set.
+    the barrier between the two; `stability:k` does so with the dense network from its
+    step k on, which shows whether it is stable there (arXiv 1912.05671).
+    `transfer:NAME` trains the ticket on another data set.
 
     Example:
 
@@ -102,7 +104,8 @@ class Branch:
             most = _MOST.get(self.kind, float("inf"))
             check_number("value", self.value, above=0, most=most)
         elif wanted is int:
-            check_integer("value", self.value, 1)
+            if self.value is not None or self.kind not in _DEFAULTS:
+                check_integer("value", self.value, _LEAST.get(self.kind, 1))
         elif wanted is str:
             check_instance("value", self.value, str, "the name of a data set")
         elif self.value is not None:
@@ -134,16 +137,18 @@ class Branch:
             if not value:
                 raise ValueError
             converted = wanted(value)
-            most = _MOST.get(kind, float("inf"))
+            least, most = _LEAST.get(kind), _MOST.get(kind, float("inf"))
             if wanted is not str and not (
-                0 < converted <= most and converted < float("inf")
+                (converted > 0 or converted == least)
+                and (converted <= most and converted < float("inf"))
             ):
                 raise ValueError
         except ValueError:
-            words = {int: "whole number above 0", float: "number above 0", str: "name"}
+            whole = "0 or a whole number" if kind in _LEAST else "a whole number"
+            words = {int: f"{whole} above 0", float: "a number above 0", str: "a name"}
             limit = f" and at most {_MOST[kind]:g}" if kind in _MOST else ""
             raise ValueError(
-                f"Branch '{kind}' needs a {words[wanted]}{limit}, as in "
+                f"Branch '{kind}' needs {words[wanted]}{limit}, as in "
                 f"{kind}:{_EXAMPLES[wanted]}. Received: {text!r}"
             ) from None
         return cls(kind, converted)
@@ -155,6 +160,17 @@ class Branch:
     def is_random(self) -> bool:
         """Whether it is drawn at random, and copies of it differ."""
         return KINDS[self.kind][1]
+
+    @property
+    def is_of_dense(self) -> bool:
+        """Whether it is about the dense network, and of round 0 alone."""
+        return self.kind == "stability" and self.value is not None
+
+    @property
+    def step(self) -> int | None:
+        """The step of the dense training that it begins at; `None` for no such."""
+        of_a_step = self.kind == "late_rewind" or self.is_of_dense
+        return self.value if of_a_step else None
 
     @property
     def finds_masks(self) -> bool:
@@ -193,7 +209,7 @@ class Origin:
         initial: The weights the replicate was initialised with.
         trained: The trained network that the control begins with: the dense one for
             `one_shot`, that of the round before for `lr_rewind` and `fine_tune`.
-        prefix: Weights and optimizer at the step of `late_rewind`, else `None`.
+        prefix: Weights and optimizer at the step of the branch, else `None`.
     """
 
     ticket: Ticket
@@ -243,7 +259,7 @@ def start_of(
     if kind in ("snip", "grasp", "synflow"):
         chosen = _masks_at_init(branch, origin, trainer, replicate)
         return _start(origin, chosen, origin.initial)
-    if kind == "late_rewind":
+    if branch.step:
         ticket = _start(origin, masks, origin.prefix["weights"]).ticket  # type: ignore[index]
         return Start(ticket, origin.prefix["optimizer"], branch.value)  # type: ignore[index]
     if kind in ("lr_rewind", "fine_tune"):
@@ -282,7 +298,7 @@ def _unpruned(origin):
 def _masks_at_init(branch, origin, trainer, replicate):
     trainer.put(trainer.dense(origin.initial))
     data = None
-    if branch.kind in _DEFAULTS:
+    if branch.value is not None:
         data = trainer.calibration_data(replicate, branch.value)
     sparsify(
         trainer.model,

@@ -321,7 +321,7 @@ class Worker:
         origin, inputs = self._origin(branch, main)
         start = start_of(branch, origin, trainer, seed, part.seed)
         step = self._setting.recipe.rewind_to
-        if branch.kind in _AS_THE_TICKET and step:
+        if branch.kind in _AS_THE_TICKET and step and not branch.is_of_dense:
             optimizer = None
             if trainer.recipe.begins_at(step):
                 optimizer = self.prefix(part.seed, step)["optimizer"]
@@ -349,8 +349,8 @@ class Worker:
             inputs.append(f"{source.path}/{TRAINED}")
         elif branch.kind == "stability":  # the barrier is to it
             inputs.append(f"{main.path}/{TRAINED}")
-        elif branch.kind == "late_rewind":
-            prefix = self.prefix(main.seed, branch.value)
+        if branch.step:
+            prefix = self.prefix(main.seed, branch.step)
         initial = self._trainer(self._setting.recipe).initial_weights(main.seed)
         ticket = self._folder.ticket(main)
         return Origin(ticket, initial, trained, prefix), sorted(inputs)
