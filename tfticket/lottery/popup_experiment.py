@@ -223,13 +223,13 @@ class PopupExperiment:
                 part: folder.read(part.path, lambda values: PopupResult(**values))
                 for part in parts
             }
-            found = [part for part in parts if known[part] is not None]
+            found = [result for result in known.values() if result is not None]
             missing = [part for part in parts if known[part] is None]
             trained = (networks.train(part, on_evaluation) for part in missing)
             if count is not None and missing:
                 sent = (self, data_dir, download, folder.path, checkpoint_seconds)
                 trained = _side_by_side(count, missing, sent, on_evaluation)
-            made = itertools.chain((known[part] for part in found), trained)
+            made = itertools.chain(found, trained)
             for number, result in enumerate(made, 1):
                 part = _part_of(result)
                 fresh, known[part] = known[part] is None, result

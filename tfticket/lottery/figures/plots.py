@@ -268,7 +268,7 @@ def instability(
 
     Args:
         rows: What `tfticket.lottery.figures.csv_rows.instability_rows` returns.
-        path: The PNG file to write.
+        path: The file to write.
         title: Title of the figure.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -283,7 +283,7 @@ def instability(
         [max(0.0, high - mean) for mean, high in zip(means, ends[1], strict=True)],
     ]
     steps = [row["step"] for row in rows]
-    axes.errorbar(steps, means, sides, color="C0", marker="o", capsize=2)
+    axes.errorbar(steps, means, sides, capsize=2, **branch_style(0))
     axes.axhline(100 * STABLE, **DENSE)
     axes.set_ylim(bottom=min(0, *means))
     axes.set_xlabel("Step of the dense training that two copies part at")
