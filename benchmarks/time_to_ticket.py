@@ -3,6 +3,7 @@
     pip install torch
     python benchmarks/time_to_ticket.py
     python benchmarks/time_to_ticket.py --iterations=10000 --repeats=5 --cores=2
+    python benchmarks/time_to_ticket.py --whole --cores=2 --replicates=4
 
 LeNet-300-100 on images of MNIST's size and number, Adam at 1.2e-3, batches of 60, a
 validation on 5,000 images every 100 steps, rounds of pruning 20 % and rewinding. The
@@ -14,12 +15,18 @@ Keras alone, with the same model, steps and validation, is there for the peak of
 A step's time is that of the last rounds with their validations, by steps; compiling
 falls into the first round, which is left out. Time between rounds is what an experiment
 does beside `fit`: evaluate on the test part, prune, rewind, save.
+
+With --whole it is the wall time of the whole experiment, all replicates and the imports
+included: one after another with all cores, and side by side, a core each, by
+`processes` and by as many processes of the PyTorch loop.
 """
 
 import itertools
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -30,6 +37,7 @@ from absl import app, flags
 from timing import in_a_process
 
 LEAST_FASTER, MOST_BETWEEN, MOST_MEMORY = 3.0, 0.02, 1.3
+LEAST_WHOLE = 3.0
 CLASSES, HIDDEN, BATCH, EVERY, RATE = 10, (300, 100), 60, 100, 0.2
 
 _ITERATIONS = flags.DEFINE_integer("iterations", 5000, "Steps in a round.", 100)
@@ -41,8 +49,14 @@ _FULL = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Prunings of a run.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each way.", 1)
 _CORES = flags.DEFINE_integer("cores", 1, "Cores that each process may use.", 1)
+_WHOLE = flags.DEFINE_bool("whole", False, "Time whole experiments.")
+_REPLICATES = flags.DEFINE_integer("replicates", 1, "With --whole: how many.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the first replicate.", 0)
 _WAY = flags.DEFINE_enum(
-    "way", None, ["tfticket", "torch", "keras"], "One way only, in this process."
+    "way",
+    None,
+    ["tfticket", "torch", "keras", "tfticket_side_by_side", "torch_side_by_side"],
+    "One way only, in this process.",
 )
 
 
@@ -56,7 +70,7 @@ def images():
     return part(55_000), part(5_000), part(10_000)
 
 
-def run_tfticket(iterations, rounds):
+def run_tfticket(iterations, rounds, processes=None):
     from tfticket import data, lottery
 
     train, validation, test = images()
@@ -65,9 +79,15 @@ def run_tfticket(iterations, rounds):
         "noise", train, validation, test, CLASSES, mean=0 * ones, std=ones
     )
     recipe = lottery.Recipe(iterations=iterations, evaluate_every=EVERY)
-    experiment = lottery.LotteryExperiment(recipe, rounds=rounds, dataset=dataset)
+    experiment = lottery.LotteryExperiment(
+        recipe,
+        rounds=rounds,
+        dataset=dataset,
+        replicates=_REPLICATES.value,
+        seed=_SEED.value,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        results = experiment.run(folder)
+        results = experiment.run(folder, processes=processes)
     return {
         "train": [r.seconds["train"] for r in results],
         "between": [r.seconds["between"] for r in results],
@@ -107,12 +127,48 @@ def run_keras(iterations, rounds):
     return {"train": seconds}
 
 
+def run_tfticket_side_by_side(iterations, rounds):
+    return run_tfticket(iterations, rounds, processes="auto")
+
+
+def run_torch_side_by_side(iterations, rounds):
+    """A process for each core, which does its share of the replicates."""
+    shares = np.array_split(np.arange(_REPLICATES.value), _CORES.value)
+    started = [
+        subprocess.Popen(
+            [
+                *(sys.executable, __file__, "--way=torch", "--cores=1"),
+                *(f"--iterations={iterations}", f"--rounds={rounds}"),
+                *(f"--seed={share[0]}", f"--replicates={len(share)}"),
+            ],
+            # Not tied to the first core, as `child` would.
+            env={**os.environ, "TIME_TO_TICKET_CORE": str(core)},
+            stdout=subprocess.DEVNULL,
+        )
+        for core, share in enumerate(shares)
+        if len(share)
+    ]
+    codes = [process.wait() for process in started]
+    if any(codes):
+        raise RuntimeError("A process of the PyTorch loop failed.")
+    return {"train": []}
+
+
 def run_torch(iterations, rounds):
+    import torch
+
+    torch.set_num_threads(_CORES.value)
+    seconds = []
+    for replicate in range(_REPLICATES.value):
+        seconds += replicate_in_torch(_SEED.value + replicate, iterations, rounds)
+    return {"train": seconds}
+
+
+def replicate_in_torch(seed, iterations, rounds):
     import torch
     from torch import nn
 
-    torch.set_num_threads(_CORES.value)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     (x, y), (x_val, y_val), _ = (
         (torch.from_numpy(a), torch.from_numpy(b).long()) for a, b in images()
     )
@@ -167,15 +223,22 @@ def run_torch(iterations, rounds):
             threshold = alive.kthvalue(max(1, round(rate * len(alive)))).values
             masks[name] *= (parameter.detach().abs() > threshold).float()
         model.load_state_dict(initial)
-    return {"train": seconds}
+    return seconds
 
 
-WAYS = {"tfticket": run_tfticket, "torch": run_torch, "keras": run_keras}
+STEPS = {"tfticket": run_tfticket, "torch": run_torch, "keras": run_keras}
+SIDE_BY_SIDE = {
+    "tfticket_side_by_side": run_tfticket_side_by_side,
+    "torch_side_by_side": run_torch_side_by_side,
+}
+WAYS = {**STEPS, **SIDE_BY_SIDE}
 
 
 def child(way):
     """Runs one way in this process, and prints what it took."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: _CORES.value])
+    first = int(os.environ.get("TIME_TO_TICKET_CORE", 0))
+    cores = sorted(os.sched_getaffinity(0))[first : first + _CORES.value]
+    os.sched_setaffinity(0, cores)
     found = WAYS[way](_ITERATIONS.value, _ROUNDS.value)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**found, "peak_mib": peak}))
@@ -185,9 +248,12 @@ def main(_):
     if _WAY.value:
         child(_WAY.value)
         return
-    found = {way: [] for way in WAYS}
+    if _WHOLE.value:
+        whole_experiments()
+        return
+    found = {way: [] for way in STEPS}
     for repeat in range(_REPEATS.value):
-        for way in list(WAYS)[:: -1 if repeat % 2 else 1]:
+        for way in list(STEPS)[:: -1 if repeat % 2 else 1]:
             found[way].append(in_a_process(__file__, way, _ITERATIONS, _ROUNDS, _CORES))
             print(f"{way}: {json.dumps(found[way][-1])}", flush=True)
     steps = {
@@ -212,6 +278,34 @@ def main(_):
         ]
     )
     verdict("peak memory / Keras alone", memory, memory <= MOST_MEMORY, MOST_MEMORY)
+
+
+def whole_experiments():
+    """Times whole experiments, each in a process of its own."""
+    ways = ("tfticket", "torch", *SIDE_BY_SIDE)
+    seconds = {way: [] for way in ways}
+    shared = (_ITERATIONS, _ROUNDS, _CORES, _REPLICATES)
+    for repeat in range(_REPEATS.value):
+        for way in ways[:: -1 if repeat % 2 else 1]:
+            start = time.perf_counter()
+            in_a_process(__file__, way, *shared)
+            seconds[way].append(time.perf_counter() - start)
+            print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)
+    print(
+        f"\nThe whole experiment: {_REPLICATES.value} replicates of "
+        f"{_ROUNDS.value + 1} rounds of {_ITERATIONS.value} steps, "
+        f"{_CORES.value} core(s)"
+    )
+    for way, values in seconds.items():
+        print(f"  {way:22}{np.median(values):7.1f} s")
+    side = seconds["tfticket_side_by_side"]
+    faster = np.median(np.divide(seconds["tfticket"], side))
+    print(f"  side by side is {faster:.2f} times as fast as one after another")
+    faster = np.median(np.divide(seconds["torch_side_by_side"], side))
+    print(f"  torch / tfticket, both side by side: {faster:.2f}")
+    faster = np.median(np.divide(seconds["torch"], side))
+    passed = faster >= LEAST_WHOLE
+    verdict("torch / tfticket side by side", faster, passed, LEAST_WHOLE)
 
 
 def verdict(what, value, passed, bound):

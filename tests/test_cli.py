@@ -329,6 +329,7 @@ def test_flags_at_their_defaults_are_the_librarys():
     assert vars(found) == vars(want)
     assert list(flag_groups.CRITERIA) == sorted(criteria._CRITERIA)
     kinds = {name: takes is not None for name, (takes, *_) in branches.KINDS.items()}
+    kinds |= dict.fromkeys(branches._DEFAULTS)
     assert kinds == lottery.BRANCHES
     assert list(flag_groups.MODELS) == sorted(tfticket.models.MODELS)
     assert flag_groups.STRATEGIES == tfticket.devices.STRATEGIES

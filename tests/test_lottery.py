@@ -16,8 +16,10 @@ from fixtures.backends import BACKEND
 
 import tfticket
 from tfticket import data, lottery
+from tfticket.lottery.engine.chains import Setting
 from tfticket.lottery.engine.run_folder import NEXT, TRAINED, LotteryFolder
-from tfticket.lottery.engine.trainer import Trainer
+from tfticket.lottery.engine.trainer import Trainer, dataset_of
+from tfticket.lottery.engine.worker import Worker
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
 from small_lottery import experiment, small_network
@@ -28,10 +30,14 @@ BRANCHES = [
     "random_sparsity",
     "shuffled",
     "noise:0.5",
+    "signs",
+    "shuffled_in_signs",
+    "sign_noise:0.25",
+    "frozen_at_init",
     "one_shot",
     "magnitude_at_init",
     "snip",
-    "grasp",
+    "grasp:5",
     "synflow",
     "late_rewind:20",
     "lr_rewind",
@@ -70,6 +76,10 @@ def network_of(ran):
     """The network as the ticket tells of it."""
     config = lottery.read_ticket(ran[1], part()).provenance["config"]
     return keras.models.model_from_json(json.dumps(config))
+
+
+def trainer_of(dataset):
+    return Trainer(lottery.Recipe(), dataset, small_network)
 
 
 def kept(ticket):
@@ -197,7 +207,7 @@ class TestControls:
                     control.weights[name], np.where(mask, initial[name], 0)
                 )
 
-    @pytest.mark.parametrize("branch", ["snip", "grasp", "synflow"])
+    @pytest.mark.parametrize("branch", ["snip:10", "grasp:5", "synflow"])
     def test_pruned_at_initialisation(self, ran, initial, branch):
         control = self.start(ran, branch)
         assert sum(kept(control).values()) == sum(
@@ -213,24 +223,115 @@ class TestControls:
         ticket = lottery.read_ticket(ran[1], part(number=0))
         model = ticket.apply(network_of(ran))
         model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        count = sum(kept(self.start(ran, "snip")).values())
+        count = sum(kept(self.start(ran, "snip:10")).values())
         tfticket.sparsify(
             model,
             1 - count / 1480,
             "snip",
             scope="global",
-            data=(digits.train[0][:1000], digits.train[1][:1000]),
+            data=trainer_of(digits).calibration_data(0, 10),
             allow_empty=True,
         )
         own = tfticket.get_masks(model)
         # Dropout differs, so a few of the sensitivities do.
         agree = np.mean(
-            [np.mean(own[k] == m) for k, m in self.start(ran, "snip").masks.items()]
+            [np.mean(own[k] == m) for k, m in self.start(ran, "snip:10").masks.items()]
         )
         assert agree > 0.8
 
+    def test_a_criterions_images_are_the_replicates_as_many_of_each_class(self):
+        digits = data.load("digits")
+        trainer = trainer_of(digits)
+        drawn = [trainer.calibration_data(seed, 7) for seed in (0, 0, 1)]
+        for images, labels in drawn:
+            assert np.bincount(labels).tolist() == [7] * 10
+            known = {(x.tobytes(), y) for x, y in zip(*digits.train, strict=True)}
+            own = {(x.tobytes(), y) for x, y in zip(images, labels, strict=True)}
+            assert len(own) == 70
+            assert own <= known
+        np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
+        assert (drawn[0][0] != drawn[2][0]).any()
+        with pytest.raises(
+            ValueError, match=r"200 training images per class\. Of class"
+        ):
+            trainer.calibration_data(0, 200)
+
+    def test_parts_of_before_are_no_parts_of_now(self):
+        asked = experiment(branches=["snip", "snip:10", "grasp:3"])
+        found = {str(part.path) for part in asked.parts() if part.branch != "ticket"}
+        assert found == {
+            f"seed_0/{name}/copy_0/round_0{number}"
+            for name in ("snip_10", "grasp_3")
+            for number in (1, 2)
+        }
+        names = {
+            experiment(recipe={"criterion": "snip", **more}).name
+            for more in ({}, {"calibration": 20})
+        }
+        assert len(names) == 2
+        assert experiment(recipe={"criterion": "snip"}).identity["calibration"] == 10
+        assert (
+            "calibration" not in experiment(recipe={"criterion": "movement"}).identity
+        )
+
+    def test_signs(self, ran, initial):
+        ticket, control = self.start(ran, "ticket"), self.start(ran, "signs")
+        assert_equal(ticket.masks, control.masks)
+        for name, mask in control.masks.items():
+            size = np.float32(initial[name].std(dtype=np.float32))
+            want = np.where(initial[name] > 0, size, -size) * mask
+            np.testing.assert_allclose(control.weights[name], want, rtol=1e-6)
+        np.testing.assert_array_equal(
+            control.weights["hidden/bias"], ticket.weights["hidden/bias"]
+        )
+
+    def test_shuffled_in_signs(self, ran, initial):
+        control = self.start(ran, "shuffled_in_signs")
+        assert_equal(control.masks, self.start(ran, "ticket").masks)
+        for name, mask in control.masks.items():
+            own, drawn = initial[name][mask], control.weights[name][mask]
+            np.testing.assert_array_equal(np.sign(own), np.sign(drawn))
+            np.testing.assert_array_equal(np.sort(own), np.sort(drawn))
+            assert np.mean(own == drawn) < 0.1
+            assert (control.weights[name][~mask] == 0).all()
+
+    def test_sign_noise(self, ran, initial):
+        control = self.start(ran, "sign_noise:0.25")
+        assert_equal(control.masks, self.start(ran, "ticket").masks)
+        for name, mask in control.masks.items():
+            own, drawn = initial[name][mask], control.weights[name][mask]
+            np.testing.assert_array_equal(np.abs(own), np.abs(drawn))
+            assert (own != drawn).sum() == round(0.25 * mask.sum())
+            assert (control.weights[name][~mask] == 0).all()
+
+    def test_frozen_at_init(self, ran, initial):
+        ticket, control = self.start(ran, "ticket"), self.start(ran, "frozen_at_init")
+        trained = LotteryFolder(ran[1]).ticket(part("frozen_at_init"), TRAINED)
+        results = {r.part: r for r in ran[2]}
+        for name, mask in ticket.masks.items():
+            np.testing.assert_array_equal(control.weights[name], initial[name])
+            moved = trained.weights[name] != initial[name]
+            assert not moved[~mask].any()
+            assert moved[mask].mean() > 0.9
+        # What counts is what is trained.
+        found = results[part("frozen_at_init")]
+        assert found.parameters == results[part()].parameters
+        assert found.layers == results[part()].layers
+        model = trained.apply(network_of(ran))
+        digits = data.load("digits")
+        guesses = model.predict(digits.test[0], verbose=0).argmax(-1)
+        assert found.test["accuracy"] == pytest.approx(
+            np.mean(guesses == digits.test[1]), abs=1e-6
+        )
+
+    def test_weights_that_are_held_and_move_are_refused(self, tmp_path):
+        recipe = {"iterations": 20, "weight_decay": 0.1}
+        asked = experiment(rounds=1, recipe=recipe, branches=["frozen_at_init"])
+        with pytest.raises(ValueError, match="'frozen_at_init' holds pruned weights"):
+            asked.run(tmp_path)
+
     def test_their_dropout_does_not_know_what_was_trained_before(self, tmp_path):
-        asked = experiment(rounds=1, branches=["snip", "grasp"])
+        asked = experiment(rounds=1, branches=["snip:10", "grasp:10"])
         asked.run(tmp_path)
         folder = tmp_path / asked.name
         controls = [part(branch, number=1) for branch in asked.branches]
@@ -293,6 +394,47 @@ class TestControls:
         ends = [1 - results[part(b)].test["accuracy"] for b in ("ticket", "stability")]
         assert [errors[0], errors[-1]] == pytest.approx(ends)
         assert found["error_barrier"] == pytest.approx(max(errors) - sum(ends) / 2)
+
+    def test_stability_of_the_dense_network_from_a_step_on(self, tmp_path):
+        branches = ["stability:0", "stability:50", "stability"]
+        asked = experiment(rounds=1, branches=branches)
+        results = {r.part: r for r in asked.run(tmp_path)}
+        assert [p.round for p in results if p.branch in branches[:2]] == [0, 0]
+        folder = LotteryFolder(tmp_path / asked.name)
+        dense = folder.ticket(part(number=0), TRAINED).weights
+        apart = {}
+        for branch, step in (("stability:0", 0), ("stability:50", 50)):
+            found = results[part(branch, 0)]
+            assert found.density == 1.0
+            assert found.first_iteration == step
+            errors = found.barrier["errors"]
+            ends = [
+                1 - results[part(b, 0)].test["accuracy"] for b in ("ticket", branch)
+            ]
+            assert [errors[0], errors[-1]] == pytest.approx(ends)
+            start = folder.ticket(part(branch, 0)).weights
+            trained = folder.ticket(part(branch, 0), TRAINED).weights
+            apart[step] = np.abs(trained["hidden/kernel"] - dense["hidden/kernel"])
+            assert (apart[step] > 0).any()
+            initial = folder.ticket(part(number=0)).weights
+            same = np.array_equal(start["hidden/kernel"], initial["hidden/kernel"])
+            assert same == (step == 0)
+        # Copies that part later end nearer to each other.
+        assert apart[50].mean() < apart[0].mean()
+
+    def test_the_copy_goes_on_from_the_dense_training(self, tmp_path):
+        asked = experiment(rounds=1, branches=["stability:60"])
+        setting = Setting(asked.recipe, 1, (60,), str(tmp_path), build=small_network)
+        (main, _) = experiment(rounds=1).run(tmp_path)
+        folder = str(tmp_path / asked.name)
+        worker = Worker(dataclasses.replace(setting, folder=folder))
+        worker.check()
+        assert main.part == part(number=0)
+        job = worker._control(lottery.Part(0, "stability:60", 0, 0))
+        prefix = worker.prefix(0, 60)
+        assert_equal(job.start.ticket.weights, prefix["weights"])
+        assert job.start.step == 60
+        assert_equal(job.start.optimizer, prefix["optimizer"])
 
     def test_transfer_to_the_same_data_is_another_order(self, ran):
         start = self.start(ran, "transfer:digits")
@@ -469,6 +611,81 @@ def test_rates_by_kind_of_layer():
     assert lottery.Recipe(scope="global").rates_for(trainer.model) == {}
 
 
+class TestData:
+    def test_options_of_the_recipe_load_it(self):
+        recipe = lottery.Recipe(
+            normalize="unit", train_size=200, label_noise=0.5, data_seed=3
+        )
+        found = dataset_of(recipe)
+        options = {"train_size": 200, "label_noise": 0.5, "seed": 3}
+        want = data.load(normalize="unit", **options)
+        np.testing.assert_array_equal(found.train[0], want.train[0])
+        np.testing.assert_array_equal(found.train[1], want.train[1])
+        assert json.loads(json.dumps(recipe.differences())) == {
+            **{"normalize": "unit", "train_size": 200},
+            **{"label_noise": 0.5, "data_seed": 3},
+        }
+
+    def test_a_run_trains_on_them(self, tmp_path):
+        asked = experiment(
+            rounds=1, recipe={"label_noise": 0.9, "train_size": 300, "iterations": 60}
+        )
+        (dense, _) = asked.run(tmp_path)
+        assert dense.test["accuracy"] < 0.4
+        told = lottery.read_config(tmp_path / asked.name)["data"]
+        assert "300 training, 200 validation" in told
+
+    @pytest.mark.parametrize("name", ["normalize", "train_size", "label_noise"])
+    def test_data_of_ones_own_is_as_it_is(self, name):
+        value = {"normalize": "unit", "train_size": 5, "label_noise": 0.5}[name]
+        with pytest.raises(ValueError, match=f"{name} is for data that is loaded"):
+            experiment(dataset=data.load(), recipe={name: value})
+
+    def test_the_order_of_controls(self, tmp_path):
+        branches = ["transfer:digits", "stability"]
+        results = {}
+        for same in (False, True):
+            asked = experiment(rounds=1, branches=branches, recipe={"same_order": same})
+            results[same] = [result.test for result in asked.run(tmp_path)[1:]]
+        # The control is the ticket itself, and differs from it by the order alone.
+        ticket, transferred, stable = results[True]
+        assert ticket == transferred
+        assert ticket != stable
+        assert results[False][0] == ticket
+        assert results[False][1] != ticket
+        assert results[False][2] == stable
+
+    @pytest.mark.skipif(BACKEND != "tensorflow", reason="layers in tf.data pipelines")
+    def test_augmentation_by_a_layer(self, tmp_path):
+        layers = [keras.layers.RandomTranslation(0.1, 0.1) for _ in range(2)]
+        asked, again = (
+            experiment(rounds=1, recipe={"augment": layer}) for layer in layers
+        )
+        assert asked.recipe == again.recipe
+        assert hash(asked.recipe) == hash(again.recipe)
+        assert asked.name == again.name != experiment(recipe={"augment": True}).name
+        told = json.loads(json.dumps(asked.recipe.differences()))
+        assert lottery.Recipe(**told) == asked.recipe
+        whole = asked.run(tmp_path / "whole")
+
+        def stop(part, done, of):
+            if part.round == 1 and done == 60:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            again.run(tmp_path / "cut", checkpoint_seconds=0.0, on_evaluation=stop)
+        cut = again.run(tmp_path / "cut", checkpoint_seconds=0.0)
+        assert [r.test for r in cut] == [r.test for r in whole]
+        assert whole[0].test != experiment(rounds=1).run(tmp_path)[0].test
+
+    @pytest.mark.skipif(BACKEND != "tensorflow", reason="layers in tf.data pipelines")
+    def test_a_layer_that_does_not_fit_is_refused_before_any_training(self, tmp_path):
+        asked = experiment(recipe={"augment": keras.layers.Resizing(4, 4)})
+        with pytest.raises(ValueError, match="augment must keep images of shape"):
+            asked.run(tmp_path)
+        assert not list(tmp_path.rglob("seed_*"))
+
+
 class TestNames:
     def test_a_field_added_later_does_not_rename(self):
         before = lottery.Recipe(iterations=500)
@@ -513,6 +730,24 @@ class TestBadInput:
             ({"branches": ["noise"]}, "as in noise:0.5"),
             ({"branches": ["noise:x"]}, "needs a number above 0"),
             ({"branches": ["late_rewind:1.5"]}, "needs a whole number above 0"),
+            ({"branches": ["sign_noise:1.5"]}, "a number above 0 and at most 1"),
+            ({"branches": ["stability:-1"]}, "needs 0 or a whole number above"),
+            ({"branches": ["stability:120"]}, "not before the end"),
+            (
+                {
+                    "branches": ["stability:20"],
+                    "recipe": {"rewind_clock": "restart"},
+                },
+                "needs rewind_clock='continue'",
+            ),
+            ({"branches": ["snip:0"]}, "needs a whole number above 0"),
+            ({"branches": ["grasp:"]}, "needs a whole number above 0"),
+            ({"recipe": {"normalize": "none"}}, "normalize must be one of"),
+            ({"recipe": {"train_size": 0}}, "train_size must be at least 1"),
+            ({"recipe": {"label_noise": 2}}, "label_noise must be at least 0"),
+            ({"recipe": {"data_seed": -1}}, "data_seed must be at least 0"),
+            ({"recipe": {"calibration": 0}}, "calibration must be at least 1"),
+            ({"recipe": {"augment": "flip"}}, "augment must be True, False, a Keras"),
             ({"branches": ["reinit:3"]}, "takes no value"),
             ({"branches": ["late_rewind:120"]}, "not before the end"),
             ({"branches": ["small_dense"]}, "can't do so with build"),

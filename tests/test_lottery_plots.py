@@ -1,6 +1,7 @@
 """Figures and page of a run, made from a folder of invented results."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -321,6 +322,28 @@ def test_barrier(results):
     assert right.containers[0][0].get_ydata()[0] == pytest.approx(2.5)
 
 
+def test_instability_of_the_dense_network(results):
+    def of(seed, step, height):
+        barrier = {"alphas": [0, 1], "errors": [0, 0], "error_barrier": height}
+        part = Part(seed, f"stability:{step}")
+        return dataclasses.replace(results[0], part=part, barrier=barrier)
+
+    steps = [of(0, 500, 0.01), of(1, 500, 0.03), of(0, 0, 0.2), of(1, 2000, 0.0)]
+    rows = csv_rows.instability_rows([*results, *steps])
+    assert [(row["step"], row["replicates"]) for row in rows] == [
+        *((0, 1), (500, 2), (2000, 1)),
+    ]
+    assert rows[1]["barrier"] == pytest.approx(0.02)
+    assert rows[1]["barrier_highest"] == 0.03
+    assert csv_rows.barrier_rows([*results, *steps]) == csv_rows.barrier_rows(results)
+    (axes,) = plots.instability(rows).axes
+    drawn = axes.containers[0][0]
+    assert drawn.get_xdata().tolist() == [0, 500, 2000]
+    assert drawn.get_ydata() == pytest.approx([20, 2, 0])
+    # The barrier of what is called stable, 2 points.
+    assert [2.0, 2.0] in [list(line.get_ydata()) for line in axes.lines]
+
+
 def test_attacks_and_layers(results):
     rows = csv_rows.attack_rows(results)
     assert {row["attack"] for row in rows} == {"none", "fgsm:0.1", "pgd:0.1"}
@@ -337,7 +360,10 @@ def test_attacks_and_layers(results):
 
 
 def test_everything_of_a_run_is_drawn_with_its_numbers(run, drawn):
-    assert drawn.skipped == {"transfer": "no branch transfer:NAME in the experiment"}
+    assert drawn.skipped == {
+        "transfer": "no branch transfer:NAME in the experiment",
+        "instability": "no branch stability:K in the experiment",
+    }
     assert len(drawn.written) == 8
     for path in drawn.written.values():
         assert path.parent == run / "plots"

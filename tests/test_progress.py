@@ -125,6 +125,19 @@ def test_time_left_of_parts_leaves_out_those_found(clock, console):
     assert "density 80.0 %, test accuracy 50.00 %" in console.file.getvalue()
 
 
+def test_parts_side_by_side_add_up(clock, console):
+    first, second = Part(0), Part(1)
+    result = PartResult(first, 1.0, 10, {}, 100, 7, *[{"accuracy": 0.5}] * 4)
+    with part_progress.PartProgress(4, console) as bar:
+        bar.on_evaluation(first, 50, 100)
+        clock.now = 60
+        bar.on_evaluation(second, 50, 100)
+        # A whole part's work took a minute; that of three is left.
+        assert shown(bar) == f"{second.path} at step 50 0/4 0:03:00 left"
+        bar.on_part(result, 1, 4, fresh=True)
+        assert shown(bar) == f"{second.path} at step 50 1/4 0:01:40 left"
+
+
 def test_bad_rounds():
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         progress.RoundProgress(rounds=0)

@@ -13,19 +13,26 @@ from tfticket.common.arguments import (
     check_choice,
     check_instance,
     check_integer,
+    check_number,
     check_path,
     optional,
 )
+from tfticket.common.augmentation import Augmenter, check_augment
 from tfticket.common.on_demand import need
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 EMBEDDED = "digits"
+NORMALIZATIONS = ("standard", "unit")
 # In the package: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
 # Digits", UCI Machine Learning Repository, 1998, doi.org/10.24432/C50P49, CC BY 4.0. It
 # is the part that scikit-learn has, in its order: images of 8x8 values from 0 to 16.
 _DIGITS = pathlib.Path(__file__).parent / "common" / "digits.npz"
+
+# Images, and pixels of them, that are converted at once.
+_CHUNK, _PIXELS = 1000, 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +60,10 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
 
+    def __getstate__(self):
+        # Without the tensors of a pipeline, when it goes to another process.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
@@ -69,7 +80,11 @@ class Dataset:
         )
 
     def training_pipeline(
-        self, batch_size: int, seed: int, augment: bool = False, first_step: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        augment: "bool | str | keras.layers.Layer" = False,
+        first_step: int = 0,
     ) -> "tf.data.Dataset":
         """Endless shuffled batches of the training part.
 
@@ -82,7 +97,9 @@ class Dataset:
             seed: Seed of the order, and of augmentation.
             augment: Whether images are shifted at random by up to an eighth of
                 their size (what comes in is 0, the mean) and flipped left to right
-                half of the time.
+                half of the time. Or a Keras layer of your choice, whose random numbers
+                `seed` decides too: `keras.layers.RandomTranslation(0.1, 0.1)`. It is
+                called with normalised images.
             first_step: How many batches to leave out at the beginning, for a training
                 that goes on from there.
 
@@ -94,7 +111,7 @@ class Dataset:
         images, labels = self._tensors
         check_integer("batch_size", batch_size, 1, len(labels))
         check_integer("seed", seed, 0)
-        check_bool("augment", augment)
+        augment = check_augment("augment", augment)
         check_integer("first_step", first_step, 0)
         count, first = len(labels), first_step * batch_size
 
@@ -113,8 +130,9 @@ class Dataset:
         data = batches.map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
         if augment:
             numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first_step), data))
+            change = self._augmenter(augment, batch_size)
             data = numbered.map(
-                lambda number, batch: (_augmented(batch[0], [seed, number]), batch[1])
+                lambda number, batch: (change(batch[0], seed, number), batch[1])
             )
         return _fast(data)
 
@@ -124,6 +142,21 @@ class Dataset:
         # Made once: TensorFlow keeps what a pipeline's function captures for as
         # long as the process lives.
         return tuple(tf.constant(values) for values in self.train)
+
+    def check_augment(self, augment: "bool | str | keras.layers.Layer") -> None:
+        """Refuses augmentation that `training_pipeline` can't use, before any training.
+
+        Raises:
+            TypeError: If it is neither a bool nor a layer.
+            ValueError: If the layer changes the shape of images, or draws random
+                numbers that a seed does not decide.
+        """
+        self._augmenter(check_augment("augment", augment), 2)
+
+    def _augmenter(self, augment, batch_size):
+        if isinstance(augment, bool):
+            return lambda images, *seeds: _augmented(images, seeds)
+        return Augmenter(augment, self.train[0][:batch_size])
 
     def evaluation_pipeline(
         self, part: str, batch_size: int = 1000
@@ -142,8 +175,14 @@ def load(
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
     validation_size: int | None = None,
+    normalize: str = "standard",
+    train_size: int | None = None,
+    label_noise: float = 0.0,
+    seed: int = 0,
 ) -> Dataset:
     """Loads an image classification set into memory.
+
+    It takes about as much memory as the arrays that it returns.
 
     Args:
         name: `"digits"`, 1,797 real 8x8 images that come with tfticket (1,297
@@ -156,6 +195,12 @@ def load(
         validation_size: Images held out of the training split, chosen by a
             fixed seed. Default: 200 of digits, 5,000 of mnist and cifar10 as in
             the lottery ticket paper, else a twelfth.
+        normalize: `"standard"`: by the mean and the standard deviation of each channel
+            over the training images; `"unit"`: inputs from 0 to 1.
+        train_size: Training images to keep, drawn by `seed`. Default: all.
+        label_noise: Fraction of the training labels, drawn by `seed`, that are replaced
+            by another class; in [0, 1].
+        seed: Of these two.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -177,27 +222,143 @@ def load(
         raise ValueError(f"name must be that of a data set. Received: name={name!r}")
     if validation_size is not None:
         check_integer("validation_size", validation_size, 1)
+    check_choice("normalize", normalize, NORMALIZATIONS)
+    if train_size is not None:
+        train_size = check_integer("train_size", train_size, 1)
+    label_noise = check_number("label_noise", label_noise, 0, 1)
+    seed = check_integer("seed", seed, 0)
     if name == EMBEDDED:
-        images, labels = _digits()
-        order = np.random.default_rng(0).permutation(len(labels))
-        test, rest = order[:300], order[300:]
-        train_split, test_split = (
-            (images[rest], labels[rest]),
-            (images[test], labels[test]),
-        )
-        classes, held_out = 10, 200
+        read, classes = _digits().__getitem__, 10
     else:
-        train_split, test_split, classes = _from_tfds(name, data_dir, download)
-        size = len(train_split[1])
-        held_out = 5000 if name in ("mnist", "cifar10") else size // 12
-    if validation_size is not None:
-        held_out = validation_size
-    return _normalised(name, train_split, test_split, classes, held_out)
+        read, classes = _from_tfds(name, data_dir, download)
+    images, labels = read("train")
+    if validation_size is None:
+        known = {EMBEDDED: 200, "mnist": 5000, "cifar10": 5000}
+        validation_size = known.get(name, len(labels) // 12)
+    train, validation = _parts(len(labels), validation_size, train_size, seed)
+    white = 16 if name == EMBEDDED else 255
+    normalise = _Normaliser(images, train, white, normalize)
+    parts = {
+        "train": (
+            normalise.train,
+            _noisy(labels[train].astype("int32"), classes, label_noise, seed),
+        ),
+        "validation": (
+            normalise(images, validation),
+            labels[validation].astype("int32"),
+        ),
+    }
+    del images, labels  # before the test part takes its place
+    images, labels = read("test")
+    parts["test"] = normalise(images), labels.astype("int32")
+    return Dataset(
+        name=name, classes=classes, mean=normalise.mean, std=normalise.std, **parts
+    )
 
 
 def _digits():
     with np.load(_DIGITS) as file:
-        return file["images"][..., None] / 16, file["labels"].astype(np.int64)
+        images, labels = file["images"][..., None], file["labels"]
+    order = np.random.default_rng(0).permutation(len(labels))
+    parts = {"train": order[300:], "test": order[:300]}
+    return {name: (images[some], labels[some]) for name, some in parts.items()}
+
+
+def _parts(count, held_out, train_size, seed):
+    """Which images of the training split are for training, and which for validation."""
+    # Training images have to be left.
+    check_integer("validation_size", held_out, 1, count - 1)
+    order = np.random.default_rng(1).permutation(count)
+    validation, train = np.sort(order[:held_out]), np.sort(order[held_out:])
+    if train_size is not None:
+        check_integer("train_size", train_size, 1, len(train))
+        random = np.random.default_rng([seed, 1])
+        train = np.sort(random.permutation(train)[:train_size])
+    return train, validation
+
+
+def _noisy(labels, classes, fraction, seed):
+    """Labels, an exact fraction of which are those of another class."""
+    count = round(fraction * len(labels))
+    if not count:
+        return labels
+    random = np.random.default_rng([seed, 2])
+    places = random.permutation(len(labels))[:count]
+    noisy = labels.copy()
+    noisy[places] = (labels[places] + random.integers(1, classes, count)) % classes
+    return noisy
+
+
+class _Normaliser:
+    """Makes inputs of images, a few at a time.
+
+    Args:
+        images: The training split.
+        train: Numbers of those that mean and standard deviation are taken over.
+        white: The highest value of a pixel.
+        how: One of `NORMALIZATIONS`.
+
+    Attributes:
+        train: The inputs of these images, float32.
+    """
+
+    def __init__(self, images, train, white, how):
+        self._white = np.float32(white)
+        channels = images.shape[-1]
+        self.mean, self.std = np.zeros(channels), np.ones(channels)
+        self.train = self(images, train)
+        if how == "unit":
+            return
+        self.mean = self.train.mean(axis=(0, 1, 2), dtype=np.float64)
+        self.std = np.sqrt(_variance(self.train, self.mean))
+        for some in _chunks(np.arange(len(train))):
+            self.train[some] = self._inputs(self.train[some])
+
+    def __call__(self, images, numbers=None):
+        """The inputs, float32, of the images of these numbers, or of all."""
+        if numbers is None:
+            numbers = np.arange(len(images))
+        found = np.empty((len(numbers), *images.shape[1:]), np.float32)
+        first = 0
+        for some in _chunks(numbers):
+            inputs = self._inputs(images[some] / self._white)
+            found[first : first + len(some)] = inputs
+            first += len(some)
+        return found
+
+    def _inputs(self, images):
+        return ((images - self.mean) / self.std).astype(np.float32)
+
+
+def _variance(images, mean):
+    """`images.var(axis=(0, 1, 2), dtype=np.float64)` bit for bit, in little memory.
+
+    NumPy adds squares of one channel in pairs, and those of several one after another.
+    """
+    rows = images.reshape(-1, images.shape[-1])
+
+    def squares(first, last):
+        apart = rows[first:last] - mean
+        return apart * apart
+
+    def in_pairs(first, count):
+        if count <= _PIXELS:
+            return np.add.reduce(squares(first, first + count).ravel())
+        half = count // 2
+        half -= half % 8
+        return in_pairs(first, half) + in_pairs(first + half, count - half)
+
+    if images.shape[-1] == 1:
+        return np.array([in_pairs(0, len(rows))]) / len(rows)
+    total = np.zeros((1, images.shape[-1]))
+    for first in range(0, len(rows), _PIXELS):
+        some = squares(first, first + _PIXELS)
+        total = np.add.reduce(np.concatenate([total, some]), axis=0, keepdims=True)
+    return total[0] / len(rows)
+
+
+def _chunks(numbers):
+    return np.array_split(numbers, max(1, len(numbers) // _CHUNK))
 
 
 def _tensorflow(who: str) -> Any:
@@ -239,12 +400,27 @@ def _from_tfds(name, data_dir, download):
             f"'{name}' has no split {sorted(missing)}. "
             f"Its splits: {sorted(builder.info.splits)}"
         )
-    splits = [
-        tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-        for split in ("train", "test")
-    ]
-    train, test = ((part["image"] / np.float32(255), part["label"]) for part in splits)
-    return train, test, features["label"].num_classes
+    read = functools.partial(_read, tfds, builder)
+    return read, features["label"].num_classes
+
+
+def _read(tfds, builder, split):
+    """Images and labels of a split, in arrays that are filled batch by batch."""
+    batches = builder.as_dataset(
+        split=split,
+        batch_size=_CHUNK,
+        # Its cache would be all images once more.
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    count, first = builder.info.splits[split].num_examples, 0
+    feature = builder.info.features["image"]
+    images = np.empty((count, *feature.shape), feature.np_dtype)
+    labels = np.empty(count, np.int64)
+    for batch in tfds.as_numpy(batches):
+        end = first + len(batch["label"])
+        images[first:end], labels[first:end] = batch["image"], batch["label"]
+        first = end
+    return images, labels
 
 
 def _import_tfds():
@@ -261,29 +437,6 @@ def _import_tfds():
             "tensorflow-metadata): pip install 'tensorflow-metadata<1.18'."
         ) from error
     return tfds
-
-
-def _normalised(name, train_split, test_split, classes, held_out):
-    images, labels = train_split
-    # Training images have to be left.
-    check_integer("validation_size", held_out, 1, len(labels) - 1)
-    order = np.random.default_rng(1).permutation(len(labels))
-    validation, train = np.sort(order[:held_out]), np.sort(order[held_out:])
-    mean = images[train].mean(axis=(0, 1, 2), dtype=np.float64)
-    std = images[train].std(axis=(0, 1, 2), dtype=np.float64)
-
-    def part(images, labels):
-        return ((images - mean) / std).astype("float32"), labels.astype("int32")
-
-    return Dataset(
-        name=name,
-        train=part(images[train], labels[train]),
-        validation=part(images[validation], labels[validation]),
-        test=part(*test_split),
-        classes=classes,
-        mean=mean,
-        std=std,
-    )
 
 
 def _augmented(images, seed):

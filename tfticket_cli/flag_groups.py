@@ -211,6 +211,21 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
     choice(values, "rewind_clock", "continue", ("continue", "restart"), about)
     about = "Factor on the learning rate in every round after the first."
     define(values, "float", "retrain_factor", 1.0, about, above=0)
+    about = (
+        "Inputs normalised by mean and standard deviation of the training images, or "
+        "from 0 to 1."
+    )
+    choice(values, "normalize", "standard", ("standard", "unit"), about)
+    about = "Training images to keep. Default: all."
+    define(values, "integer", "train_size", None, about, 1)
+    about = "Fraction of the training labels that are replaced by another class."
+    define(values, "float", "label_noise", 0.0, about, 0, 1)
+    about = "Seed of --train_size and --label_noise, the same for all replicates."
+    define(values, "integer", "data_seed", 0, about, 0)
+    about = "Controls see the data in the order of their ticket."
+    define(values, "bool", "same_order", False, about)
+    about = "Training images per class that a criterion is taken over, if it needs any."
+    define(values, "integer", "calibration", 10, about, 1)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -330,6 +345,31 @@ def recipe_settings(kind: type, values: flags.FlagValues) -> dict[str, Any]:
     return settings(
         kind, values, drops=drops, rewind_to=rewind_to(values), rates=rates(values)
     )
+
+
+def processes(values: flags.FlagValues) -> None:
+    """The flag `--processes`."""
+    about = (
+        "Trainings that run side by side, each in a process with one thread: a number "
+        "up to the cores, or 'auto' for all of them. Default: train in this process."
+    )
+    define(values, "string", "processes", None, about)
+
+
+def processes_asked(values: flags.FlagValues) -> int | str | None:
+    """What `--processes` asks for, as an argument of `run`.
+
+    Raises:
+        ValueError: If it is neither a number nor "auto".
+    """
+    text = values.processes
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or not int(text):
+        raise ValueError(
+            f"--processes must be a number or 'auto'. Received: --processes={text}"
+        )
+    return int(text)
 
 
 def out_dir(values: flags.FlagValues, default: str, about: str) -> None:

@@ -4,7 +4,7 @@ r"""Runs a lottery-ticket experiment: rounds, controls and replicates of one rec
     tfticket lottery --preset=lenet_mnist --replicates=5 --branches=reinit
     tfticket lottery --branches=reinit,shuffled,noise:0.5 --replicates=3
     tfticket lottery --dataset=mnist --iterations=50000 --rounds=16 \
-        --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16
+        --replicates=3 --branches=reinit --branch_rounds=3,7,9,12,15,16 --processes=auto
     tfticket lottery --rewind_to=none --retrain_factor=0.1 \
         --scope=sensitivity --rate=0.39 --rounds=5
 
@@ -24,11 +24,13 @@ from tfticket_cli.output import Output
 
 RESUMES = True
 
-# Those of `tfticket.lottery.Branch`, and whether they take a value; a test compares.
-BRANCHES = {
+# Those of `tfticket.lottery.Branch`, and whether they take a value (`None`: as wanted);
+# a test compares.
+BRANCHES: dict[str, bool | None] = {
     "fine_tune": False,
+    "frozen_at_init": False,
     "gradual": False,
-    "grasp": False,
+    "grasp": None,
     "late_rewind": True,
     "lr_rewind": False,
     "magnitude_at_init": False,
@@ -39,9 +41,12 @@ BRANCHES = {
     "rigl": False,
     "set": False,
     "shuffled": False,
+    "shuffled_in_signs": False,
     "small_dense": False,
-    "snip": False,
-    "stability": False,
+    "sign_noise": True,
+    "signs": False,
+    "snip": None,
+    "stability": None,
     "static": False,
     "ste": False,
     "synflow": False,
@@ -58,9 +63,11 @@ def define(values: flags.FlagValues) -> None:
     about = "Repetitions, each with its own seed."
     flag_groups.define(values, "integer", "replicates", 1, about, 1)
     about = (
-        "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, one_shot, "
-        "magnitude_at_init, snip, grasp, synflow, late_rewind:STEP, lr_rewind, "
-        "fine_tune, small_dense, static, set, rigl, ste, gradual, stability, "
+        "Controls: reinit, random_sparsity, shuffled, noise:FACTOR, signs, "
+        "shuffled_in_signs, sign_noise:FRACTION, frozen_at_init, one_shot, "
+        "magnitude_at_init, snip[:IMAGES], grasp[:IMAGES], synflow, late_rewind:STEP, "
+        "lr_rewind, "
+        "fine_tune, small_dense, static, set, rigl, ste, gradual, stability[:STEP], "
         "transfer:DATASET."
     )
     flag_groups.define(values, "list", "branches", [], about)
@@ -77,6 +84,7 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.define(values, "string", "runs_dir", "runs", about)
     about = "Train in this process, or in a Ray cluster that shares --runs_dir."
     flag_groups.choice(values, "runner", "local", ("local", "ray"), about)
+    flag_groups.processes(values)
     about = "Shortest time between two checkpoints of a training, in seconds."
     flag_groups.define(values, "float", "checkpoint_seconds", 60.0, about, 0.0)
 
@@ -85,6 +93,7 @@ def check(values: flags.FlagValues) -> None:
     """Refuses flags that don't go together, and controls that don't exist."""
     presets.apply(values)
     flag_groups.check_recipe(values)
+    flag_groups.processes_asked(values)
     rounds = flag_groups.steps("branch_rounds", values.branch_rounds or [])
     if rounds and max(rounds) > values.rounds:
         raise ValueError(
@@ -95,11 +104,12 @@ def check(values: flags.FlagValues) -> None:
         kind, colon, value = text.partition(":")
         if kind not in BRANCHES:
             raise ValueError(
-                f"--branches must be of {', '.join(BRANCHES)}; noise, late_rewind and "
-                "transfer with a value, as in noise:0.5. "
+                f"--branches must be of {', '.join(BRANCHES)}; noise, sign_noise, "
+                "late_rewind and transfer with a value, as in noise:0.5. "
                 f"Received: {text!r}.{flag_groups.did_you_mean(kind, BRANCHES)}"
             )
-        if BRANCHES[kind] != bool(value) or (colon and not value):
+        takes = BRANCHES[kind] if BRANCHES[kind] is not None else bool(value)
+        if takes != bool(value) or (colon and not value):
             wanted = "needs a value, as in noise:0.5" if BRANCHES[kind] else "has none"
             raise ValueError(f"--branches: {kind} {wanted}. Received: {text!r}")
     for text in values.attacks:
@@ -148,6 +158,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             runner=values.runner,
             checkpoint_seconds=values.checkpoint_seconds,
             strategy=values.strategy,
+            processes=flag_groups.processes_asked(values),
             **called,
         )
     rows = tables.rows(results)

@@ -47,6 +47,7 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.define(values, "bool", "rescale", False, about)
     about = "Binarise the weights (multi-prize tickets, 2103.09377)."
     flag_groups.define(values, "bool", "binarize", False, about)
+    flag_groups.processes(values)
     about = "Folder for settings, results and plot."
     flag_groups.out_dir(values, "runs/popup-DATASET-MODEL", about)
 
@@ -54,6 +55,7 @@ def define(values: flags.FlagValues) -> None:
 def check(values: flags.FlagValues) -> None:
     """Refuses densities that are no fractions, and initializers that don't exist."""
     _densities(values)
+    flag_groups.processes_asked(values)
     for name in values.weight_initializer:
         if name not in _INITIALIZERS:
             raise ValueError(
@@ -111,6 +113,7 @@ def run(values: flags.FlagValues, output: Output) -> dict[str, Any]:
             download=values.download,
             overwrite=values.overwrite,
             strategy=values.strategy,
+            processes=flag_groups.processes_asked(values),
             **called,
         )
     rows = lottery.popup_rows(results)

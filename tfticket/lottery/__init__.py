@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tfticket.common.on_demand import on_demand
 from tfticket.common.runs import RunInUseError
 from tfticket.lottery.engine.branches import Branch
+from tfticket.lottery.engine.processes import WorkerDiedError
 from tfticket.lottery.engine.run_folder import (
     read_config,
     read_metrics,
@@ -27,7 +28,13 @@ from tfticket.lottery.presets import PRESETS
 from tfticket.lottery.recipe import Recipe
 from tfticket.lottery.results import Part, PartResult
 from tfticket.lottery.single import Experiment, Found, find_ticket
-from tfticket.tickets.controls import noisy_weights, shuffled_masks
+from tfticket.tickets.controls import (
+    flipped_signs,
+    noisy_weights,
+    shuffled_in_signs,
+    shuffled_masks,
+    signed_weights,
+)
 
 if TYPE_CHECKING:
     from tfticket.lottery.figures.popup import popup_plot, popup_rows, popup_table
@@ -51,10 +58,12 @@ __all__ = [
     "PopupResult",
     "Recipe",
     "RunInUseError",
+    "WorkerDiedError",
     "attacked_accuracy",
     "attacked_images",
     "barrier",
     "find_ticket",
+    "flipped_signs",
     "interpolate",
     "movement",
     "noisy_weights",
@@ -71,7 +80,9 @@ __all__ = [
     "read_ticket",
     "rounds_plot",
     "rounds_table",
+    "shuffled_in_signs",
     "shuffled_masks",
+    "signed_weights",
     "write_page",
 ]
 

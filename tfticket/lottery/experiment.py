@@ -1,6 +1,7 @@
 """`LotteryExperiment`: rounds, controls and replicates of one recipe."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import os
@@ -31,6 +32,7 @@ from tfticket.lottery.engine.chains import (
     Setting,
     check_callbacks,
 )
+from tfticket.lottery.engine.processes import check_can_be_sent, check_processes
 from tfticket.lottery.engine.run_folder import LotteryFolder, check_run
 from tfticket.lottery.engine.trainer import Builder
 from tfticket.lottery.engine.worker import Worker, parse_attack
@@ -56,7 +58,7 @@ class LotteryExperiment:
         seed: Seed of the first replicate; the next has the next.
         branches: Controls, as `tfticket.lottery.Branch` reads them.
         branch_rounds: Rounds whose tickets the controls start from. Default: all but
-            the dense one.
+            the dense one, which `stability:K` is about.
         copies: Number of draws per replicate of each control that is drawn at random.
         attacks: Attacks to measure test accuracy under: `"fgsm:0.1"` or `"pgd:0.1"`.
             The number is the largest change of a pixel, in [0, 1].
@@ -99,13 +101,26 @@ class LotteryExperiment:
             values = check_list(name, values, "a list of texts")
             for value in values:
                 check_instance(name, value, str, "a list of texts")
+            if name == "branches":
+                values = [str(Branch.parse(value)) for value in values]
             fill_in(self, **{name: tuple(dict.fromkeys(values))})
         if self.dataset is not None:
             check_instance("dataset", self.dataset, Dataset, "a tfticket.data.Dataset")
+            self._check_own_data()
         optional(check_function, "build", self.build, "image shape", "classes")
         for attack in self.attacks:
             parse_attack(attack)
         self._check_branches()
+
+    def _check_own_data(self):
+        for name in ("normalize", "train_size", "label_noise", "data_seed"):
+            value = getattr(self.recipe, name)
+            if value != getattr(Recipe, name):
+                raise ValueError(
+                    f"{name} is for data that is loaded by name, and dataset is given. "
+                    "Pass tfticket.data.load(...) what it is to be like. "
+                    f"Received: {name}={value!r}"
+                )
 
     def _check_branches(self):
         rounds = self.branch_rounds
@@ -115,21 +130,31 @@ class LotteryExperiment:
         rounds = {check_integer("branch_rounds", n, 1, self.rounds) for n in rounds}
         fill_in(self, branch_rounds=tuple(sorted(rounds)))
         for branch in self._branches:
-            if branch.kind == "late_rewind" and branch.value >= self.recipe.iterations:
-                raise ValueError(
-                    f"Branch '{branch}' is not before the end of a training of "
-                    f"iterations={self.recipe.iterations}."
-                )
-            if branch.kind == "late_rewind" and self.recipe.averages_weights:
-                raise ValueError(
-                    f"Branch '{branch}' can't go on from a step of an optimizer with "
-                    "use_ema=True, which replaces weights by their average there."
-                )
+            self._check_step(branch)
             if branch.kind == "small_dense" and self.build is not None:
                 raise ValueError(
                     "Branch 'small_dense' makes a network of tfticket.models narrower, "
                     "and can't do so with build. Leave one of the two out."
                 )
+
+    def _check_step(self, branch):
+        """Refuses a step of the dense training that a branch can't begin at."""
+        if branch.step is not None and branch.step >= self.recipe.iterations:
+            raise ValueError(
+                f"Branch '{branch}' is not before the end of a training of "
+                f"iterations={self.recipe.iterations}."
+            )
+        if branch.step and self.recipe.averages_weights:
+            raise ValueError(
+                f"Branch '{branch}' can't go on from a step of an optimizer with "
+                "use_ema=True, which replaces weights by their average there."
+            )
+        if branch.is_of_dense and branch.step != self.recipe.begins_at(branch.step):
+            raise ValueError(
+                f"Branch '{branch}' goes on with the dense training, which needs "
+                "rewind_clock='continue'. "
+                f"Received: rewind_clock={self.recipe.rewind_clock!r}"
+            )
 
     @classmethod
     def preset(cls, name: str, **more: Any) -> "LotteryExperiment":
@@ -165,6 +190,9 @@ class LotteryExperiment:
     def identity(self) -> dict[str, Any]:
         """What defines the run, JSON-ready: what is not as by default."""
         identity: dict[str, Any] = self.recipe.differences()
+        if self.recipe.is_calibrated:
+            # Until 0.1.0 all replicates had the first 1,000 images.
+            identity["calibration"] = self.recipe.calibration
         if self.build is not None:
             name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
             identity["build"] = name
@@ -193,8 +221,9 @@ class LotteryExperiment:
         for seed in self.seeds:
             chains.append(Chain(seed, MAIN, 0, tuple(range(self.rounds + 1))))
             for branch in self._branches:
+                rounds = (0,) if branch.is_of_dense else self.branch_rounds
                 for copy in range(self.copies if branch.is_random else 1):
-                    chains.append(Chain(seed, str(branch), copy, self.branch_rounds))
+                    chains.append(Chain(seed, str(branch), copy, rounds))
         return chains
 
     def parts(self) -> list[Part]:
@@ -212,6 +241,7 @@ class LotteryExperiment:
         on_evaluation: Callable[[Part, int, int], None] | None = None,
         strategy: str = "none",
         callbacks: Callbacks = (),
+        processes: int | str | None = None,
     ) -> list[PartResult]:
         """Does what is missing, and returns the results of all that was asked for.
 
@@ -233,10 +263,16 @@ class LotteryExperiment:
                 `keras.callbacks.TensorBoard`: a list, or a function of (part) that
                 returns one. They are for watching: they don't count for what defines
                 the run, so one that changes the training makes it another's. With
-                `"ray"` they are pickled.
+                `"ray"` and with `processes` they are pickled.
+            processes: How many trainings run side by side, each in a process with one
+                thread: a number up to the cores, or `"auto"` for all of them. `None`
+                trains in this process, with TensorFlow's own threads. Any number gives
+                the same bits, which are those of `None` too if TensorFlow has one
+                thread, or the network no convolutions.
 
         Raises:
             RunInUseError: If another process works on the folder.
+            WorkerDiedError: If a process dies; names its part and exit code.
             FileExistsError: If the folder holds files that are no run's, or parts of
                 another clock, of a version before `rewind_clock`.
             ValueError: If the data can't be loaded, or something does not fit; before
@@ -253,6 +289,7 @@ class LotteryExperiment:
             callbacks = tuple(check_callbacks(callbacks))
         if runner != "local" and callbacks:
             _check_pickles(callbacks, runner)
+        count_of = self._check_processes(processes, runner, strategy, callbacks)
         folder = LotteryFolder(check_path("runs_dir", runs_dir) / self.name)
         setting = Setting(
             recipe=self.recipe,
@@ -285,7 +322,14 @@ class LotteryExperiment:
         }
         with folder.opened({"identity": self.identity}, about, named=True):
             self._check_clock(folder)
-            runners.RUNNERS[runner](setting, self.chains(), worker, count)
+            run: Any = runners.RUNNERS[runner]
+            if count_of is not None:
+                run = functools.partial(
+                    runners.run_processes,
+                    processes=count_of,
+                    on_evaluation=on_evaluation,
+                )
+            run(setting, self.chains(), worker, count)
         return [results[part] for part in parts]
 
     def _check_clock(self, folder):
@@ -304,9 +348,26 @@ class LotteryExperiment:
                     "choose another runs_dir (--runs_dir)."
                 )
 
+    def _check_processes(self, processes, runner, strategy, callbacks):
+        """How many there are to be; `None` for none."""
+        count = check_processes(processes)
+        for name, value, wanted in (
+            ("runner", runner, "local"),
+            ("strategy", strategy, "none"),
+        ):
+            if count is not None and value != wanted:
+                raise ValueError(
+                    f"processes is for {name}={wanted!r}. Received: "
+                    f"processes={processes!r}, {name}={value!r}"
+                )
+        if count is not None:
+            check_can_be_sent("build", self.build)
+            check_can_be_sent("callbacks", callbacks)
+        return count
+
     def _stops(self):
-        late = [b.value for b in self._branches if b.kind == "late_rewind"]
-        return tuple(sorted({*late, self.recipe.rewind_to or 0} - {0}))
+        steps = {branch.step or 0 for branch in self._branches}
+        return tuple(sorted({*steps, self.recipe.rewind_to or 0} - {0}))
 
     def _check_data(self, worker, own):
         for branch in self._branches:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from tfticket.common.runs import CHECKPOINT, RunFolder
 from tfticket.edge_popup.twin import popup
 from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.engine.network import Network
+from tfticket.lottery.engine.processes import Processes, check_processes, done_by
 from tfticket.lottery.engine.run_folder import check_run
 from tfticket.lottery.recipe import fill_in
 
@@ -169,6 +171,7 @@ class PopupExperiment:
         on_part: Callable[[PopupResult, int, int, bool], None] | None = None,
         on_evaluation: Callable[[PopupPart, int, int], None] | None = None,
         strategy: str = "none",
+        processes: int | str | None = None,
     ) -> list[PopupResult]:
         """Does what is missing, and returns all results.
 
@@ -186,9 +189,12 @@ class PopupExperiment:
             on_evaluation: Called with (part, steps done, steps in all) after each
                 epoch.
             strategy: Which devices share a batch, of `tfticket.devices`.
+            processes: How many trainings run side by side, as for
+                `LotteryExperiment.run`.
 
         Raises:
             RunInUseError: If another process works on `out_dir`.
+            WorkerDiedError: If a process dies; names its training and exit code.
             FileExistsError: If `out_dir` holds another experiment and `overwrite` is
                 off, or files that are no run's.
             ValueError: If the data set can't be loaded or does not fit the model.
@@ -196,6 +202,12 @@ class PopupExperiment:
         optional(check_path, "out_dir", out_dir)
         check_bool("overwrite", overwrite)
         check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
+        count = check_processes(processes)
+        if count is not None and strategy != "none":
+            raise ValueError(
+                "processes is for strategy='none'. Received: "
+                f"processes={processes!r}, strategy={strategy!r}"
+            )
         dataset = data.load(self.dataset, data_dir, download)
         parts = self.parts()
         with contextlib.ExitStack() as stack:
@@ -211,11 +223,16 @@ class PopupExperiment:
                 part: folder.read(part.path, lambda values: PopupResult(**values))
                 for part in parts
             }
-            for number, part in enumerate(parts, 1):
-                result = known[part]
-                fresh = result is None
-                if result is None:
-                    known[part] = result = networks.train(part, on_evaluation)
+            found = [result for result in known.values() if result is not None]
+            missing = [part for part in parts if known[part] is None]
+            trained = (networks.train(part, on_evaluation) for part in missing)
+            if count is not None and missing:
+                sent = (self, data_dir, download, folder.path, checkpoint_seconds)
+                trained = _side_by_side(count, missing, sent, on_evaluation)
+            made = itertools.chain(found, trained)
+            for number, result in enumerate(made, 1):
+                part = _part_of(result)
+                fresh, known[part] = known[part] is None, result
                 # All that is known, so that a run that goes on takes nothing away.
                 results = [result for result in known.values() if result is not None]
                 written = [dataclasses.asdict(result) for result in results]
@@ -223,6 +240,33 @@ class PopupExperiment:
                 if on_part is not None:
                     on_part(result, number, len(parts), fresh)
         return results
+
+
+def _part_of(result):
+    fields = dataclasses.fields(PopupPart)
+    return PopupPart(**{field.name: getattr(result, field.name) for field in fields})
+
+
+def _side_by_side(count, parts, sent, on_evaluation):
+    """The results of parts, as processes have trained them."""
+    waiting = iter(parts)
+    with Processes(min(count, len(parts)), _start, *sent) as pool:
+        for kind, *said in done_by(pool, lambda: next(waiting, None)):
+            if kind == "part":
+                yield said[0]
+            elif on_evaluation is not None:
+                on_evaluation(*said)
+
+
+def _start(experiment, data_dir, download, path, checkpoint_seconds):
+    """In a process: what trains its parts."""
+    dataset = data.load(experiment.dataset, data_dir, download)
+    networks = _Networks(experiment, dataset, RunFolder(path), checkpoint_seconds)
+
+    def train(part, say):
+        say("part", networks.train(part, lambda *said: say("evaluation", *said)))
+
+    return train
 
 
 class _Networks:

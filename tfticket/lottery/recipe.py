@@ -18,9 +18,11 @@ from tfticket.common.arguments import (
     check_rate,
     shown,
 )
+from tfticket.common.augmentation import check_augment
 from tfticket.keras_models.names import Pattern, named_layers
 from tfticket.lottery import optimizers
 from tfticket.lottery.presets import PRESETS
+from tfticket.pruning.evidence import FROM_DATA, FROM_INPUTS
 from tfticket.sparsity import criteria
 
 # What `None` stands for depends on other fields.
@@ -57,7 +59,8 @@ class Recipe:
         iterations: Training steps in a round.
         evaluate_every: Steps between validations; must divide `iterations`. Default:
             a hundredth of them, from 10 to 100.
-        augment: Random shifts by up to an eighth and horizontal flips.
+        augment: Random shifts by up to an eighth and horizontal flips; or a Keras layer
+            that augments, kept as the JSON of its class and configuration.
         rate: Fraction of the kept weights pruned after a round, in (0, 1).
         output_rate: Rate of output layers, in [0, 1); 0 leaves them dense. Default:
             `rate / 2`, and `rate` with `scope="global"`.
@@ -87,6 +90,14 @@ class Recipe:
             "re:PATTERN", or "class:Conv2D" of `keras.layers`.
         rates: Pattern, likewise, to the rate of these weights, in [0, 1); a later one
             and these stand above `conv_rate` and `output_rate`.
+        normalize: How inputs are normalised, of `tfticket.data.load`, as are these:
+        train_size: Training images to keep; `None` is all.
+        label_noise: Fraction of the training labels that are wrong, in [0, 1].
+        data_seed: Seed of these two, the same for all replicates.
+        same_order: Whether the controls of a ticket see the data in its order, instead
+            of one of their own; not `stability`, which is about another order.
+        calibration: Training images per class that a criterion takes gradients or
+            inputs over, drawn by the replicate's seed.
 
     With `scope="global"` one cut goes through all weights, so that a rate of their own
     can only be 0: these stay dense.
@@ -112,7 +123,7 @@ class Recipe:
     batch_size: int = models.BATCH_SIZE
     iterations: int = 1000
     evaluate_every: int | None = None
-    augment: bool = False
+    augment: bool | str | keras.layers.Layer = False
     rate: float = 0.2
     output_rate: float | None = None
     conv_rate: float | None = None
@@ -127,6 +138,12 @@ class Recipe:
     schedule: str = "constant"
     exclude: Sequence[Pattern] = ()
     rates: Mapping[Pattern, float] | Sequence[tuple[Pattern, float]] = ()
+    normalize: str = "standard"
+    train_size: int | None = None
+    label_noise: float = 0.0
+    data_seed: int = 0
+    same_order: bool = False
+    calibration: int = 10
 
     def __post_init__(self):
         check_instance("dataset", self.dataset, str, "the name of a data set")
@@ -140,7 +157,7 @@ class Recipe:
             batch_size=check_integer("batch_size", self.batch_size, 1),
             warmup=check_integer("warmup", self.warmup, 0),
             drops=tuple(check_integer("drops", step, 1) for step in self.drops),
-            augment=check_bool("augment", self.augment),
+            augment=check_augment("augment", self.augment),
             width=check_number("width", self.width, above=0),
             retrain_factor=check_number("retrain_factor", self.retrain_factor, above=0),
             weight_decay=check_number("weight_decay", self.weight_decay, 0),
@@ -153,6 +170,7 @@ class Recipe:
             exclude=_as_texts("exclude", self.exclude),
             rates=_as_pairs(self.rates),
         )
+        self._check_data()
         self._check_scope()
         self._check_optimizer()
         fill_in(self, **self._own_rates())
@@ -160,6 +178,23 @@ class Recipe:
             rate = check_number("learning_rate", self.learning_rate, above=0)
             fill_in(self, learning_rate=rate)
         self._check_steps()
+
+    def _check_data(self):
+        check_choice("normalize", self.normalize, data.NORMALIZATIONS)
+        if self.train_size is not None:
+            fill_in(self, train_size=check_integer("train_size", self.train_size, 1))
+        fill_in(
+            self,
+            label_noise=check_number("label_noise", self.label_noise, 0, 1),
+            data_seed=check_integer("data_seed", self.data_seed, 0),
+            same_order=check_bool("same_order", self.same_order),
+            calibration=check_integer("calibration", self.calibration, 1),
+        )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its criterion is taken over training images."""
+        return bool({*FROM_DATA, *FROM_INPUTS} & set(criteria.needs(self.criterion)))
 
     def _check_scope(self):
         if self.scope == "sensitivity" and self.criterion != "magnitude":

@@ -27,6 +27,7 @@ from tfticket.lottery.engine.run_folder import (
     check_run,
     read_metrics,
 )
+from tfticket.lottery.engine.trainer import dataset_of
 from tfticket.lottery.engine.worker import Worker
 from tfticket.lottery.recipe import Recipe, fill_in
 from tfticket.lottery.results import Part, PartResult
@@ -202,7 +203,7 @@ def find_ticket(
     check_bool("overwrite", overwrite)
     check_run(checkpoint_seconds, on_part, on_evaluation, strategy)
     optional(check_function, "on_start", on_start, "dataset", "model", "settings")
-    dataset = data.load(experiment.dataset, data_dir, download)
+    dataset = dataset_of(experiment, data_dir, download)
     experiment = experiment.in_steps(len(dataset.train[1]))
     chain = Chain(experiment.seed, MAIN, 0, tuple(range(experiment.rounds + 1)))
     with contextlib.ExitStack() as stack:
@@ -304,6 +305,7 @@ class _Tickets:
 _LATER = (
     *("l2", "momentum", "nesterov", "schedule"),
     *("exclude", "rates", "rewind_clock"),
+    *("normalize", "train_size", "label_noise", "data_seed", "same_order"),
 )
 
 
@@ -311,6 +313,8 @@ def _older(experiment):
     """What a run of before had where its `config.json` tells nothing."""
     values = {f.name: f.default for f in dataclasses.fields(experiment)}
     found = {name: values[name] for name in _LATER}
+    if not experiment.is_calibrated:  # or another run: it had other images
+        found["calibration"] = experiment.calibration
     if experiment.rewind_to:
         found["rewind_clock"] = "restart"
     else:  # of no meaning then

@@ -34,6 +34,9 @@ class Chain:
     copy: int
     rounds: tuple[int, ...]
 
+    def __str__(self):
+        return ", ".join(str(part.path) for part in self.parts)
+
     @property
     def parts(self) -> list[Part]:
         """A part for each round."""

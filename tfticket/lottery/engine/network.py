@@ -30,7 +30,7 @@ class Network:
         batch_size: Images a step.
         evaluate_every: Steps from one evaluation to the next, an epoch of `fit`.
         stops: Steps at which a training may be asked to stop.
-        augment: Random shifts by up to an eighth and horizontal flips.
+        augment: As of `Dataset.training_pipeline`.
 
     Raises:
         ValueError: If a batch is more than there are training images, or devices can't
@@ -45,7 +45,7 @@ class Network:
         batch_size: int,
         evaluate_every: int,
         stops: Sequence[int] = (),
-        augment: bool = False,
+        augment: bool | str | keras.layers.Layer = False,
     ):
         if batch_size > len(dataset.train[1]):
             raise ValueError(
@@ -61,6 +61,7 @@ class Network:
             evaluate_every,
             math.gcd(evaluate_every, *(stop % evaluate_every for stop in stops)),
         )
+        dataset.check_augment(augment)
         model.compile(
             optimizer=optimizer,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,11 +1,44 @@
-"""Where the chains of an experiment run: in this process, or on a Ray cluster."""
+"""Where the chains of an experiment run: here, in processes, or on a Ray cluster."""
 
+import dataclasses
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
+from tfticket.lottery.engine.processes import Processes, done_by
 from tfticket.lottery.engine.worker import Worker
-from tfticket.lottery.results import PartResult
+from tfticket.lottery.results import Part, PartResult
+
+
+class _Waiting:
+    """Chains that are still to be run, each handed out when its tickets are there.
+
+    Args:
+        chains: In any order.
+    """
+
+    def __init__(self, chains: Sequence[Chain]):
+        # Others wait for what the main ones make.
+        self._chains = sorted(chains, key=lambda chain: chain.branch != MAIN)
+        self._missing = {part for c in chains if c.branch == MAIN for part in c.parts}
+
+    def take(self) -> Chain | None:
+        """The next that can be run; `None` if there is none now."""
+        for chain in self._chains:
+            if not self._needs(chain) & self._missing:
+                self._chains.remove(chain)
+                return chain
+        return None
+
+    def done(self, part: Part) -> None:
+        """Takes note that a part is finished."""
+        self._missing.discard(part)
+
+    def _needs(self, chain):
+        """A control needs the ticket of its round, and a round the one before."""
+        last = chain.rounds[-1] + 1 if chain.branch != MAIN else chain.rounds[0]
+        return {Part(chain.seed, round=number) for number in range(last)}
 
 
 def run_local(
@@ -55,20 +88,77 @@ def run_ray(
         # A worker that dies (killed, out of memory, its machine gone) is no error of
         # the part's own; such an error is raised here at once.
         remote = ray.remote(max_retries=-1, retry_exceptions=False)(_run_chain)
-        mains: dict[int, object] = {}
-        waiting = []
-        for chain in chains:
-            done = remote.remote(setting, chain, mains.get(chain.seed))
-            if chain.branch == MAIN:
-                mains[chain.seed] = done
-            waiting.append(done)
-        while waiting:
-            ready, waiting = ray.wait(waiting)
+        waiting, running = _Waiting(chains), []
+        while True:
+            while (chain := waiting.take()) is not None:
+                running.append(remote.remote(setting, chain))
+            if not running:
+                break
+            ready, running = ray.wait(running)
             for result, fresh in ray.get(ready[0]):
+                waiting.done(result.part)
                 on_part(result, fresh)
     finally:
         if started:
             ray.shutdown()
+
+
+def run_processes(
+    setting: Setting,
+    chains: Sequence[Chain],
+    worker: Worker,
+    on_part: Callable[[PartResult, bool], None],
+    processes: int,
+    on_evaluation: Callable[[Part, int, int], None] | None = None,
+) -> None:
+    """Runs the parts of chains side by side in processes of this machine.
+
+    A part begins as soon as the parts that it is made from are there, those of main
+    chains first. What is finished is reported here; only what is missing is sent.
+
+    Args:
+        setting: What the experiment sets.
+        chains: In an order in which each comes after what it needs.
+        worker: The worker of this process, which trains nothing.
+        on_part: Called with each result, and whether it was missing.
+        processes: How many processes at most.
+        on_evaluation: Called with (part, steps done, steps in all) as trainings go on.
+
+    Raises:
+        WorkerDiedError: If one of them dies.
+    """
+    missing = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the process that makes it again tells
+        for chain in chains:
+            for part in chain.parts:
+                result = worker.finished(part)
+                if result is None:
+                    missing.append(dataclasses.replace(chain, rounds=(part.round,)))
+                else:
+                    on_part(result, False)
+    if not missing:
+        return
+    waiting = _Waiting(missing)
+    with Processes(min(processes, len(missing)), _start, setting) as pool:
+        for kind, *said in done_by(pool, waiting.take):
+            if kind == "part":
+                waiting.done(said[0].part)
+                on_part(*said)
+            elif on_evaluation is not None:
+                on_evaluation(*said)
+
+
+def _start(setting):
+    """In a process: what does its chains."""
+    tell: list[Callable] = []
+    worker = Worker(setting, lambda *said: tell[-1]("evaluation", *said))
+
+    def run(chain, say):
+        tell[:] = [say]
+        worker.run(chain, lambda *said: say("part", *said))
+
+    return run
 
 
 RUNNERS: dict[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}
@@ -76,7 +166,7 @@ RUNNERS: dict[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}
 _workers: dict[Setting, Worker] = {}
 
 
-def _run_chain(setting, chain, after):
+def _run_chain(setting, chain):
     """Runs in a worker process, which keeps what it compiled for its next chain."""
     if setting not in _workers:
         _workers.clear()

@@ -1,4 +1,6 @@
-"""Controls that find their masks while they train: the callback of each."""
+"""Controls that need a callback: those that find masks, and frozen pruned weights."""
+
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -6,6 +8,7 @@ import numpy as np
 from tfticket.lottery.engine.branches import Branch
 from tfticket.pruning.dynamic import DynamicSparseTraining
 from tfticket.pruning.gradual import GradualPruning
+from tfticket.pruning.masks import ModelMasks
 from tfticket.pruning.topk_training import TopKTraining
 from tfticket.sparsity.schedules import PolynomialDecay
 
@@ -46,3 +49,18 @@ def callback_for(
         data=data if kind == "rigl" else None,
         seed=seed,
     )
+
+
+class FreezePruned(keras.callbacks.Callback):
+    """Trains what masks keep, and holds the other weights where they are.
+
+    Args:
+        masks: Name to boolean array, for a model of `prune(..., keep_dense=True)`.
+    """
+
+    def __init__(self, masks: Mapping[str, np.ndarray]):
+        super().__init__()
+        self._masks = masks
+
+    def on_train_begin(self, logs=None):
+        ModelMasks(self.model).set_masks({}, gradient_masks=self._masks)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfticket import data
 from tfticket.common.checksums import derived_seed
 from tfticket.data import Dataset
 from tfticket.keras_models.names import named_weights
@@ -24,9 +26,8 @@ from tfticket.sparsity import criteria
 from tfticket.tickets.ticket import Ticket, plain_config
 
 Builder = Callable[[tuple[int, int, int], int], keras.Model]
-# Images that criteria of gradients are taken over: about as many per class as in the
-# papers of SNIP (1810.02340) and GraSP (2002.07376).
-_EVIDENCE_IMAGES = 1000
+# Images that RigL's gradients are taken over.
+_RIGL_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,31 @@ class Trained:
     best: int
     evidence: dict[str, dict[str, np.ndarray]]
     masks: dict[str, np.ndarray]
+
+
+def dataset_of(
+    recipe: Recipe,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    name: str | None = None,
+) -> Dataset:
+    """The data of a recipe's trainings.
+
+    Args:
+        recipe: The recipe.
+        data_dir: Directory of TFDS data.
+        download: Whether TFDS may download.
+        name: Of other data that is to be like it.
+    """
+    return data.load(
+        recipe.dataset if name is None else name,
+        data_dir,
+        download,
+        normalize=recipe.normalize,
+        train_size=recipe.train_size,
+        label_noise=recipe.label_noise,
+        seed=recipe.data_seed,
+    )
 
 
 class Trainer(Network):
@@ -215,15 +241,42 @@ class Trainer(Network):
             self.model,
             criterion or self.recipe.criterion,
             "layerwise" if self.recipe.scope == "layerwise" else "global",
-            data=self.evidence_data,
+            data=self.calibration_data(seed, self.recipe.calibration),
             seed=seed,
         )
 
     @property
-    def evidence_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels that criteria of gradients are taken over."""
+    def rigl_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that RigL's gradients are taken over."""
         images, labels = self.dataset.train
-        return images[:_EVIDENCE_IMAGES], labels[:_EVIDENCE_IMAGES]
+        return images[:_RIGL_IMAGES], labels[:_RIGL_IMAGES]
+
+    def calibration_data(
+        self, seed: int, per_class: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Training images and labels for a criterion, as many of each class.
+
+        Args:
+            seed: Decides which.
+            per_class: How many of each class that there is.
+
+        Raises:
+            ValueError: If a class has fewer.
+        """
+        images, labels = self.dataset.train
+        random = np.random.default_rng(derived_seed(seed, "calibration"))
+        chosen = []
+        for kind in np.unique(labels):
+            places = np.flatnonzero(labels == kind)
+            if len(places) < per_class:
+                raise ValueError(
+                    f"A criterion is to have {per_class} training images per class. "
+                    f"Of class {kind}, '{self.dataset.name}' has {len(places)}."
+                )
+            chosen.append(random.permutation(places)[:per_class])
+        # Mixed, for batches of them.
+        numbers = random.permutation(np.concatenate(chosen))
+        return images[numbers], labels[numbers]
 
     def check_rounds(self, rounds: int) -> None:
         """Refuses rates that leave a layer without a weight in one of the rounds."""

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,8 +24,8 @@ from tfticket.lottery.engine.run_folder import (
     TRAINED,
     LotteryFolder,
 )
-from tfticket.lottery.engine.sparse_trainings import callback_for
-from tfticket.lottery.engine.trainer import Order, Trained, Trainer
+from tfticket.lottery.engine.sparse_trainings import FreezePruned, callback_for
+from tfticket.lottery.engine.trainer import Order, Trained, Trainer, dataset_of
 from tfticket.lottery.measures.adversarial import METHODS, attacked_accuracy
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.stability import barrier
@@ -38,7 +38,12 @@ from tfticket.tickets.ticket import Ticket, zero_masked
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
 _MOST_TRAINERS = 2
 # Controls that begin with the ticket's own weights, and so where the ticket does.
-_AS_THE_TICKET = ("noise", "stability", "transfer")
+_AS_THE_TICKET = (
+    *("noise", "signs", "shuffled_in_signs", "sign_noise", "frozen_at_init"),
+    *("stability", "transfer"),
+)
+# Controls whose pruned weights are not 0.
+_KEEP_DENSE = ("ste", "frozen_at_init")
 
 # What is kept of a training and what was measured of it: files, and fields of the
 # result.
@@ -54,6 +59,8 @@ class _Job:
     inputs: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     after: Callable[[Part, "_Job", Trained], _Kept] = lambda *_: ({}, {})
+    # Those that count, if they are not those of the network.
+    masks: Mapping[str, np.ndarray] | None = None
 
 
 class _Stopwatch:
@@ -105,12 +112,20 @@ class Worker:
             for part in chain.parts:
                 on_part(*self._run(part))
 
+    def finished(self, part: Part) -> PartResult | None:
+        """The result of a part; `None` if it, or some measure of it, is missing."""
+        result = self._folder.result(part)
+        return None if result is None or self._attacks_missing(result) else result
+
+    def _attacks_missing(self, result):
+        return [x for x in self._setting.attacks if x not in result.attacks]
+
     def _run(self, part):
         result = self._folder.result(part)
         fresh = result is None
         if result is None:
             result = self._train(part)
-        if missing := [x for x in self._setting.attacks if x not in result.attacks]:
+        if missing := self._attacks_missing(result):
             result = self._attack(result, missing)
         return result, fresh
 
@@ -126,7 +141,7 @@ class Worker:
         return trainer
 
     def dataset(self, name: str) -> data.Dataset:
-        """The data of that name, loaded once."""
+        """The data of that name, loaded once, as the recipe says."""
         if name == self._setting.recipe.dataset and self._setting.dataset is not None:
             return self._setting.dataset
         return self._loaded(name)
@@ -135,7 +150,9 @@ class Worker:
     def _loaded(self):
         setting = self._setting
         return functools.cache(
-            lambda name: data.load(name, setting.data_dir, setting.download)
+            lambda name: dataset_of(
+                setting.recipe, setting.data_dir, setting.download, name
+            )
         )
 
     def _trainer(self, recipe, factor=1.0, keep_dense=False):
@@ -184,7 +201,7 @@ class Worker:
         more, measured = job.after(part, job, trained)
         result = PartResult(
             part=part,
-            **self._counted(masks),
+            **self._counted(masks if job.masks is None else job.masks),
             iterations=trainer.recipe.iterations,
             **_evaluated(trainer, trained),
             **measured,
@@ -218,7 +235,10 @@ class Worker:
             self._on_evaluation(part, done, steps)
 
     def _order(self, part, begin=0):
-        if begin and part.branch.partition(":")[0] in (MAIN, "late_rewind"):
+        kind = part.branch.partition(":")[0]
+        if self._setting.recipe.same_order and kind != "stability":
+            kind, part = MAIN, Part(part.seed, round=part.round)
+        if begin and kind in (MAIN, "late_rewind"):
             part = Part(part.seed)  # the dense training goes on
         if self._setting.as_one_fit:
             return Order(part.seed, part.round * self._setting.recipe.iterations)
@@ -241,7 +261,7 @@ class Worker:
         recipe = branch.recipe(recipe)
         if branch.kind == "small_dense":
             recipe = dataclasses.replace(recipe, width=self._width(part))
-        return self._trainer(recipe, keep_dense=branch.kind == "ste")
+        return self._trainer(recipe, keep_dense=branch.kind in _KEEP_DENSE)
 
     def _width(self, part):
         ticket = self._folder.ticket(Part(part.seed, round=part.round))
@@ -295,17 +315,23 @@ class Worker:
             start = Start(trainer.dense(trainer.initial_weights(seed)))
             callback = callback_for(
                 *(branch, self._folder.ticket(main).density),
-                *(trainer.recipe.iterations, trainer.evidence_data, seed),
+                *(trainer.recipe.iterations, trainer.rigl_data, seed),
             )
             return _Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
         origin, inputs = self._origin(branch, main)
-        start = start_of(branch, origin, trainer, seed)
+        start = start_of(branch, origin, trainer, seed, part.seed)
         step = self._setting.recipe.rewind_to
-        if branch.kind in _AS_THE_TICKET and step:
+        if branch.kind in _AS_THE_TICKET and step and not branch.is_of_dense:
             optimizer = None
             if trainer.recipe.begins_at(step):
                 optimizer = self.prefix(part.seed, step)["optimizer"]
             start = Start(start.ticket, optimizer, step)
+        if branch.kind == "frozen_at_init":
+            callback = FreezePruned(origin.ticket.masks)
+            return _Job(
+                *(trainer, start, inputs, [callback], self._still_frozen),
+                masks=origin.ticket.masks,
+            )
         if branch.kind == "stability":
             return _Job(trainer, start, inputs, after=self._with_barrier)
         return _Job(trainer, start, inputs)
@@ -323,8 +349,8 @@ class Worker:
             inputs.append(f"{source.path}/{TRAINED}")
         elif branch.kind == "stability":  # the barrier is to it
             inputs.append(f"{main.path}/{TRAINED}")
-        elif branch.kind == "late_rewind":
-            prefix = self.prefix(main.seed, branch.value)
+        if branch.step:
+            prefix = self.prefix(main.seed, branch.step)
         initial = self._trainer(self._setting.recipe).initial_weights(main.seed)
         ticket = self._folder.ticket(main)
         return Origin(ticket, initial, trained, prefix), sorted(inputs)
@@ -371,6 +397,17 @@ class Worker:
             kept,
             {name: float(np.std(initial[name])) for name in ticket.masks},
         )
+
+    def _still_frozen(self, part, job, trained):
+        for name, mask in job.masks.items():
+            before, after = job.start.ticket.weights[name], trained.weights[name]
+            if not np.array_equal(before[~mask], after[~mask]):
+                raise ValueError(
+                    f"Branch 'frozen_at_init' holds pruned weights, and '{name}' has "
+                    "moved: weight decay, a regularizer or an optimizer that mixes "
+                    "weights (Muon) does so. Train without it."
+                )
+        return {}, {}
 
     def _with_barrier(self, part, job, trained):
         main = Part(part.seed, round=part.round)

@@ -55,7 +55,8 @@ def barrier_rows(results: Sequence[PartResult]) -> list[Row]:
         is the same in all rows of a round.
     """
     found = []
-    for (_, round_), group in grouped(r for r in results if r.barrier).items():
+    of_tickets = [r for r in results if r.barrier and not _step_of(r)]
+    for (_, round_), group in grouped(of_tickets).items():
         barriers = spread("barrier", [r.barrier["error_barrier"] for r in group])
         for place, alpha in enumerate(group[0].barrier["alphas"]):
             found.append(
@@ -69,6 +70,33 @@ def barrier_rows(results: Sequence[PartResult]) -> list[Row]:
                 }
             )
     return found
+
+
+def instability_rows(results: Sequence[PartResult]) -> list[Row]:
+    """The error barrier of the dense network by the step that two copies part at.
+
+    Args:
+        results: Finished parts, in any order.
+
+    Returns:
+        Rows with `step`, `replicates`, and `barrier` with its `_lowest` and
+        `_highest`; of the branches "stability:K", in the order of K.
+    """
+    groups = grouped(r for r in results if r.barrier and _step_of(r)).values()
+    found = [
+        {
+            "step": int(_step_of(group[0])),
+            "replicates": len(group),
+            **spread("barrier", [r.barrier["error_barrier"] for r in group]),
+        }
+        for group in groups
+    ]
+    return sorted(found, key=lambda row: row["step"])
+
+
+def _step_of(result):
+    """The step K of "stability:K", as text; empty for other branches."""
+    return result.part.branch.partition("stability:")[2]
 
 
 def curve_rows(

@@ -21,6 +21,7 @@ from tfticket.lottery.figures.drawing import (
     focus_accuracy,
 )
 from tfticket.lottery.figures.tables import Row, dense_row
+from tfticket.lottery.measures.stability import STABLE
 from tfticket.tickets.pictures import (
     COLORS,
     DENSE,
@@ -255,6 +256,39 @@ def barrier(
     density_axis(lower, [row["density"] for row in firsts])
     lower.set_ylabel("Barrier, percentage points of error")
     legend_below(figure, upper, columns=5)
+    return save(figure, path)
+
+
+def instability(
+    rows: Sequence[Row], path: str | os.PathLike | None = None, title: str = ""
+) -> Figure:
+    """The barrier of the dense network against the step that two copies part at.
+
+    The dashed line is the barrier below which a network is called stable (1912.05671).
+
+    Args:
+        rows: What `tfticket.lottery.figures.csv_rows.instability_rows` returns.
+        path: The file to write.
+        title: Title of the figure.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots()
+    means = [100 * row["barrier"] for row in rows]
+    ends = [
+        [100 * row[f"barrier_{end}"] for row in rows] for end in ("lowest", "highest")
+    ]
+    sides = [
+        [max(0.0, mean - low) for mean, low in zip(means, ends[0], strict=True)],
+        [max(0.0, high - mean) for mean, high in zip(means, ends[1], strict=True)],
+    ]
+    steps = [row["step"] for row in rows]
+    axes.errorbar(steps, means, sides, capsize=2, **branch_style(0))
+    axes.axhline(100 * STABLE, **DENSE)
+    axes.set_ylim(bottom=min(0, *means))
+    axes.set_xlabel("Step of the dense training that two copies part at")
+    axes.set_ylabel("Barrier, percentage points of error")
+    axes.grid(alpha=0.3)
     return save(figure, path)
 
 

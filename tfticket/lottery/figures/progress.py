@@ -58,6 +58,7 @@ class PartProgress:
         self._parts, self._console, self._line = parts, console or Console(), line
         self._began = time.monotonic()
         self._done = self._found = 0
+        self._begun: dict[Any, float] = {}  # of parts that are trained now, by path
         self._progress = bar(self._console)
         self._task = self._progress.add_task(
             "starting", total=parts, count=f"0/{parts}", left=""
@@ -73,7 +74,8 @@ class PartProgress:
     def on_evaluation(self, part: Any, steps: int, of: int) -> None:
         """Moves the bar on within a part, of whose steps so many are done."""
         self._progress.start()
-        done = self._done + min(steps / of, 1.0)
+        self._begun[part.path] = min(steps / of, 1.0)
+        done = self._done + sum(self._begun.values())
         self._progress.update(
             self._task,
             completed=done,
@@ -85,9 +87,14 @@ class PartProgress:
         """Counts a part, and writes a line unless it was finished before."""
         self._progress.start()
         self._done = done
+        self._begun.pop(getattr(result, "part", result).path, None)
+        completed = done + sum(self._begun.values())
         self._found += not fresh
         self._progress.update(
-            self._task, completed=done, count=f"{done}/{total}", left=self._left(done)
+            self._task,
+            completed=completed,
+            count=f"{done}/{total}",
+            left=self._left(completed),
         )
         if fresh and self._line is not None:
             self._console.print(self._line(result), highlight=False, soft_wrap=True)

@@ -273,6 +273,13 @@ def _barrier(run: _Run) -> _Prepared:
     return shown, lambda path: plots.barrier(shown, path, run.title)
 
 
+def _instability(run: _Run) -> _Prepared:
+    shown = csv_rows.instability_rows(run.results)
+    if not shown:
+        raise _NoDataError("no branch stability:K in the experiment")
+    return shown, lambda path: plots.instability(shown, path, run.title)
+
+
 def _attacks(run: _Run) -> _Prepared:
     shown = csv_rows.attack_rows(run.results)
     if not shown:
@@ -295,6 +302,7 @@ FIGURES: dict[str, Callable[[_Run], _Prepared]] = {
     "mask": _mask,
     "overlap": _overlap,
     "barrier": _barrier,
+    "instability": _instability,
     "attacks": _attacks,
     "layers": _layers,
 }

@@ -58,6 +58,7 @@ _CAPTIONS = {
     "mask": "The pixels that the first layer reads, and its mask",
     "overlap": "Overlap of the masks of two replicates, compared with chance",
     "barrier": "Error between two trainings of a ticket",
+    "instability": "Error between two trainings of the dense network, from a step on",
     "attacks": "Accuracy under attack",
     "layers": "Density of each layer",
 }
