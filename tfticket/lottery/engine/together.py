@@ -1,0 +1,238 @@
+"""`Together`: several trainings of one network in one program of JAX."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfticket.lottery.engine.network import METRICS
+from tfticket.lottery.engine.trainer import Order, Trained, Trainer
+from tfticket.lottery.recipe import Recipe
+from tfticket.pruning.evidence import Following
+from tfticket.pruning.masks import get_masks
+from tfticket.sparsity import criteria
+from tfticket.tickets.ticket import Ticket
+
+# Images of a batch of the validation, as of `Dataset.evaluation_pipeline`.
+_BATCH = 1000
+# Criteria that take these have to see every step.
+_FOLLOWED = {"change", "recent_change"}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses what can't be trained together, before anything is loaded.
+
+    Raises:
+        ValueError: If the backend is not JAX, images are changed at random, or the
+            criterion follows the steps of a training.
+    """
+    if (backend := keras.backend.backend()) != "jax":
+        raise ValueError(
+            "Trainings in one program need Keras on JAX, and this is Keras on "
+            f"{backend}. Set KERAS_BACKEND=jax before Keras is imported."
+        )
+    if recipe.augment:
+        raise ValueError(
+            "Trainings in one program take images as they lie on the device, and "
+            f"augment={recipe.augment!r} changes them on the host. Train them one by "
+            "one."
+        )
+    if followed := sorted(_FOLLOWED & set(criteria.needs(recipe.criterion))):
+        raise ValueError(
+            f"Criterion '{recipe.criterion}' follows the {followed[0]} of every step, "
+            "which trainings in one program don't show. Train them one by one."
+        )
+
+
+class Together:
+    """Trains tickets of one trainer side by side: a `vmap` over weights, masks, orders.
+
+    A whole training is one `lax.scan` over its evaluations, with one over the steps of
+    each inside. The images lie on the device, and so do the best weights so far, so
+    that the host has nothing to do until the end. It is compiled once for each number
+    of tickets. What comes out differs by rounding from a training alone.
+
+    Args:
+        trainer: Its recipe has passed `check`.
+
+    Attributes:
+        compilations: How many programs were compiled so far.
+    """
+
+    def __init__(self, trainer: Trainer):
+        import jax
+
+        self._trainer = trainer
+        self._steps = trainer.recipe.evaluate_every
+        self._count = trainer.recipe.iterations // self._steps
+        data = trainer.dataset
+        self._train = tuple(map(jax.numpy.asarray, data.train))
+        self._validation = tuple(map(jax.numpy.asarray, data.validation))
+        self.compilations = 0
+        trainer.evaluate("validation")  # which makes the variables of the metrics
+        # Data are arguments, since constants would be compiled into the program.
+        self._program = jax.jit(jax.vmap(self._training, in_axes=(0, 0, None, None)))
+
+    def train(
+        self,
+        starts: Sequence[tuple[Ticket, Mapping[str, np.ndarray] | None]],
+        orders: Sequence[Order],
+    ) -> "Results":
+        """Trains tickets for the recipe's iterations.
+
+        Args:
+            starts: Each a ticket and the variables of the optimizer or `None`, as for
+                `Trainer.train_ticket`.
+            orders: The order of the data of each.
+        """
+        import jax
+
+        needs = criteria.needs(self._trainer.recipe.criterion)
+        states, evidence = [], []
+        for (ticket, optimizer), order in zip(starts, orders, strict=True):
+            self._trainer.put(ticket, order.seed, optimizer)
+            states.append([[np.array(x) for x in group] for group in self._variables()])
+            following = Following(self._trainer.model, needs, decay=0.99)
+            evidence.append(following.evidence())
+        state = jax.tree.map(lambda *values: np.stack(values), *states)
+        numbers = np.stack([self._numbers(order) for order in orders])
+        found = self._program(state, numbers, self._train, self._validation)
+        return Results(self._trainer, evidence, *jax.tree.map(np.asarray, found))
+
+    def _variables(self):
+        return variables_of(self._trainer.model)
+
+    def _numbers(self, order):
+        """The images of each step: (evaluations, steps, batch)."""
+        data = self._trainer.dataset
+        labels = data.train[1]
+        numbered = dataclasses.replace(data, train=(np.arange(len(labels)), labels))
+        batches = numbered.training_pipeline(
+            self._trainer.recipe.batch_size, order.seed, first_step=order.first_step
+        ).take(self._count * self._steps)
+        found = [numbers for numbers, _ in batches.as_numpy_iterator()]
+        return np.reshape(found, (self._count, self._steps, -1)).astype(np.int32)
+
+    def _training(self, state, numbers, train, validation):
+        """State at the end, best weights, and the metrics of every evaluation."""
+        import jax
+        from jax import numpy as jnp
+
+        self.compilations += 1  # when it is traced
+
+        def step(state, numbers):
+            x, y = (values[numbers] for values in train)
+            logs, state = self._trainer.model.train_step(state, (x, y))
+            return tuple(state), logs
+
+        def evaluated(carry, numbers):
+            (*state, measured), best, lowest = carry
+            measured = jax.tree.map(jnp.zeros_like, measured)
+            state, logs = jax.lax.scan(step, (*state, measured), numbers)
+            logs = {name: values[-1] for name, values in logs.items()}
+            found = self._evaluated(state, validation)
+            logs |= {f"val_{name}": value for name, value in found.items()}
+            loss = jnp.nan_to_num(found["loss"], nan=jnp.inf, posinf=jnp.inf)
+            better = ~(loss >= lowest)  # of the first too, which is compared with NaN
+            best = jax.tree.map(
+                lambda new, old: jnp.where(better, new, old), state[:2], best
+            )
+            return (state, best, jnp.where(better, loss, lowest)), logs
+
+        state = tuple(state)
+        carry = state, state[:2], jnp.asarray(jnp.nan, jnp.float32)
+        (state, best, _), logs = jax.lax.scan(evaluated, carry, numbers)
+        return state, best, logs
+
+    def _evaluated(self, state, images):
+        """Loss and accuracy over the validation part, as `evaluate` computes them."""
+        import jax
+        from jax import numpy as jnp
+
+        trainable, others, _, measured = state
+
+        def step(measured, batch):
+            given = trainable, others, measured
+            logs, (*_, measured) = self._trainer.model.test_step(given, batch)
+            return measured, logs
+
+        count = len(images[1])
+        size = min(_BATCH, count)
+        whole = count - count % size
+        batches = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in images)
+        measured = jax.tree.map(jnp.zeros_like, measured)
+        measured, logs = jax.lax.scan(step, measured, batches)
+        if whole < count:
+            return step(measured, tuple(x[whole:] for x in images))[1]
+        return {name: values[-1] for name, values in logs.items()}
+
+
+class Results(Sequence[Trained]):
+    """What trainings came to; taking one leaves its weights in the trainer's model.
+
+    Args:
+        trainer: The trainer.
+        evidence: Of each training.
+        state: Variables at the end, each with an axis for the trainings.
+        best: Trainable and other variables at the minimum validation loss.
+        metrics: Name to an array of (trainings, evaluations).
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        evidence: Sequence[dict[str, dict[str, np.ndarray]]],
+        state: Any,
+        best: Any,
+        metrics: Mapping[str, np.ndarray],
+    ):
+        self._trainer, self._evidence = trainer, evidence
+        self._state, self._best, self._metrics = state, best, metrics
+
+    def __len__(self) -> int:
+        return len(self._evidence)
+
+    def __getitem__(self, index: Any) -> Trained:
+        trainer, recipe = self._trainer, self._trainer.recipe
+        self._put(self._best, index)
+        best_weights = trainer.weights
+        self._put(self._state, index)
+        every = recipe.evaluate_every
+        steps = range(every, recipe.iterations + 1, every)
+        metrics: dict[str, list[float]] = {"iteration": list(steps)}
+        for name in METRICS[1:]:
+            metrics[name] = [float(x) for x in self._metrics[name][index]]
+        losses = np.array(metrics["val_loss"])
+        return Trained(
+            metrics,
+            trainer.weights,
+            trainer.optimizer_state.values,
+            best_weights,
+            int(np.argmin(np.where(np.isnan(losses), np.inf, losses))),
+            self._evidence[index],
+            get_masks(trainer.model),
+        )
+
+    def _put(self, groups, index):
+        # The best has fewer groups: the optimizer and the metrics have nothing to do
+        # with weights.
+        variables = variables_of(self._trainer.model)
+        for group, values in zip(variables, groups, strict=False):
+            for variable, value in zip(group, values, strict=True):
+                variable.assign(value[index])
+
+
+def variables_of(model: Any) -> tuple[list[keras.Variable], ...]:
+    """The variables of a compiled model as a step on JAX takes and returns them.
+
+    Args:
+        model: Its optimizer's slots are made.
+    """
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
