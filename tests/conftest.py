@@ -42,6 +42,7 @@ _CORE = (
         "gene_network",
         "in_place",
         "lottery_measures",
+        "lottery_together",
         "models",
         "popup",
     ),

@@ -5,7 +5,7 @@ import pytest
 from fixtures.backends import BACKEND
 
 from tfticket import data, models
-from tfticket.lottery import Recipe
+from tfticket.lottery import LotteryExperiment, Recipe
 from tfticket.lottery.engine.together import Together, check
 from tfticket.lottery.engine.trainer import Order, Trainer
 
@@ -90,7 +90,33 @@ def test_what_cannot_be_trained_together_is_refused(monkeypatch):
             check(RECIPE)
         monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     check(RECIPE)
+    with pytest.raises(ValueError, match="runner='vmap', strategy='data_parallel'"):
+        check(RECIPE, "data_parallel")
+    with pytest.raises(ValueError, match="runner='vmap' with callbacks"):
+        check(RECIPE, callbacks=[None])
     with pytest.raises(ValueError, match="augment=True"):
         check(Recipe(augment=True))
     with pytest.raises(ValueError, match="'change' follows the change of every step"):
         check(Recipe(criterion="change"))
+
+
+@needs_jax
+def test_an_experiment_in_one_program(tmp_path):
+    recipe = Recipe(iterations=40, evaluate_every=20, rewind_to=20)
+    experiment = LotteryExperiment(
+        *(recipe, 2, 2, 0, ["reinit", "late_rewind:10", "set", "stability"], [1]),
+        attacks=["fgsm:0.1"],
+    )
+    alone = experiment.run(tmp_path / "alone")
+    told = []
+    found = experiment.run(
+        tmp_path / "vmap", runner="vmap", on_part=lambda result, *_: told.append(result)
+    )
+    assert len(told) == len(found) == len(alone)
+    for one, other in zip(alone, found, strict=True):
+        assert (one.part, one.first_iteration) == (other.part, other.first_iteration)
+        assert one.parameters == other.parameters
+        assert abs(one.test["accuracy"] - other.test["accuracy"]) < 0.02
+        assert one.attacks.keys() == other.attacks.keys()
+    again = experiment.run(tmp_path / "vmap", runner="vmap")
+    assert again == found

@@ -82,8 +82,11 @@ def define(values: flags.FlagValues) -> None:
     flag_groups.define(values, "list", "attacks", [], about)
     about = "Folder in which the run's own folder is made."
     flag_groups.define(values, "string", "runs_dir", "runs", about)
-    about = "Train in this process, or in a Ray cluster that shares --runs_dir."
-    flag_groups.choice(values, "runner", "local", ("local", "ray"), about)
+    about = (
+        "Train in this process one by one; in one program of JAX (vmap); or in a Ray "
+        "cluster that shares --runs_dir."
+    )
+    flag_groups.choice(values, "runner", "local", ("local", "vmap", "ray"), about)
     flag_groups.processes(values)
     about = "Shortest time between two checkpoints of a training, in seconds."
     flag_groups.define(values, "float", "checkpoint_seconds", 60.0, about, 0.0)

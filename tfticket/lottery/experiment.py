@@ -23,7 +23,7 @@ from tfticket.common.arguments import (
 )
 from tfticket.common.checksums import digest
 from tfticket.data import Dataset
-from tfticket.lottery.engine import runners
+from tfticket.lottery.engine import runners, together
 from tfticket.lottery.engine.branches import Branch
 from tfticket.lottery.engine.chains import (
     MAIN,
@@ -35,7 +35,8 @@ from tfticket.lottery.engine.chains import (
 from tfticket.lottery.engine.processes import check_can_be_sent, check_processes
 from tfticket.lottery.engine.run_folder import LotteryFolder, check_run
 from tfticket.lottery.engine.trainer import Builder
-from tfticket.lottery.engine.worker import Worker, parse_attack
+from tfticket.lottery.engine.worker import Worker
+from tfticket.lottery.measures.adversarial import parse_attack
 from tfticket.lottery.presets import PRESETS
 from tfticket.lottery.recipe import Recipe, fill_in
 from tfticket.lottery.results import Part, PartResult
@@ -249,14 +250,16 @@ class LotteryExperiment:
             runs_dir: Folder that the run's folder is in.
             data_dir: Directory of TFDS data.
             download: Whether TFDS may download.
-            runner: `"local"`, or `"ray"` for a Ray cluster, all of whose machines see
+            runner: `"local"`; `"vmap"` for one program of JAX that trains replicates
+                and controls at once, with the same results up to rounding and without
+                checkpoints; or `"ray"` for a Ray cluster, all of whose machines see
                 `runs_dir`.
             checkpoint_seconds: Least time between two checkpoints of a training;
                 `None` writes none, and a training that is cut off begins again.
             on_part: Called with (result, parts done, parts in all, whether it was
                 missing).
             on_evaluation: Called with (part, steps done, steps in all) as a training
-                goes on; not with `"ray"`.
+                goes on; not with `"ray"` and `"vmap"`.
             strategy: Which devices of a machine share a batch, of `tfticket.devices`.
                 More than one give the same up to rounding, into the same folder.
             callbacks: Keras callbacks for every training that is missing, such as
@@ -287,7 +290,9 @@ class LotteryExperiment:
             check_function("callbacks", callbacks, "part")
         else:
             callbacks = tuple(check_callbacks(callbacks))
-        if runner != "local" and callbacks:
+        if runner == "vmap":
+            together.check(self.recipe, strategy, callbacks)
+        elif runner != "local" and callbacks:
             _check_pickles(callbacks, runner)
         count_of = self._check_processes(processes, runner, strategy, callbacks)
         folder = LotteryFolder(check_path("runs_dir", runs_dir) / self.name)

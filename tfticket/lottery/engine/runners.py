@@ -1,13 +1,15 @@
 """Where the chains of an experiment run: here, in processes, or on a Ray cluster."""
 
 import dataclasses
+import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
 
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.processes import Processes, done_by
-from tfticket.lottery.engine.worker import Worker
+from tfticket.lottery.engine.together import Together
+from tfticket.lottery.engine.worker import Stopwatch, Worker
 from tfticket.lottery.results import Part, PartResult
 
 
@@ -127,16 +129,7 @@ def run_processes(
     Raises:
         WorkerDiedError: If one of them dies.
     """
-    missing = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the process that makes it again tells
-        for chain in chains:
-            for part in chain.parts:
-                result = worker.finished(part)
-                if result is None:
-                    missing.append(dataclasses.replace(chain, rounds=(part.round,)))
-                else:
-                    on_part(result, False)
+    missing = _missing(chains, worker, on_part)
     if not missing:
         return
     waiting = _Waiting(missing)
@@ -147,6 +140,21 @@ def run_processes(
                 on_part(*said)
             elif on_evaluation is not None:
                 on_evaluation(*said)
+
+
+def _missing(chains, worker, on_part):
+    """Chains of one part each that is missing; the others are reported."""
+    missing = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever makes it again tells
+        for chain in chains:
+            for part in chain.parts:
+                result = worker.finished(part)
+                if result is None:
+                    missing.append(dataclasses.replace(chain, rounds=(part.round,)))
+                else:
+                    on_part(result, False)
+    return missing
 
 
 def _start(setting):
@@ -161,7 +169,62 @@ def _start(setting):
     return run
 
 
-RUNNERS: dict[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}
+def run_vmap(
+    setting: Setting,
+    chains: Sequence[Chain],
+    worker: Worker,
+    on_part: Callable[[PartResult, bool], None],
+) -> None:
+    """Trains all parts that can be trained now in one program of JAX, until all are.
+
+    Those of one network and with one beginning go together. Controls that find masks
+    while they train are trained alone.
+
+    Args:
+        setting: What the experiment sets.
+        chains: In any order.
+        worker: The worker of this process.
+        on_part: Called with each result, and whether it was missing.
+    """
+    waiting = _Waiting(_missing(chains, worker, on_part))
+    together = functools.cache(Together)
+
+    def run(chain):
+        def tell(result, _):
+            waiting.done(result.part)
+            on_part(result, True)
+
+        worker.run(chain, tell)
+
+    while ready := list(iter(waiting.take, None)):
+        groups: dict[tuple, list] = {}
+        for chain in ready:
+            (part,) = chain.parts
+            job = worker.job(part)
+            if job.callbacks or job.begin % setting.recipe.evaluate_every:
+                run(chain)
+            else:
+                key = job.trainer, job.begin
+                groups.setdefault(key, []).append((chain, part, job))
+        for (trainer, begin), group in groups.items():
+            watch = Stopwatch()
+            with watch.training():
+                found = together(trainer).train(
+                    [(job.start.ticket, job.start.optimizer) for _, _, job in group],
+                    [worker.order(part, begin) for _, part, _ in group],
+                    begin,
+                )
+            shares = {k: x / len(group) for k, x in watch.seconds.items()}
+            for (chain, part, job), trained in zip(group, found, strict=True):
+                worker.finish(part, job, trained, shares.copy)
+                run(chain)  # measures that are missing
+
+
+RUNNERS: dict[str, Callable[..., None]] = {
+    "local": run_local,
+    "ray": run_ray,
+    "vmap": run_vmap,
+}
 
 _workers: dict[Setting, Worker] = {}
 

@@ -21,17 +21,33 @@ _BATCH = 1000
 _FOLLOWED = {"change", "recent_change"}
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, strategy: str = "none", callbacks: Any = ()) -> None:
     """Refuses what can't be trained together, before anything is loaded.
 
+    Args:
+        recipe: The recipe of an experiment.
+        strategy: As of `LotteryExperiment.run`.
+        callbacks: As of `LotteryExperiment.run`.
+
     Raises:
-        ValueError: If the backend is not JAX, images are changed at random, or the
-            criterion follows the steps of a training.
+        ValueError: If the backend is not JAX, devices share a batch, there are
+            callbacks, images are changed at random, or the criterion follows the steps
+            of a training.
     """
     if (backend := keras.backend.backend()) != "jax":
         raise ValueError(
             "Trainings in one program need Keras on JAX, and this is Keras on "
             f"{backend}. Set KERAS_BACKEND=jax before Keras is imported."
+        )
+    if strategy != "none":
+        raise ValueError(
+            "Trainings in one program share one device. "
+            f"Received: runner='vmap', strategy={strategy!r}"
+        )
+    if callbacks:
+        raise ValueError(
+            "Trainings in one program have no epochs that callbacks could watch. Train "
+            "them one by one. Received: runner='vmap' with callbacks"
         )
     if recipe.augment:
         raise ValueError(
@@ -66,7 +82,6 @@ class Together:
 
         self._trainer = trainer
         self._steps = trainer.recipe.evaluate_every
-        self._count = trainer.recipe.iterations // self._steps
         data = trainer.dataset
         self._train = tuple(map(jax.numpy.asarray, data.train))
         self._validation = tuple(map(jax.numpy.asarray, data.validation))
@@ -79,13 +94,15 @@ class Together:
         self,
         starts: Sequence[tuple[Ticket, Mapping[str, np.ndarray] | None]],
         orders: Sequence[Order],
+        begin: int = 0,
     ) -> "Results":
-        """Trains tickets for the recipe's iterations.
+        """Trains tickets to the recipe's last iteration.
 
         Args:
             starts: Each a ticket and the variables of the optimizer or `None`, as for
                 `Trainer.train_ticket`.
             orders: The order of the data of each.
+            begin: The iteration that they begin at, one of an evaluation.
         """
         import jax
 
@@ -97,23 +114,24 @@ class Together:
             following = Following(self._trainer.model, needs, decay=0.99)
             evidence.append(following.evidence())
         state = jax.tree.map(lambda *values: np.stack(values), *states)
-        numbers = np.stack([self._numbers(order) for order in orders])
+        numbers = np.stack([self._numbers(order, begin) for order in orders])
         found = self._program(state, numbers, self._train, self._validation)
-        return Results(self._trainer, evidence, *jax.tree.map(np.asarray, found))
+        return Results(self._trainer, begin, evidence, *jax.tree.map(np.asarray, found))
 
     def _variables(self):
         return variables_of(self._trainer.model)
 
-    def _numbers(self, order):
+    def _numbers(self, order, begin):
         """The images of each step: (evaluations, steps, batch)."""
         data = self._trainer.dataset
         labels = data.train[1]
         numbered = dataclasses.replace(data, train=(np.arange(len(labels)), labels))
         batches = numbered.training_pipeline(
-            self._trainer.recipe.batch_size, order.seed, first_step=order.first_step
-        ).take(self._count * self._steps)
+            *(self._trainer.recipe.batch_size, order.seed),
+            first_step=order.first_step + begin,
+        ).take(self._trainer.recipe.iterations - begin)
         found = [numbers for numbers, _ in batches.as_numpy_iterator()]
-        return np.reshape(found, (self._count, self._steps, -1)).astype(np.int32)
+        return np.reshape(found, (-1, self._steps, len(found[0]))).astype(np.int32)
 
     def _training(self, state, numbers, train, validation):
         """State at the end, best weights, and the metrics of every evaluation."""
@@ -174,6 +192,7 @@ class Results(Sequence[Trained]):
 
     Args:
         trainer: The trainer.
+        begin: The iteration that they began at.
         evidence: Of each training.
         state: Variables at the end, each with an axis for the trainings.
         best: Trainable and other variables at the minimum validation loss.
@@ -183,12 +202,13 @@ class Results(Sequence[Trained]):
     def __init__(
         self,
         trainer: Trainer,
+        begin: int,
         evidence: Sequence[dict[str, dict[str, np.ndarray]]],
         state: Any,
         best: Any,
         metrics: Mapping[str, np.ndarray],
     ):
-        self._trainer, self._evidence = trainer, evidence
+        self._trainer, self._begin, self._evidence = trainer, begin, evidence
         self._state, self._best, self._metrics = state, best, metrics
 
     def __len__(self) -> int:
@@ -200,7 +220,7 @@ class Results(Sequence[Trained]):
         best_weights = trainer.weights
         self._put(self._state, index)
         every = recipe.evaluate_every
-        steps = range(every, recipe.iterations + 1, every)
+        steps = range(self._begin + every, recipe.iterations + 1, every)
         metrics: dict[str, list[float]] = {"iteration": list(steps)}
         for name in METRICS[1:]:
             metrics[name] = [float(x) for x in self._metrics[name][index]]

@@ -26,7 +26,7 @@ from tfticket.lottery.engine.run_folder import (
 )
 from tfticket.lottery.engine.sparse_trainings import FreezePruned, callback_for
 from tfticket.lottery.engine.trainer import Order, Trained, Trainer, dataset_of
-from tfticket.lottery.measures.adversarial import METHODS, attacked_accuracy
+from tfticket.lottery.measures.adversarial import attacked_accuracy, parse_attack
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.stability import barrier
 from tfticket.lottery.measures.widths import width_with
@@ -51,19 +51,24 @@ _Kept = tuple[dict[str, Ticket], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class Job:
     """A training to do: where it starts, and what is done with it in the end."""
 
     trainer: Trainer
     start: Start
     inputs: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
-    after: Callable[[Part, "_Job", Trained], _Kept] = lambda *_: ({}, {})
+    after: Callable[[Part, "Job", Trained], _Kept] = lambda *_: ({}, {})
     # Those that count, if they are not those of the network.
     masks: Mapping[str, np.ndarray] | None = None
 
+    @property
+    def begin(self) -> int:
+        """The iteration that it begins at."""
+        return self.trainer.recipe.begins_at(self.start.step)
 
-class _Stopwatch:
+
+class Stopwatch:
     """The seconds of a part: `train` in `fit`, and `between` for everything else."""
 
     def __init__(self):
@@ -172,15 +177,14 @@ class Worker:
         return self._trainers[key]
 
     def _train(self, part):
-        watch = _Stopwatch()
-        job = self._main(part) if part.branch == MAIN else self._control(part)
-        trainer = job.trainer
-        begin = trainer.recipe.begins_at(job.start.step)
+        watch = Stopwatch()
+        job = self.job(part)
+        trainer, begin = job.trainer, job.begin
         checkpoint = self._checkpoint(part, job, begin)
         with watch.training():
             trained = trainer.train_ticket(
                 job.start.ticket,
-                self._order(part, begin),
+                self.order(part, begin),
                 job.start.optimizer,
                 checkpoint,
                 functools.partial(self._tell, part, trainer.recipe.iterations),
@@ -188,7 +192,23 @@ class Worker:
                 begin,
                 self._observers(part),
             )
-        masks = trained.masks
+        result = self.finish(part, job, trained, lambda: watch.seconds)
+        checkpoint.remove()
+        return result
+
+    def job(self, part: Part) -> Job:
+        """What there is to do for a part, whose tickets are there."""
+        return self._main(part) if part.branch == MAIN else self._control(part)
+
+    def finish(
+        self,
+        part: Part,
+        job: Job,
+        trained: Trained,
+        seconds: Callable[[], dict[str, float]],
+    ) -> PartResult:
+        """Measures a training, whose weights the model has, and writes its files."""
+        trainer, masks = job.trainer, trained.masks
         provenance = self._provenance(part, trainer)
         tickets = {
             TICKET: Ticket(
@@ -205,13 +225,12 @@ class Worker:
             iterations=trainer.recipe.iterations,
             **_evaluated(trainer, trained),
             **measured,
-            seconds=watch.seconds,
+            seconds=seconds(),
             versions=versions(),
-            first_iteration=begin,
+            first_iteration=job.begin,
             rewound_to=job.start.step,
         )
         self._folder.finish(result, {**tickets, **more}, trained.metrics, job.inputs)
-        checkpoint.remove()
         return result
 
     def _observers(self, part):
@@ -234,7 +253,8 @@ class Worker:
         if self._on_evaluation is not None:
             self._on_evaluation(part, done, steps)
 
-    def _order(self, part, begin=0):
+    def order(self, part: Part, begin: int = 0) -> Order:
+        """The order in which a part that begins at an iteration sees the data."""
         kind = part.branch.partition(":")[0]
         if self._setting.recipe.same_order and kind != "stability":
             kind, part = MAIN, Part(part.seed, round=part.round)
@@ -281,7 +301,7 @@ class Worker:
             start, inputs = Start(trainer.dense(initial)), []
         else:
             start, inputs = self._next_start(part, recipe.rewind_to, initial)
-        return _Job(trainer, start, inputs, after=self._pruned)
+        return Job(trainer, start, inputs, after=self._pruned)
 
     def _next_start(self, part, rewind_to, initial):
         """Where a round after the first begins, and the files that this is in."""
@@ -310,14 +330,14 @@ class Worker:
         main = Part(part.seed, round=part.round)
         if branch.kind == "small_dense":
             start = Start(trainer.dense(trainer.initial_weights(seed)))
-            return _Job(trainer, start, [f"{main.path}/{TICKET}"])
+            return Job(trainer, start, [f"{main.path}/{TICKET}"])
         if branch.finds_masks:
             start = Start(trainer.dense(trainer.initial_weights(seed)))
             callback = callback_for(
                 *(branch, self._folder.ticket(main).density),
                 *(trainer.recipe.iterations, trainer.rigl_data, seed),
             )
-            return _Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
+            return Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
         origin, inputs = self._origin(branch, main)
         start = start_of(branch, origin, trainer, seed, part.seed)
         step = self._setting.recipe.rewind_to
@@ -328,13 +348,13 @@ class Worker:
             start = Start(start.ticket, optimizer, step)
         if branch.kind == "frozen_at_init":
             callback = FreezePruned(origin.ticket.masks)
-            return _Job(
+            return Job(
                 *(trainer, start, inputs, [callback], self._still_frozen),
                 masks=origin.ticket.masks,
             )
         if branch.kind == "stability":
-            return _Job(trainer, start, inputs, after=self._with_barrier)
-        return _Job(trainer, start, inputs)
+            return Job(trainer, start, inputs, after=self._with_barrier)
+        return Job(trainer, start, inputs)
 
     def _origin(self, branch, main):
         rounds = {
@@ -363,7 +383,7 @@ class Worker:
         def prefix(seed, steps):
             trainer = self._trainer(self._setting.recipe)
             dense = trainer.dense(trainer.initial_weights(seed))
-            return trainer.prefix(dense, self._order(Part(seed)), steps)
+            return trainer.prefix(dense, self.order(Part(seed)), steps)
 
         return prefix
 
@@ -450,24 +470,6 @@ class Worker:
             "round": part.round,
             "step": self._setting.recipe.rewind_to,
         }
-
-
-def parse_attack(text: str) -> tuple[str, float]:
-    """Method and size of an attack written like "fgsm:0.1".
-
-    Raises:
-        ValueError: If it is written otherwise.
-    """
-    method, _, size = str(text).partition(":")
-    try:
-        if method in METHODS and 0 < float(size) <= 1:
-            return method, float(size)
-    except ValueError:
-        pass
-    raise ValueError(
-        "attacks must be written like fgsm:0.1 or pgd:0.1, the number in (0, 1]. "
-        f"Received: {text!r}"
-    )
 
 
 def _evaluated(trainer, trained):

@@ -290,3 +290,21 @@ def _check_outputs(outputs, greatest_label):
             f"labels must be below the model's {outputs.shape[1]} classes. Received: "
             f"{greatest_label}"
         )
+
+
+def parse_attack(text: str) -> tuple[str, float]:
+    """Method and size of an attack written like "fgsm:0.1".
+
+    Raises:
+        ValueError: If it is written otherwise.
+    """
+    method, _, size = str(text).partition(":")
+    try:
+        if method in METHODS and 0 < float(size) <= 1:
+            return method, float(size)
+    except ValueError:
+        pass
+    raise ValueError(
+        "attacks must be written like fgsm:0.1 or pgd:0.1, the number in (0, 1]. "
+        f"Received: {text!r}"
+    )
