@@ -5,6 +5,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfticket.lottery.engine.chains import MAIN, Chain, Setting
 from tfticket.lottery.engine.processes import Processes, done_by
@@ -188,6 +189,7 @@ def run_vmap(
     """
     waiting = _Waiting(_missing(chains, worker, on_part))
     together = functools.cache(Together)
+    every: Any = setting.recipe.evaluate_every
 
     def run(chain):
         def tell(result, _):
@@ -201,7 +203,7 @@ def run_vmap(
         for chain in ready:
             (part,) = chain.parts
             job = worker.job(part)
-            if job.callbacks or job.begin % setting.recipe.evaluate_every:
+            if job.callbacks or job.begin % every:
                 run(chain)
             else:
                 key = job.trainer, job.begin

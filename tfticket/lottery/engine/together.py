@@ -1,7 +1,7 @@
 """`Together`: several trainings of one network in one program of JAX."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -187,7 +187,7 @@ class Together:
         return {name: values[-1] for name, values in logs.items()}
 
 
-class Results(Sequence[Trained]):
+class Results:
     """What trainings came to; taking one leaves its weights in the trainer's model.
 
     Args:
@@ -214,7 +214,10 @@ class Results(Sequence[Trained]):
     def __len__(self) -> int:
         return len(self._evidence)
 
-    def __getitem__(self, index: Any) -> Trained:
+    def __iter__(self) -> Iterator[Trained]:
+        return map(self._trained, range(len(self)))
+
+    def _trained(self, index):
         trainer, recipe = self._trainer, self._trainer.recipe
         self._put(self._best, index)
         best_weights = trainer.weights
