@@ -49,7 +49,9 @@ def images():
 def found_masks():
     """Masks of `find`, of gradual pruning and of popup layers, by name."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = tfticket.lottery.Experiment(rounds=2, iterations=60, rewind_to=4)
+        recipe = tfticket.lottery.Experiment(
+            rounds=2, iterations=60, rewind_to=4, rewind_clock="restart"
+        )
         ticket = tfticket.lottery.find_ticket(recipe, f"{folder}/run").ticket
     made = {"find": ticket.masks}
     x, y = images()
