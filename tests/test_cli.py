@@ -600,7 +600,7 @@ def bash(tmp_path_factory):
         (["find", "--rou"], ["--rounds"]),
         (["find", "--rounds=3", "--over"], ["--overwrite"]),
         (["find", "--rounds", "=", "3", "--over"], ["--overwrite"]),
-        (["find", "--no"], ["--nodownload"]),
+        (["find", "--no"], ["--nodownload", "--normalize"]),
         (["find", "--scope", "gl"], ["global"]),
         (["find", "--scope", "=", "gl"], ["global"]),
         (["find", "--scope", "="], ["layerwise", "global", "sensitivity"]),

@@ -382,7 +382,7 @@ def test_data_without_batches_or_end_is_refused(linear):
     endless = tf.data.Dataset.from_tensor_slices((X, Y)).batch(5).repeat()
     for data, said in [
         ([], "no batch"),
-        (endless, "no end.*batches="),
+        (endless, "never ends.*batches="),
         ((X, Y[:3]), r"\[3, 5\] samples"),
     ]:
         with pytest.raises(ValueError, match=said):

@@ -129,7 +129,7 @@ def shuffled_in_signs(
 
     >>> weights = {"a": np.array([1.0, -2.0, 3.0, 9.0])}
     >>> mask = {"a": np.array([True, True, True, False])}
-    >>> shuffled_in_signs(weights, mask, seed=1)["a"]
+    >>> shuffled_in_signs(weights, mask, seed=3)["a"]
     array([ 3., -2.,  1.,  0.])
     """
     weights, masks = check_masked_arrays(weights, masks)

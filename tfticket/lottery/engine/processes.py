@@ -115,11 +115,11 @@ class Processes:
             does a task. Both have to be importable.
         *args: What `start` is called with.
 
-    Example:
+    It is used so:
 
-    >>> with Processes(1, make_work, setting) as processes:
-    ...     processes.give("task")
-    ...     said = list(processes.wait())
+        with Processes(1, make_work, setting) as processes:
+            processes.give("task")
+            said = list(processes.wait())
     """
 
     def __init__(self, most: int, start: Callable[..., Any], *args: Any):
