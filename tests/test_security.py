@@ -5,6 +5,7 @@ import io
 import json
 import marshal
 import pathlib
+import struct
 import zipfile
 
 import h5py
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfticket.compat.convert import convert
+from tfticket.compat.hdf5 import open_h5
 from tfticket.compat.old_h5 import load_h5
 
 SECRET = np.full(8, 7.0, np.float32)
@@ -120,3 +122,25 @@ def test_no_code_of_a_file_is_run(reader, tmp_path):
     with pytest.raises(ValueError, match=r"[Ll]ambda|no pruned layer"):
         reader(path)
     assert not pathlib.Path(ran).exists()
+
+
+@pytest.mark.parametrize("length", [0, 8, 2**64 - 16, 2**63])
+def test_a_heap_of_texts_without_end_is_refused(length, tmp_path):
+    """HDF5 itself reads on for good, in a call that nothing interrupts."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["one", "another"]
+    with open_h5(path, "a.h5") as file:
+        assert list(file.attrs["layer_names"]) == ["one", "another"]
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 16
+    while content[place : place + 2] != bytes(2):  # a text; the gap has number 0
+        (size,) = struct.unpack_from("<Q", content, place + 8)
+        place += 16 + -(-size // 8) * 8
+    struct.pack_into("<Q", content, place + 8, length)
+    path.write_bytes(content)
+    with (
+        pytest.raises(ValueError, match=r"a\.h5': the texts of its heap at byte"),
+        open_h5(path, "a.h5"),
+    ):
+        pass

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -12,6 +13,11 @@ from tfticket.common.files import DAMAGE
 # The largest expansion of a byte by deflate, and the size that an array may claim
 # without any.
 _MOST_A_BYTE, _SMALL = 1032, 1 << 16
+# How a heap of texts begins: its signature, version 1 and three bytes of zeros.
+_HEAP = b"GCOL\x01\0\0\0"
+_CHUNK = 1 << 20
+# Texts and gaps in all heaps of a file; models have a few for each layer.
+_MOST_TEXTS = 1_000_000
 
 
 @contextlib.contextmanager
@@ -41,6 +47,8 @@ def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py
     [1.0, 2.0]
     """
     try:
+        with _as_file(source) as content:
+            _require_sound_heaps(content, name)
         with h5py.File(source, "r") as file:
             _require_own(file, "", name)
             yield file
@@ -50,6 +58,50 @@ def open_h5(source: str | os.PathLike | BinaryIO, name: object) -> Iterator[h5py
         raise ValueError(
             f"'{name}' is damaged, or not an HDF5 file: {type(error).__name__}: {error}"
         ) from error
+
+
+def _as_file(source):
+    if isinstance(source, (str, os.PathLike)):
+        return open(source, "rb")
+    return contextlib.nullcontext(source)
+
+
+def _require_sound_heaps(file: BinaryIO, name: object) -> None:
+    """Refuses a heap in which HDF5 1.14 would look for a text without end.
+
+    That is one with an entry of no length, or of one that leads out of the heap.
+    """
+    size, left = file.seek(0, os.SEEK_END), _MOST_TEXTS
+    for heap in _heaps(file):
+        file.seek(heap + len(_HEAP))
+        end = heap + struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+        place = heap + 16
+        while place + 16 <= min(end, size):
+            file.seek(place)
+            number, length = struct.unpack("<H6xQ", file.read(16))
+            # A gap, number 0, counts its head; a text doesn't, and ends at eight bytes.
+            length = length if number == 0 else 16 + -(-length // 8) * 8
+            place, left = place + length, left - 1
+            if length < 16 or place > end or not left:
+                raise ValueError(
+                    f"'{name}': the texts of its heap at byte {heap} are damaged."
+                )
+    file.seek(0)
+
+
+def _heaps(file):
+    """Places of the heaps of an HDF5 file."""
+    found, before, end = [], b"", 0
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        block, start = before + chunk, end - len(before)
+        place = block.find(_HEAP)
+        while place >= 0:
+            found.append(start + place)
+            place = block.find(_HEAP, place + 1)
+        end += len(chunk)
+        before = block[1 - len(_HEAP) :]
+    return found
 
 
 def _require_own(group: h5py.Group, path: str, name: object) -> None:
