@@ -144,3 +144,19 @@ def test_a_heap_of_texts_without_end_is_refused(length, tmp_path):
         open_h5(path, "a.h5"),
     ):
         pass
+
+
+def test_lists_of_anything_but_letters_are_refused(tmp_path):
+    """One changed byte makes a text such a list, and HDF5 ends the process."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("layers").attrs["version"] = "3.15"
+    content = path.read_bytes()
+    place = content.index(b"version\0") + 8
+    place = content.index(b"\x19\x01", place)  # class 9 of version 1: a text
+    path.write_bytes(content[: place + 1] + b"\x07" + content[place + 2 :])
+    with (
+        pytest.raises(ValueError, match=r"'/layers/version' holds neither numbers"),
+        open_h5(path, "a.h5"),
+    ):
+        pass

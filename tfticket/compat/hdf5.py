@@ -105,6 +105,7 @@ def _heaps(file):
 
 
 def _require_own(group: h5py.Group, path: str, name: object) -> None:
+    _require_plain_attributes(group, path, name)
     # Hard links can form a circle, which ends at the greatest depth.
     for key in group:
         inner = f"{path}/{key}"
@@ -126,6 +127,8 @@ def _require_own(group: h5py.Group, path: str, name: object) -> None:
                 "is not read. Write the arrays themselves to the file."
             )
         elif isinstance(value, h5py.Dataset):
+            _require_plain_attributes(value, inner, name)
+            _require_plain(value.dtype, inner, name)
             # HDF5 fills up what was never written, whatever shape a few bytes claim.
             stored = value.id.get_storage_size() * _MOST_A_BYTE
             if value.nbytes > max(stored, _SMALL):
@@ -133,3 +136,16 @@ def _require_own(group: h5py.Group, path: str, name: object) -> None:
                     f"'{name}': '{inner}' claims {value.nbytes} bytes, and the file "
                     "holds fewer."
                 )
+
+
+def _require_plain_attributes(value, path, name):
+    for key in value.attrs:
+        _require_plain(value.attrs.get_id(key).dtype, f"{path}/{key}", name)
+
+
+def _require_plain(dtype, path, name):
+    # Lists of other things than letters are read into memory that HDF5 takes for
+    # something else, and the process ends.
+    plain = dtype.base.kind in "biufSV" and dtype.base.names is None
+    if not plain and h5py.check_string_dtype(dtype) is None:
+        raise ValueError(f"'{name}': '{path}' holds neither numbers nor texts.")
