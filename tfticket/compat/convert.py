@@ -1,5 +1,6 @@
 """`convert`: a model that TF-MOT pruned, carried over to Keras 3."""
 
+import contextlib
 import itertools
 import os
 import zipfile
@@ -91,30 +92,8 @@ def convert(
         if os.path.exists(source) and not os.path.isdir(source):
             open_regular(source).close()  # opening a pipe would wait for a writer
     require_transformable(into)
-    owners = list(_owners(into))
-    if _is_keras_file(source):
-        saved = [
-            _Saved(path, [("", value) for value in values], masks)
-            for path, values, masks in read_keras_file(os.fspath(source))
-        ]
-        pairs = _match_by_attribute(saved, owners)
-    else:
-        saved = _collect(_read(source))
-        pairs = _match(saved, owners)
-    masks = _masks(saved, pairs)
-    if not masks and masks_from_zeros:
-        masks = _zeros(pairs)
-    if not masks:
-        raise ValueError(
-            "The source has no pruned layer: "
-            + (
-                "no prunable weight is 0.0."
-                if masks_from_zeros
-                else "it holds no mask. If TF-MOT's strip_pruning removed them, pass "
-                "masks_from_zeros=True. If it was never pruned, copy its weights "
-                "with set_weights() and call tfticket.prune."
-            )
-        )
+    with _naming(source):
+        pairs, masks = _found(source, list(_owners(into)), masks_from_zeros)
     wrap = {id(owner.layer): path for path, owner, _ in masks}
 
     def clone(layer):
@@ -146,6 +125,46 @@ class _Saved:
     path: tuple[str, ...]
     weights: list[tuple[str, np.ndarray]] = field(default_factory=list)
     masks: list[np.ndarray] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _naming(source):
+    """Errors about what a file holds begin with its path."""
+    try:
+        yield
+    except ValueError as error:
+        is_path = isinstance(source, (str, os.PathLike))
+        if not is_path or os.fspath(source) in str(error):
+            raise
+        raise ValueError(f"'{os.fspath(source)}': {error}") from error
+
+
+def _found(source, owners, masks_from_zeros):
+    """(saved, owner) of every layer, and the masks of those that are pruned."""
+    if _is_keras_file(source):
+        saved = [
+            _Saved(path, [("", value) for value in values], masks)
+            for path, values, masks in read_keras_file(os.fspath(source))
+        ]
+        pairs = _match_by_attribute(saved, owners)
+    else:
+        saved = _collect(_read(source))
+        pairs = _match(saved, owners)
+    masks = _masks(saved, pairs)
+    if not masks and masks_from_zeros:
+        masks = _zeros(pairs)
+    if not masks:
+        raise ValueError(
+            "The source has no pruned layer: "
+            + (
+                "no prunable weight is 0.0."
+                if masks_from_zeros
+                else "it holds no mask. If TF-MOT's strip_pruning removed them, pass "
+                "masks_from_zeros=True. If it was never pruned, copy its weights "
+                "with set_weights() and call tfticket.prune."
+            )
+        )
+    return pairs, masks
 
 
 @dataclass

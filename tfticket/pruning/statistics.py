@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfticket.common.arguments import check_instance
+from tfticket.common.arguments import check_instance, shown
 from tfticket.keras_models.names import every_layer
 from tfticket.pruning.blocks import gradients
 from tfticket.pruning.calibration import batches_of, calling
@@ -61,7 +61,7 @@ def renew_batch_norm(
         for layer in found:
             stack.enter_context(_watched(layer, seen[id(layer)]))
         for batch in batches_of(data, batch_size, batches):
-            model(batch, training=False)
+            _call(model, batch, data)
             samples += 1
     if not samples:
         raise ValueError("data holds no samples.")
@@ -123,3 +123,14 @@ def _watched(layer: keras.layers.Layer, moments: _Moments) -> Iterator[None]:
 
     with calling(layer, seen):
         yield
+
+
+def _call(model, batch, data):
+    try:
+        model(batch, training=False)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"data must be what model '{model.name}' takes, and calling it failed: "
+            f"{type(error).__name__}: {first} Received: data={shown(data)}"
+        ) from error
