@@ -222,3 +222,10 @@ def test_what_does_not_fit_its_structure_stays_dense_and_is_reported():
 def test_arguments_of_channels_are_refused_by_name(argument, value):
     with pytest.raises((TypeError, ValueError), match=f"^{argument} must.*{value}"):
         structures.Channel(**{argument: value})
+
+
+def test_the_counts_of_n_m_are_pythons_and_named_in_errors():
+    found = NM(np.int64(2), np.int64(4))
+    assert (type(found.kept), type(found.group)) == (int, int)
+    with pytest.raises(ValueError, match=r"^group must be at least 2"):
+        NM(1, 1)

@@ -275,3 +275,8 @@ def test_a_checkpoint_of_before_loads(tmp_path):
     header, arrays = Checkpoint(tmp_path / "c.npz", "key", 0).load()
     assert header == {"best": 1}
     assert_same(arrays, {"best:a": np.ones(1)})
+
+
+def test_a_path_that_is_none_is_named():
+    with pytest.raises(TypeError, match=r"^path must"):
+        tfticket.Ticket.load(3)

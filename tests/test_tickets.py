@@ -222,3 +222,12 @@ def test_a_model_that_keras_cannot_write_down_is_described():
         "layers": {"odd": "Odd"},
         "without_config": "NotImplementedError: It is odd.",
     }
+
+
+def test_arguments_of_a_ticket_are_named_in_errors():
+    with pytest.raises(TypeError, match=r"^masks must"):
+        tfticket.Ticket(3, {})
+    with pytest.raises(TypeError, match=r"^weights must"):
+        tfticket.Ticket({}, 3)
+    with pytest.raises(TypeError, match=r"^provenance must"):
+        tfticket.Ticket({}, {}, 3)

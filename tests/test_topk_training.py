@@ -318,3 +318,10 @@ def test_models_are_refused(mlp, data):
     compiled(keeps)
     with pytest.warns(UserWarning, match="No weight is pruned at the end of this fit"):
         fit(keeps, data, tfticket.TopKTraining(0.5, begin_step=100))
+
+
+def test_nothing_is_explored_unless_asked_for():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    (layer,) = tfticket.prune(model, keep_dense=True).layers
+    assert float(layer.exploration) == 0.0
+    assert layer.exploration.name == "exploration"
