@@ -33,9 +33,9 @@ def contents(folder):
     }
 
 
-@pytest.mark.parametrize(
-    ("times", "moments"), [(3, 1), pytest.param(20, 3, marks=pytest.mark.slow)]
-)
+# By luck; test_nothing_lost takes every event.
+@pytest.mark.slow
+@pytest.mark.parametrize(("times", "moments"), [(3, 1), (20, 3)])
 def test_killed_at_random_moments(times, moments, ended, tmp_path):
     found = ended("kill", tmp_path, times, 0)
     assert found["hit"] >= times

@@ -110,6 +110,7 @@ def test_einsum_and_embedding(mode):
     assert out[:, [0, 1, 2, 4]][:, :, [0, 2]].any()
 
 
+@pytest.mark.slow
 def test_int8_is_a_third_at_90_percent_and_exact(tmp_path, quick):
     model, _ = sparse(0.9, (1200, 400, 10), 600)
     for mode in ("int8", "int4"):
