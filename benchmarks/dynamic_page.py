@@ -67,7 +67,8 @@ at 1.2e-3 and cosine decay. {mnist}
 
 ![Accuracy against the operations of the training](dynamic.png)
 
-The picture leaves out the small dense networks, which have hidden layers of 7 and 2, 3 and 1, and 2 and 1 units.
+The picture leaves out the small dense networks, which have hidden layers of 7 and 2, 3
+and 1, and 2 and 1 units.
 
 ## ResNet-8 on CIFAR-10
 
