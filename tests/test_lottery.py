@@ -285,24 +285,24 @@ class TestControls:
             control.weights["hidden/bias"], ticket.weights["hidden/bias"]
         )
 
-    def test_shuffled_in_signs(self, ran, initial):
-        control = self.start(ran, "shuffled_in_signs")
+    def kept_of(self, ran, branch, initial):
+        """Kept weights of the ticket and of a control with its masks, by layer."""
+        control = self.start(ran, branch)
         assert_equal(control.masks, self.start(ran, "ticket").masks)
         for name, mask in control.masks.items():
-            own, drawn = initial[name][mask], control.weights[name][mask]
+            assert (control.weights[name][~mask] == 0).all()
+            yield initial[name][mask], control.weights[name][mask]
+
+    def test_shuffled_in_signs(self, ran, initial):
+        for own, drawn in self.kept_of(ran, "shuffled_in_signs", initial):
             np.testing.assert_array_equal(np.sign(own), np.sign(drawn))
             np.testing.assert_array_equal(np.sort(own), np.sort(drawn))
             assert np.mean(own == drawn) < 0.1
-            assert (control.weights[name][~mask] == 0).all()
 
     def test_sign_noise(self, ran, initial):
-        control = self.start(ran, "sign_noise:0.25")
-        assert_equal(control.masks, self.start(ran, "ticket").masks)
-        for name, mask in control.masks.items():
-            own, drawn = initial[name][mask], control.weights[name][mask]
+        for own, drawn in self.kept_of(ran, "sign_noise:0.25", initial):
             np.testing.assert_array_equal(np.abs(own), np.abs(drawn))
-            assert (own != drawn).sum() == round(0.25 * mask.sum())
-            assert (control.weights[name][~mask] == 0).all()
+            assert (own != drawn).sum() == round(0.25 * own.size)
 
     def test_frozen_at_init(self, ran, initial):
         ticket, control = self.start(ran, "ticket"), self.start(ran, "frozen_at_init")
