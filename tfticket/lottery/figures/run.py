@@ -131,7 +131,7 @@ def rewound_to(config: Mapping[str, Any]) -> int:
     """The step that a run's tickets are rewound to, 0 where they are not.
 
     Args:
-        config: Of the run.
+        config: The run's configuration.
 
     Example:
 

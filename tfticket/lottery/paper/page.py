@@ -86,7 +86,7 @@ def write_page(
     of them again.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         out: The Markdown file to write; pictures go to a folder of its name without
             the suffix.
         overwrite: Whether a page that exists is replaced, its two files, and pictures
@@ -205,7 +205,7 @@ def page(
 
     Args:
         trained: What `tfticket.lottery.figures.trainings.trainings` returns.
-        config: Of the run.
+        config: The run's configuration.
         title: Of the page.
         pictures: Name of a figure to the link of its file.
         not_drawn: Name of a figure to why it is missing.
@@ -261,7 +261,7 @@ def recipe_table(trained: Sequence[Row], config: Mapping[str, Any]) -> str:
 
     Args:
         trained: What `tfticket.lottery.figures.trainings.trainings` returns.
-        config: Of the run.
+        config: The run's configuration.
     """
     values = run_settings(config)
     ended = [row for row in trained if row["moment"] == END]
@@ -327,7 +327,7 @@ def verdicts(trained: Sequence[Row], config: Mapping[str, Any]) -> list[str]:
 
     Args:
         trained: What `tfticket.lottery.figures.trainings.trainings` returns.
-        config: Of the run.
+        config: The run's configuration.
     """
     claims, differences = _judged(trained, config)
     lines = [
