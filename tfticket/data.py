@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "digits"
 NORMALIZATIONS = ("standard", "unit")
+EVALUATION_BATCH = 1000  # images
 # In the package: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
 # Digits", UCI Machine Learning Repository, 1998, doi.org/10.24432/C50P49, CC BY 4.0. It
 # is the part that scikit-learn has, in its order: images of 8x8 values from 0 to 16.
@@ -159,7 +160,7 @@ class Dataset:
         return Augmenter(augment, self.train[0][:batch_size])
 
     def evaluation_pipeline(
-        self, part: str, batch_size: int = 1000
+        self, part: str, batch_size: int = EVALUATION_BATCH
     ) -> "tf.data.Dataset":
         """The validation or test part in order, for `evaluate` and `predict`."""
         parts = {"validation": self.validation, "test": self.test}

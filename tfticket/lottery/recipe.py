@@ -22,7 +22,7 @@ from tfticket.common.augmentation import check_augment
 from tfticket.keras_models.names import Pattern, named_layers
 from tfticket.lottery import optimizers
 from tfticket.lottery.presets import PRESETS
-from tfticket.pruning.evidence import FROM_DATA, FROM_INPUTS
+from tfticket.pruning.evidence import SUMMED, kinds_from_data
 from tfticket.sparsity import criteria
 
 # What `None` stands for depends on other fields.
@@ -194,7 +194,12 @@ class Recipe:
     @property
     def is_calibrated(self) -> bool:
         """Whether its criterion is taken over training images."""
-        return bool({*FROM_DATA, *FROM_INPUTS} & set(criteria.needs(self.criterion)))
+        return bool(kinds_from_data(self.criterion))
+
+    @property
+    def sums_up(self) -> list[str]:
+        """What its criterion sums up over the steps of a training, by kind."""
+        return [kind for kind in SUMMED if kind in criteria.needs(self.criterion)]
 
     def _check_scope(self):
         if self.scope == "sensitivity" and self.criterion != "magnitude":

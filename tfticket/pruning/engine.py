@@ -13,10 +13,9 @@ from tfticket.keras_models.graph import output_layers
 from tfticket.keras_models.names import Pattern, choose, is_graph, student_of
 from tfticket.pruning.channel_units import ChannelUnits, Units
 from tfticket.pruning.evidence import (
-    FROM_DATA,
-    FROM_INPUTS,
     GATHERED,
     gather,
+    kinds_from_data,
     require_data,
     require_repeatable,
 )
@@ -160,7 +159,7 @@ class Pruner:
     def _require_data(self):
         name = criteria.name_of(self.criterion)
         data, loss = self._source["data"], self._source["loss"]
-        for kind in set(self.needs) & {*FROM_DATA, *FROM_INPUTS}:
+        for kind in kinds_from_data(self.criterion):
             require_repeatable(data, f"criterion='{name}'")
             require_data(kind, self.model, data, loss, name)
 

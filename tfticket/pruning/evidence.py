@@ -18,11 +18,26 @@ from tfticket.pruning.blocks import Hessians
 from tfticket.pruning.calibration import batches_of, input_norms, require_seen
 from tfticket.pruning.masks import get_pruned_weights, masked_weights
 from tfticket.pruning.synflow import synaptic_flow
-from tfticket.sparsity.criteria import EVIDENCE
+from tfticket.sparsity import criteria
+from tfticket.sparsity.criteria import EVIDENCE, Criterion
 
 FROM_DATA = ("gradient", "hessian_gradient")
 FROM_INPUTS = ("input_norm", "input_hessian")
 GATHERED = (*FROM_DATA, *FROM_INPUTS, "flow")
+
+
+def kinds_from_data(criterion: str | Criterion) -> set[str]:
+    """The kinds of evidence of a criterion that are gathered from data.
+
+    Args:
+        criterion: A name or function, as for `tfticket.criteria.needs`.
+
+    Example:
+
+    >>> kinds_from_data("snip"), kinds_from_data("magnitude")
+    ({'gradient'}, set())
+    """
+    return {*FROM_DATA, *FROM_INPUTS} & set(criteria.needs(criterion))
 
 
 def gather(
@@ -297,8 +312,10 @@ def as_loss(loss: Any) -> keras.losses.Loss | None:
     return _FunctionLoss(loss)
 
 
+# Kinds of evidence that are summed up over the steps of a training.
+SUMMED = ("change", "recent_change")
 # Kinds of evidence that only a training gives.
-FOLLOWED = ("initial", "change", "recent_change")
+FOLLOWED = ("initial", *SUMMED)
 
 
 class Following:

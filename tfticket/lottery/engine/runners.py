@@ -191,12 +191,9 @@ def run_vmap(
     together = functools.cache(Together)
     every: Any = setting.recipe.evaluate_every
 
-    def run(chain):
-        def tell(result, _):
-            waiting.done(result.part)
-            on_part(result, True)
-
-        worker.run(chain, tell)
+    def done(result, _=True):
+        waiting.done(result.part)
+        on_part(result, True)
 
     while ready := list(iter(waiting.take, None)):
         groups: dict[tuple, list] = {}
@@ -204,22 +201,22 @@ def run_vmap(
             (part,) = chain.parts
             job = worker.job(part)
             if job.callbacks or job.begin % every:
-                run(chain)
+                worker.run(chain, done)
             else:
                 key = job.trainer, job.begin
-                groups.setdefault(key, []).append((chain, part, job))
+                groups.setdefault(key, []).append((part, job))
         for (trainer, begin), group in groups.items():
             watch = Stopwatch()
             with watch.training():
                 found = together(trainer).train(
-                    [(job.start.ticket, job.start.optimizer) for _, _, job in group],
-                    [worker.order(part, begin) for _, part, _ in group],
+                    [(job.start.ticket, job.start.optimizer) for _, job in group],
+                    [worker.order(part, begin) for part, _ in group],
                     begin,
                 )
             shares = {k: x / len(group) for k, x in watch.seconds.items()}
-            for (chain, part, job), trained in zip(group, found, strict=True):
-                worker.finish(part, job, trained, shares.copy)
-                run(chain)  # measures that are missing
+            for (part, job), trained in zip(group, found, strict=True):
+                result = worker.finish(part, job, trained, shares.copy)
+                done(worker.measured(result))
 
 
 RUNNERS: dict[str, Callable[..., None]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfticket.data import EVALUATION_BATCH
 from tfticket.lottery.engine.network import METRICS
 from tfticket.lottery.engine.trainer import Order, Trained, Trainer
 from tfticket.lottery.recipe import Recipe
@@ -14,11 +15,6 @@ from tfticket.pruning.evidence import Following
 from tfticket.pruning.masks import get_masks
 from tfticket.sparsity import criteria
 from tfticket.tickets.ticket import Ticket
-
-# Images of a batch of the validation, as of `Dataset.evaluation_pipeline`.
-_BATCH = 1000
-# Criteria that take these have to see every step.
-_FOLLOWED = {"change", "recent_change"}
 
 
 def check(recipe: Recipe, strategy: str = "none", callbacks: Any = ()) -> None:
@@ -55,9 +51,9 @@ def check(recipe: Recipe, strategy: str = "none", callbacks: Any = ()) -> None:
             f"augment={recipe.augment!r} changes them on the host. Train them one by "
             "one."
         )
-    if followed := sorted(_FOLLOWED & set(criteria.needs(recipe.criterion))):
+    if summed := recipe.sums_up:
         raise ValueError(
-            f"Criterion '{recipe.criterion}' follows the {followed[0]} of every step, "
+            f"Criterion '{recipe.criterion}' follows the {summed[0]} of every step, "
             "which trainings in one program don't show. Train them one by one."
         )
 
@@ -110,16 +106,14 @@ class Together:
         states, evidence = [], []
         for (ticket, optimizer), order in zip(starts, orders, strict=True):
             self._trainer.put(ticket, order.seed, optimizer)
-            states.append([[np.array(x) for x in group] for group in self._variables()])
+            groups = variables_of(self._trainer.model)
+            states.append([[np.array(x) for x in group] for group in groups])
             following = Following(self._trainer.model, needs, decay=0.99)
             evidence.append(following.evidence())
         state = jax.tree.map(lambda *values: np.stack(values), *states)
         numbers = np.stack([self._numbers(order, begin) for order in orders])
         found = self._program(state, numbers, self._train, self._validation)
         return Results(self._trainer, begin, evidence, *jax.tree.map(np.asarray, found))
-
-    def _variables(self):
-        return variables_of(self._trainer.model)
 
     def _numbers(self, order, begin):
         """The images of each step: (evaluations, steps, batch)."""
@@ -177,7 +171,7 @@ class Together:
             return measured, logs
 
         count = len(images[1])
-        size = min(_BATCH, count)
+        size = min(EVALUATION_BATCH, count)
         whole = count - count % size
         batches = tuple(x[:whole].reshape(-1, size, *x.shape[1:]) for x in images)
         measured = jax.tree.map(jnp.zeros_like, measured)
@@ -193,7 +187,7 @@ class Results:
     Args:
         trainer: The trainer.
         begin: The iteration that they began at.
-        evidence: Of each training.
+        evidence: The evidence that each training gives the criterion.
         state: Variables at the end, each with an axis for the trainings.
         best: Trainable and other variables at the minimum validation loss.
         metrics: Name to an array of (trainings, evaluations).

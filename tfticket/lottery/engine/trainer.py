@@ -18,7 +18,7 @@ from tfticket.lottery.engine.checkpoint import Checkpoint
 from tfticket.lottery.engine.network import Network, made_alike
 from tfticket.lottery.recipe import Recipe
 from tfticket.pruning.engine import Pruner
-from tfticket.pruning.evidence import FROM_DATA, FROM_INPUTS, Following
+from tfticket.pruning.evidence import Following, kinds_from_data
 from tfticket.pruning.masks import get_masks, set_masks
 from tfticket.pruning.prune_model import prune
 from tfticket.pruning.thresholds import masks_by_sensitivity
@@ -238,12 +238,13 @@ class Trainer(Network):
     def pruner(self, seed: int, criterion: str | None = None) -> Pruner:
         """A pruner of the model as it now is, with the recipe's scope."""
         criterion = criterion or self.recipe.criterion
-        asks = set(criteria.needs(criterion)) & {*FROM_DATA, *FROM_INPUTS}
         return Pruner(
             self.model,
             criterion,
             "layerwise" if self.recipe.scope == "layerwise" else "global",
-            data=self.calibration_data(seed, self.recipe.calibration) if asks else None,
+            data=self.calibration_data(seed, self.recipe.calibration)
+            if kinds_from_data(criterion)
+            else None,
             seed=seed,
         )
 

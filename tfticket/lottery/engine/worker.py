@@ -32,7 +32,6 @@ from tfticket.lottery.measures.stability import barrier
 from tfticket.lottery.measures.widths import width_with
 from tfticket.lottery.results import Part, PartResult
 from tfticket.pruning.masks import get_masks
-from tfticket.sparsity import criteria
 from tfticket.tickets.ticket import Ticket, zero_masked
 
 # Compiled networks kept beside the experiment's own; `small_dense` has one a round.
@@ -130,9 +129,12 @@ class Worker:
         fresh = result is None
         if result is None:
             result = self._train(part)
-        if missing := self._attacks_missing(result):
-            result = self._attack(result, missing)
-        return result, fresh
+        return self.measured(result), fresh
+
+    def measured(self, result: PartResult) -> PartResult:
+        """The result with the measures that it lacks."""
+        missing = self._attacks_missing(result)
+        return self._attack(result, missing) if missing else result
 
     def check(self) -> Trainer:
         """Loads data, builds the network and tries the rates, before any training.
@@ -244,9 +246,8 @@ class Worker:
         return Checkpoint(
             self._folder.folder(part) / CHECKPOINT,
             f"{name['run']}/{name['part']}/{_fingerprint(job.start.ticket)}{clock}",
-            None
-            if self._is_followed(job.trainer)
-            else self._setting.checkpoint_seconds,
+            # What a criterion has summed up is in no checkpoint.
+            None if job.trainer.recipe.sums_up else self._setting.checkpoint_seconds,
         )
 
     def _tell(self, part, steps, done):
@@ -386,11 +387,6 @@ class Worker:
             return trainer.prefix(dense, self.order(Part(seed)), steps)
 
         return prefix
-
-    def _is_followed(self, trainer):
-        # What such criteria have summed up is in no checkpoint.
-        needs = criteria.needs(trainer.recipe.criterion)
-        return bool({"change", "recent_change"} & set(needs))
 
     def _pruned(self, part, job, trained):
         tickets, measured = {}, {}
