@@ -16,9 +16,10 @@ from fixtures.backends import BACKEND
 
 import tfticket
 from tfticket import data, lottery
+from tfticket.common.checksums import derived_seed
 from tfticket.lottery.engine.chains import Setting
 from tfticket.lottery.engine.run_folder import NEXT, TRAINED, LotteryFolder
-from tfticket.lottery.engine.trainer import Trainer, dataset_of
+from tfticket.lottery.engine.trainer import Order, Trainer, dataset_of
 from tfticket.lottery.engine.worker import Worker
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "fixtures"))
@@ -341,6 +342,30 @@ class TestControls:
         asked.run(tmp_path)
         for control, masks in zip(controls, first, strict=True):
             assert_equal(lottery.read_ticket(folder, control).masks, masks)
+
+    def test_dropout_of_the_recipe(self, tmp_path):
+        recipe = lottery.Recipe(iterations=20, width=0.1, dropout=0.5)
+        asked = lottery.LotteryExperiment(recipe, rounds=1, branches=["small_dense"])
+        dense, ticket, small = asked.run(tmp_path)
+        with_dropout = Trainer(
+            recipe,
+            data.load("digits"),
+            lambda *shape: tfticket.models.build("lenet_300_100", *shape, 0.1, 0.5),
+        )
+        initial = with_dropout.initial_weights(0)
+        start = lottery.read_ticket(tmp_path / asked.name, dense.part)
+        np.testing.assert_equal(start.weights, initial)
+        order = Order(derived_seed(0, "order", "ticket", 0, 0))
+        trained = with_dropout.train_ticket(start, order)
+        kept = lottery.read_metrics(tmp_path / asked.name, dense.part)
+        assert kept["loss"] == pytest.approx(trained.metrics["loss"])
+        assert abs(small.parameters - ticket.parameters) < 0.1 * ticket.parameters
+        with pytest.raises(ValueError, match=r"keras\.layers\.Dropout"):
+            dataclasses.replace(asked, build=lambda shape, classes: None)
+        none = dataclasses.replace(recipe, model="resnet_8")
+        with pytest.raises(ValueError, match="hidden fully connected"):
+            lottery.LotteryExperiment(none, rounds=1).run(tmp_path / "none")
+        assert not list((tmp_path / "none").rglob("seed_*"))
 
     def test_late_rewinding(self, ran):
         start = self.start(ran, "late_rewind:20")

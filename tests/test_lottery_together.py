@@ -84,6 +84,21 @@ def test_an_optimizer_and_batch_norm_go_on(trainer):
         np.testing.assert_allclose(mine.optimizer[name], value, atol=1e-2, err_msg=name)
 
 
+@needs_jax
+def test_dropout_drops_what_it_drops_alone():
+    def build(shape, classes):
+        return models.build("lenet_300_100", shape, classes, 0.2, dropout=0.5)
+
+    trainer = Trainer(RECIPE, data.load("digits"), build)
+    starts = list(tickets(trainer, range(2)))
+    orders = [Order(10), Order(11)]
+    found = Together(trainer).train([(start, None) for start in starts], orders)
+    for start, order, mine in zip(starts, orders, found, strict=True):
+        alone = trainer.train_ticket(start, order)
+        for name, weight in alone.weights.items():
+            np.testing.assert_allclose(mine.weights[name], weight, atol=1e-4)
+
+
 def test_what_cannot_be_trained_together_is_refused(monkeypatch):
     if BACKEND != "jax":
         with pytest.raises(ValueError, match=r"need Keras on JAX.*KERAS_BACKEND=jax"):

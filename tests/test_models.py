@@ -109,3 +109,17 @@ def test_width_scales_every_hidden_layer():
     assert sizes == [32, 32, 128, 128, 10]
     with pytest.raises(ValueError, match="width=0"):
         models.build("conv_2", CIFAR, 10, width=0)
+
+
+def test_dropout_follows_every_hidden_fully_connected_layer():
+    names = [x.name for x in models.build("conv_2", CIFAR, 10, dropout=0.5).layers]
+    assert names[-5:] == ["fc1", "dropout1", "fc2", "dropout2", "fc3"]
+    dense = models.build("lenet_300_100", MNIST, 10)
+    model = models.build("lenet_300_100", MNIST, 10, dropout=0.25)
+    assert [x.rate for x in model.layers if hasattr(x, "rate")] == [0.25, 0.25]
+    model.set_weights(dense.get_weights())
+    x = np.random.default_rng(0).random((4, *MNIST), np.float32)
+    np.testing.assert_array_equal(model(x), dense(x))
+    assert not np.allclose(model(x, training=True), dense(x))
+    with pytest.raises(ValueError, match=r"conv_8\. Received: dropout=0\.5, name='re"):
+        models.build("resnet_20", CIFAR, 10, dropout=0.5)

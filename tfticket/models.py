@@ -1,6 +1,7 @@
 """The papers' networks, built for the shape of the images, and how to compile them."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import keras
@@ -17,7 +18,10 @@ from tfticket.common.arguments import (
 
 
 def lenet_300_100(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """LeNet-300-100, fully connected, 266,200 weights on MNIST.
 
@@ -28,20 +32,25 @@ def lenet_300_100(
         image_shape: (height, width, channels).
         classes: Number of outputs, which are logits.
         width: Factor on the number of hidden units.
+        dropout: Fraction of the units of each hidden layer that a training step drops.
     """
     image_shape, classes, width = _checked(image_shape, classes, width)
+    hidden = _wide([300, 100], width)
     return keras.Sequential(
         [
             keras.Input(image_shape, name="image"),
             layers.Flatten(name="flatten"),
-            *_classifier(_wide([300, 100], width), classes),
+            *_classifier(hidden, classes, dropout=dropout),
         ],
         name="lenet_300_100",
     )
 
 
 def lenet_5(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """LeNet-5 as Han et al. prune it (arXiv 1506.02626), 431K parameters on MNIST.
 
@@ -72,38 +81,50 @@ def lenet_5(
             conv(filters[1], "conv2"),
             layers.MaxPooling2D(name="pool2"),
             layers.Flatten(name="flatten"),
-            *_classifier(filters[2:], classes, initializer),
+            *_classifier(filters[2:], classes, initializer, dropout),
         ],
         name="lenet_5",
     )
 
 
 def conv_2(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Conv-2 of the lottery ticket paper: 64, 64, pool; 256, 256, classes."""
-    return _conv("conv_2", [64], image_shape, classes, width)
+    return _conv("conv_2", [64], image_shape, classes, width, dropout)
 
 
 def conv_4(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Conv-4 of the lottery ticket paper: Conv-2 and 128, 128, pool."""
-    return _conv("conv_4", [64, 128], image_shape, classes, width)
+    return _conv("conv_4", [64, 128], image_shape, classes, width, dropout)
 
 
 def conv_6(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Conv-6 of the lottery ticket paper: Conv-4 and 256, 256, pool."""
-    return _conv("conv_6", [64, 128, 256], image_shape, classes, width)
+    return _conv("conv_6", [64, 128, 256], image_shape, classes, width, dropout)
 
 
 def conv_8(
-    image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Conv-8 of the edge-popup paper (1911.13299): Conv-6 and 512, 512, pool."""
-    return _conv("conv_8", [64, 128, 256, 512], image_shape, classes, width)
+    return _conv("conv_8", [64, 128, 256, 512], image_shape, classes, width, dropout)
 
 
 def resnet_8(
@@ -195,7 +216,11 @@ _WIDEST, _MOST_CLASSES = 1000, 10**6
 
 
 def build(
-    name: str, image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Builds the network of that name.
 
@@ -204,14 +229,26 @@ def build(
         image_shape: (height, width, channels).
         classes: Number of outputs, which are logits.
         width: Factor on the number of units and filters of every hidden layer.
+        dropout: Fraction of the units of every hidden fully connected layer that a
+            training step drops, in [0, 1).
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If there is none of that name; says which exist. If `width` is
-            not above 0, or the images are too small.
+            not above 0, the images are too small, or there is `dropout` and no hidden
+            layer is fully connected.
     """
     check_choice("name", name, sorted(MODELS))
-    return MODELS[name](image_shape, classes, width)
+    dropout = check_number("dropout", dropout, 0, below=1)
+    if not dropout:
+        return MODELS[name](image_shape, classes, width)
+    if "dropout" not in signature(MODELS[name]).parameters:
+        takes = [k for k, f in MODELS.items() if "dropout" in signature(f).parameters]
+        raise ValueError(
+            "dropout is for networks with hidden fully connected layers, "
+            f"{', '.join(takes)}. Received: dropout={dropout}, name={name!r}"
+        )
+    return MODELS[name](image_shape, classes, width, dropout)
 
 
 def compile_settings(
@@ -279,7 +316,7 @@ def _wide(units, width):
     return [max(1, round(n * width)) for n in units]
 
 
-def _conv(name, blocks, image_shape, classes, width):
+def _conv(name, blocks, image_shape, classes, width, dropout):
     image_shape, classes, width = _checked(image_shape, classes, width)
     _check_poolings(name, len(blocks), image_shape)
     stack = []
@@ -301,7 +338,7 @@ def _conv(name, blocks, image_shape, classes, width):
             keras.Input(image_shape, name="image"),
             *stack,
             layers.Flatten(name="flatten"),
-            *_classifier(_wide([256, 256], width), classes),
+            *_classifier(_wide([256, 256], width), classes, dropout=dropout),
         ],
         name=name,
     )
@@ -380,14 +417,21 @@ def _vgg(name, depths, image_shape, classes, width):
     )
 
 
-def _classifier(hidden, classes, initializer="glorot_normal"):
-    widths = [*hidden, classes]
-    return [
-        layers.Dense(
-            width,
-            activation="relu" if i < len(widths) else None,
-            kernel_initializer=initializer,
-            name=f"fc{i}",
+def _classifier(hidden, classes, initializer="glorot_normal", dropout=0.0):
+    dropout = check_number("dropout", dropout, 0, below=1)
+    stack = []
+    for i, units in enumerate(hidden, 1):
+        stack.append(
+            layers.Dense(
+                units,
+                activation="relu",
+                kernel_initializer=initializer,
+                name=f"fc{i}",
+            )
         )
-        for i, width in enumerate(widths, 1)
-    ]
+        if dropout:
+            stack.append(layers.Dropout(dropout, name=f"dropout{i}"))
+    logits = layers.Dense(
+        classes, kernel_initializer=initializer, name=f"fc{len(hidden) + 1}"
+    )
+    return [*stack, logits]

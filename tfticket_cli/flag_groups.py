@@ -144,6 +144,11 @@ def recipe(values: flags.FlagValues, iterations: int | None, more: str) -> None:
         iterations: Its default.
         more: What `--evaluate_every` says of its default besides.
     """
+    about = (
+        "Fraction of the units of every hidden fully connected layer that a training "
+        "step drops."
+    )
+    define(values, "float", "dropout", 0.0, about, 0, below=1)
     about = "The optimizer."
     choice(values, "optimizer", "adam", ("adam", "sgd"), about)
     about = "Learning rate. Default: the paper's for the model with Adam, 0.1 with SGD."

@@ -11,10 +11,11 @@ from tfticket_cli import flag_groups
 
 # Flags of what a preset decides whole, whether its line names them or not.
 _OF_A_PRESET = (
-    *("dataset", "model", "width", "batch_size", "augment", "optimizer"),
+    *("dataset", "model", "width", "dropout", "batch_size", "augment", "optimizer"),
     *("learning_rate", "weight_decay", "l2", "momentum", "nesterov", "schedule"),
     *("warmup", "drops", "iterations", "rate", "output_rate", "conv_rate", "rates"),
     *("exclude", "scope", "criterion", "rewind_to", "rewind_clock", "retrain_factor"),
+    *("normalize", "train_size", "label_noise", "data_seed"),
 )
 
 

@@ -109,6 +109,12 @@ class LotteryExperiment:
             check_instance("dataset", self.dataset, Dataset, "a tfticket.data.Dataset")
             self._check_own_data()
         optional(check_function, "build", self.build, "image shape", "classes")
+        if self.build is not None and self.recipe.dropout:
+            raise ValueError(
+                "dropout is for networks of tfticket.models, and build is given. Let "
+                "it make keras.layers.Dropout. "
+                f"Received: dropout={self.recipe.dropout}"
+            )
         for attack in self.attacks:
             parse_attack(attack)
         self._check_branches()

@@ -98,6 +98,8 @@ class Recipe:
             of one of their own; not `stability`, which is about another order.
         calibration: Training images per class that a criterion takes gradients or
             inputs over, drawn by the replicate's seed.
+        dropout: Fraction of the units of every hidden fully connected layer that a
+            training step drops, in [0, 1).
 
     With `scope="global"` one cut goes through all weights, so that a rate of their own
     can only be 0: these stay dense.
@@ -144,6 +146,7 @@ class Recipe:
     data_seed: int = 0
     same_order: bool = False
     calibration: int = 10
+    dropout: float = 0.0
 
     def __post_init__(self):
         check_instance("dataset", self.dataset, str, "the name of a data set")
@@ -159,6 +162,7 @@ class Recipe:
             drops=tuple(check_integer("drops", step, 1) for step in self.drops),
             augment=check_augment("augment", self.augment),
             width=check_number("width", self.width, above=0),
+            dropout=check_number("dropout", self.dropout, 0, below=1),
             retrain_factor=check_number("retrain_factor", self.retrain_factor, above=0),
             weight_decay=check_number("weight_decay", self.weight_decay, 0),
             rate=check_rate("rate", self.rate),
