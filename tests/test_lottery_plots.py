@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -13,12 +14,21 @@ import sys
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
 import tfticket
 from tfticket.lottery import Part, PartResult
 from tfticket.lottery.engine.run_folder import LotteryFolder, read_results
-from tfticket.lottery.figures import csv_rows, mask_image, plots, tables, trainings
-from tfticket.lottery.figures.run import plot_run
+from tfticket.lottery.figures import (
+    captions,
+    comparison,
+    csv_rows,
+    mask_image,
+    plots,
+    tables,
+    trainings,
+)
+from tfticket.lottery.figures.run import FIGURES, plot_run
 from tfticket.lottery.measures.movement import movement
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.paper import page
@@ -28,7 +38,9 @@ from tfticket_cli import main, plot
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
-def made_run(path, seeds=(0, 1), rounds=16, units=6, size=8, extras=True):
+def made_run(
+    path, seeds=(0, 1), rounds=16, units=6, size=8, extras=True, identity=None
+):
     """Writes what an experiment would: results shaped like those of the paper."""
     keras.utils.set_random_seed(0)
     model = tfticket.prune(
@@ -44,8 +56,9 @@ def made_run(path, seeds=(0, 1), rounds=16, units=6, size=8, extras=True):
     full = tfticket.Ticket.from_model(model)
     folder = LotteryFolder(path)
     recipe = {"dataset": "mnist", "model": "lenet_300_100", "iterations": 5000}
+    recipe["width"] = 1.0  # as by default, so that no identity has it
     about = {"recipe": recipe, "seeds": list(seeds)}
-    with folder.opened({"identity": "x"}, about):
+    with folder.opened({"identity": identity or {}}, about):
         pass
     random = np.random.default_rng(0)
     branches = ["ticket", "reinit", "noise:0.5", "stability"] if extras else ["ticket"]
@@ -403,6 +416,124 @@ def test_figures_for_papers(bare, tmp_path):
         with pytest.raises(ValueError, match=r"formats must be .*'png', 'svg', 'pdf'"):
             plot_run(bare, out, formats=wrong)
     assert tuple(pictures.FORMATS) == plot._FORMATS
+
+
+def test_every_figure_has_its_caption(run, drawn):
+    text = (run / "plots" / "captions.md").read_text()
+    assert re.findall(r"^\*\*(\w+)\*\*: ", text, re.M) == list(drawn.written)
+    (first,) = [line for line in text.splitlines() if line.startswith("**accuracy")]
+    assert first.endswith(
+        "Points: the mean over 2 seeds. Bars: from the lowest to the highest training."
+    )
+    assert set(captions._CAPTIONS) == {*FIGURES, "comparison"}
+
+
+def test_bars_are_intervals_of_three_seeds(tmp_path):
+    path = made_run(tmp_path / "run", seeds=(0, 1, 2), rounds=2, extras=False)
+    rows = tables.rows(read_results(path))
+    values = [
+        r.test["accuracy"] for r in read_results(path) if r.part == Part(r.part.seed)
+    ]
+    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees
+    _, _, (bars,) = plots.accuracy(rows).axes[1].containers[0]
+    low, high = bars.get_segments()[0][:, 1]
+    assert high - low == pytest.approx(200 * half, rel=1e-5)
+    assert captions.caption("accuracy", rows).endswith("the mean by Student's t.")
+    assert captions.caption("accuracy", [{"seeds": 1}]).endswith(" One seed.")
+    assert "over 1 to 3 seeds" in captions.caption(
+        "accuracy", [*rows, {**rows[0], "seeds": 1}]
+    )
+
+
+class TestComparison:
+    @pytest.fixture(scope="class")
+    def widths(self, tmp_path_factory):
+        path = tmp_path_factory.mktemp("runs")
+        return [
+            made_run(
+                path / f"run_{units}",
+                seeds=(0, 1),
+                rounds=2,
+                units=units,
+                extras=units == 6,
+                identity={} if units == 6 else {"width": units / 6},
+            )
+            for units in (6, 12)
+        ]
+
+    def test_one_table_and_one_figure(self, widths, tmp_path):
+        rows = tfticket.lottery.compare_runs(
+            widths, tmp_path, x="parameters", formats=["png", "pdf"]
+        )
+        assert {row["run"] for row in rows} == {"width=1.0", "width=2.0"}
+        for label, folder in zip(("width=1.0", "width=2.0"), widths, strict=True):
+            mine = [{k: v for k, v in r.items() if k != "run"} for r in rows]
+            mine = [r for r, row in zip(mine, rows, strict=True) if row["run"] == label]
+            assert mine == tables.rows(read_results(folder))
+        with open(tmp_path / "comparison.csv", newline="") as file:
+            assert len(list(csv.DictReader(file))) == len(rows)
+        assert (tmp_path / "comparison.png").exists()
+        assert (tmp_path / "comparison.pdf").exists()
+        assert "2 seeds" in (tmp_path / "captions.md").read_text()
+        console = Console(file=io.StringIO(), width=120)
+        console.print(tables.as_rich(rows))
+        assert "width=2.0" in console.file.getvalue()
+
+    def test_lines(self, widths):
+        rows = comparison.compared_rows({"small": widths[0], "large": widths[1]})
+        figure = plots.comparison(rows, x="parameters")
+        axes = figure.axes[0]
+        assert labels(axes) == [
+            *("small, winning ticket", "small, noise 0.5", "small, re-initialised"),
+            *("small, stability", "large, winning ticket"),
+        ]
+        small, large = axes.containers[0], axes.containers[-1]
+        counts = [r["parameters"] for r in rows if r["run"] == "large"]
+        assert list(large[0].get_xdata()) == counts
+        assert small[0].get_color() != large[0].get_color()
+        assert small[0].get_linestyle() == large[0].get_linestyle() == "-"
+        assert axes.containers[1][0].get_linestyle() == "--"
+        assert len(axes.get_xticks()) >= 3
+        assert axes.xaxis_inverted()
+        tickets = [row for row in rows if row["branch"] == "ticket"]
+        assert labels(plots.comparison(tickets).axes[0]) == ["small", "large"]
+
+    def test_what_cannot_be_compared_is_refused(self, widths, bare, tmp_path):
+        def refused(match, runs, error=ValueError, **more):
+            with pytest.raises(error, match=match):
+                tfticket.lottery.compare_runs(runs, tmp_path / "out", **more)
+            assert not (tmp_path / "out").exists()
+
+        refused("two folders or more", widths[:1])
+        refused("two folders or more", {})
+        refused("nothing tells them apart", [widths[0], bare])
+        refused("runs must be a list of folders", str(widths[0]), TypeError)
+        refused("runs must be", {1: widths[0], "b": bare}, TypeError)
+        refused("not the folder of a run", {"a": widths[0], "b": tmp_path})
+        refused("x must be one of", widths, x="weights")
+        refused("formats must be one or more", widths, formats=["gif"])
+        with LotteryFolder(tmp_path / "run").opened({"identity": {}}):
+            pass
+        refused("no finished training yet", [widths[1], tmp_path / "run"])
+        labels_ = {"a": widths[0], "b": bare}
+        assert tfticket.lottery.compare_runs(labels_, tmp_path / "out")
+
+    def test_the_command(self, widths, bare, tmp_path, capfd):
+        assert comparison.AXES == plot._AXES
+        runs = f"--run_dir={widths[0]},{widths[1]}"
+        for flags, told in (
+            ([runs], "--out_dir"),
+            ([runs, f"--out_dir={tmp_path}", "--rounds=1"], "--rounds is for one run"),
+            ([f"--run_dir={bare}", "--x=parameters"], "--x is for several runs"),
+        ):
+            assert main.run(plot, flags, "tfticket plot") == 2
+            assert told in capfd.readouterr().err
+        assert not list(tmp_path.iterdir())
+        flags = [runs, f"--out_dir={tmp_path}", "--x=parameters", "--json"]
+        assert main.run(plot, flags, "tfticket plot") == 0
+        result = json.loads(capfd.readouterr().out)
+        assert result["files"] == {"comparison": str(tmp_path / "comparison.png")}
+        assert len(result["rows"]) == (3 + 3 * 2) + 3
 
 
 def test_a_folder_that_is_no_run_or_has_nothing_is_refused(tmp_path):

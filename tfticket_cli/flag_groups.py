@@ -390,19 +390,26 @@ def out_dir(values: flags.FlagValues, default: str, about: str) -> None:
     define(values, "bool", "overwrite", False, about)
 
 
-def run_dir(values: flags.FlagValues) -> None:
-    """The finished or running experiment that a command reads."""
-    define(values, "string", "run_dir", None, "Folder of the run. Required.")
+def run_dir(values: flags.FlagValues, several: bool = False) -> None:
+    """The finished or running experiment that a command reads, or several of them."""
+    about = (
+        "Folder of the run, or folders of several" if several else "Folder of the run"
+    )
+    define(
+        values, "list" if several else "string", "run_dir", None, f"{about}. Required."
+    )
     flags.mark_flag_as_required("run_dir", flag_values=values)
 
 
 def check_run_dir(values: flags.FlagValues) -> None:
-    """Raises a FileNotFoundError if the run's folder is not there, or of no run."""
-    if not pathlib.Path(values.run_dir, "config.json").is_file():
-        raise FileNotFoundError(
-            f"--run_dir={values.run_dir} is not the folder of a run: it has no "
-            "config.json. `tfticket lottery` prints the folder that it makes."
-        )
+    """Raises a FileNotFoundError if a run's folder is not there, or of no run."""
+    given = values.run_dir
+    for folder in given if isinstance(given, list) else [given]:
+        if not pathlib.Path(folder, "config.json").is_file():
+            raise FileNotFoundError(
+                f"--run_dir={folder} is not the folder of a run: it has no "
+                "config.json. `tfticket lottery` prints the folder that it makes."
+            )
 
 
 def steps(flag: str, texts: list[str], least: int = 1) -> list[int]:

@@ -37,6 +37,7 @@ from tfticket.tickets.controls import (
 )
 
 if TYPE_CHECKING:
+    from tfticket.lottery.figures.comparison import compare_runs
     from tfticket.lottery.figures.popup import popup_plot, popup_rows, popup_table
     from tfticket.lottery.figures.progress import PartProgress, part_line
     from tfticket.lottery.figures.run import Plots, plot_run
@@ -62,6 +63,7 @@ __all__ = [
     "attacked_accuracy",
     "attacked_images",
     "barrier",
+    "compare_runs",
     "find_ticket",
     "flipped_signs",
     "interpolate",
@@ -94,6 +96,7 @@ if not TYPE_CHECKING:  # or a checker would take any name for one of these
         "paper",
         PartProgress="tfticket.lottery.figures.progress",
         Plots="tfticket.lottery.figures.run",
+        compare_runs="tfticket.lottery.figures.comparison",
         part_line="tfticket.lottery.figures.progress",
         plot_run="tfticket.lottery.figures.run",
         popup_plot="tfticket.lottery.figures.popup",

@@ -149,6 +149,22 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     axes.grid(alpha=0.3)
 
 
+def count_axis(axes: Axes) -> None:
+    """Makes the x axis one of the number of weights left: log, falling to the right.
+
+    Args:
+        axes: Its lines are there, with x values above 0.
+    """
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*sorted(axes.get_xlim()))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    if not axes.xaxis_inverted():
+        axes.invert_xaxis()
+    axes.set_xlabel("Weights remaining")
+    axes.grid(alpha=0.3)
+
+
 def legend_below(figure: Figure, axes: Axes, columns: int = 8) -> None:
     """The legend of one of the panels, below all of them, where no data is."""
     handles, labels = axes.get_legend_handles_labels()

@@ -10,6 +10,8 @@ from tfticket.common.on_demand import on_demand
 if not TYPE_CHECKING:  # or a checker would take any name for a module
     __getattr__ = on_demand(
         __name__,
+        "captions",
+        "comparison",
         "csv_rows",
         "mask_image",
         "plots",

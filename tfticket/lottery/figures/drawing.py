@@ -36,26 +36,33 @@ def density_name(density: float) -> str:
 
 
 def error_line(
-    axes: Axes, rows: Sequence[Row], name: str, factor: float = 1.0, **style: Any
+    axes: Axes,
+    rows: Sequence[Row],
+    name: str,
+    factor: float = 1.0,
+    ends: tuple[str, str] = ("lowest", "highest"),
+    x: str = "density",
+    **style: Any,
 ) -> None:
-    """Draws the mean of a measure against density, with bars from lowest to highest.
+    """Draws the mean of a measure against density, with error bars.
 
     Args:
         axes: What to draw on.
-        rows: With `density`, and the measure with its `_lowest` and `_highest`. Rows
-            without it are left out.
+        rows: With `density`, and the measure with the ends of its bars, `NAME_lowest`
+            for example. Rows without it are left out.
         name: Key of the measure.
         factor: What values are multiplied by, 100 for percent.
+        ends: Where bars begin and end.
+        x: "density", which is drawn in percent, or the key of another column.
         **style: For `Axes.errorbar`.
     """
     rows = [row for row in rows if row[name] is not None]
     means = [factor * row[name] for row in rows]
-    below = [m - factor * r[f"{name}_lowest"] for m, r in zip(means, rows, strict=True)]
-    above = [
-        factor * r[f"{name}_highest"] - m for m, r in zip(means, rows, strict=True)
-    ]
+    low, high = ([factor * row[f"{name}_{end}"] for row in rows] for end in ends)
+    below = [mean - end for mean, end in zip(means, low, strict=True)]
+    above = [end - mean for mean, end in zip(means, high, strict=True)]
     axes.errorbar(
-        [100 * row["density"] for row in rows],
+        [100 * row[x] if x == "density" else row[x] for row in rows],
         means,
         # A mean of equal values can differ from them in its last bit.
         [[max(0.0, value) for value in side] for side in (below, above)],

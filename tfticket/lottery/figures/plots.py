@@ -7,11 +7,12 @@ that a phone can show them.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from tfticket.lottery.figures.captions import bar_ends
 from tfticket.lottery.figures.drawing import (
     branch_name,
     branches,
@@ -26,6 +27,7 @@ from tfticket.tickets.pictures import (
     COLORS,
     DENSE,
     branch_style,
+    count_axis,
     density_axis,
     legend_below,
     log_ticks,
@@ -37,6 +39,7 @@ _PANELS = (
     ("Test accuracy at the end of training, %", "test_accuracy", 100.0),
     ("Early-stop iteration", "early_stop_iteration", 1.0),
 )
+_LINES = ("-", "--", ":", "-.")
 _GROUPS = {"survive": COLORS[0], "pruned": COLORS[1]}
 
 
@@ -45,8 +48,9 @@ def accuracy(
 ) -> Figure:
     """Accuracy and early-stop iteration against density (1803.03635, figure 4).
 
-    One line per branch, bars from the lowest to the highest replicate, the dense
-    network as a dashed line.
+    One line per branch, the dense network as a dashed line. Bars are 95 % intervals of
+    the mean if there are three seeds or more, and otherwise go from the lowest to the
+    highest replicate.
 
     Args:
         rows: What `tfticket.lottery.figures.tables.rows` returns.
@@ -54,30 +58,75 @@ def accuracy(
         title: Title of the figure.
     """
     dense = dense_row(rows)
+    lines = {
+        branch_name(branch): (
+            [row for row in rows if row["branch"] == branch],
+            branch_style(number),
+        )
+        for number, branch in enumerate(branches(rows))
+    }
+    figure, panels = _accuracies(lines, [dense] if dense else [], title)
+    for axes, (_, name, factor) in zip(panels, _PANELS, strict=True):
+        if dense is not None and dense[name] is not None:
+            axes.axhline(factor * dense[name], label="dense", **DENSE)
+    legend_below(figure, panels[0], columns=3)
+    return save(figure, path)
+
+
+def comparison(
+    rows: Sequence[Row],
+    path: str | os.PathLike | None = None,
+    title: str = "",
+    x: str = "density",
+) -> Figure:
+    """The same of several runs: one colour per run, one kind of line per branch.
+
+    Args:
+        rows: What `tfticket.lottery.figures.comparison.compared_rows` returns.
+        path: The file to write.
+        title: Title of the figure.
+        x: "density", or "parameters" for the number of weights left, which networks
+            of different sizes are compared at.
+    """
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    several = len(branches(rows)) > 1
+    lines = {}
+    for number, run in enumerate(runs):
+        for kind, branch in zip(cycle(_LINES), branches(rows), strict=False):
+            group = [r for r in rows if (r["run"], r["branch"]) == (run, branch)]
+            name = f"{run}, {branch_name(branch)}" if several else run
+            if group:
+                lines[name] = group, {**branch_style(number), "linestyle": kind}
+    dense = [row for row in rows if row["branch"] == "ticket" and row["round"] == 0]
+    figure, panels = _accuracies(lines, dense, title, x)
+    legend_below(figure, panels[0], columns=2 if several else 3)
+    return save(figure, path)
+
+
+def _accuracies(lines, dense, title, x="density"):
+    """A figure and its panels, with lines by name: rows and style."""
+    rows = [row for group, _ in lines.values() for row in group]
+    ends = bar_ends(rows)
     figure = Figure(figsize=(7, 12), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(3)
     panels[1].sharey(panels[0])
-    known: list[Any] = [
-        dense and dense[name] for _, name, factor in _PANELS if factor == 100.0
-    ]
-    lowest = None if None in known else min(known)
+    known = [row[name] for row in dense for _, name, factor in _PANELS if factor > 1]
+    lowest = None if not known or None in known else min(known)
     for axes, (label, name, factor) in zip(panels, _PANELS, strict=True):
-        for number, branch in enumerate(branches(rows)):
-            group = [row for row in rows if row["branch"] == branch]
-            style = branch_style(number)
-            error_line(axes, group, name, factor, label=branch_name(branch), **style)
-        if dense is not None and dense[name] is not None:
-            axes.axhline(factor * dense[name], label="dense", **DENSE)
-        density_axis(axes, [row["density"] for row in rows])
+        for line, (group, style) in lines.items():
+            error_line(axes, group, name, factor, ends, x, label=line, **style)
+        if x == "density":
+            density_axis(axes, [row["density"] for row in rows])
+        else:
+            count_axis(axes)
         axes.set_ylabel(label)
         if factor == 100.0:
             # The same for both panels, which share their axis.
             focus_accuracy(axes, lowest)
         else:
             axes.set_ylim(bottom=0)
-    legend_below(figure, panels[0], columns=3)
-    return save(figure, path)
+    return figure, panels
 
 
 def learning_curves(

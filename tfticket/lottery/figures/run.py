@@ -15,7 +15,7 @@ from tfticket.common.arguments import (
     check_path,
     optional,
 )
-from tfticket.common.files import write_csv
+from tfticket.common.files import atomic_path, write_csv
 from tfticket.lottery.engine.run_folder import (
     read_config,
     read_metrics,
@@ -23,6 +23,7 @@ from tfticket.lottery.engine.run_folder import (
     read_ticket,
 )
 from tfticket.lottery.figures import csv_rows, mask_image, plots
+from tfticket.lottery.figures.captions import caption
 from tfticket.lottery.figures.tables import Row, dense_row, layer_rows, rows
 from tfticket.lottery.measures.overlap import pairwise_overlap
 from tfticket.lottery.results import Part, PartResult
@@ -32,7 +33,7 @@ from tfticket.tickets.pictures import FORMATS, save
 _CURVES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036)
 _FEW = (0.513, 0.211, 0.07, 0.029)
 # Their accuracy is of other data, or the ticket's own again.
-_APART = ("transfer", "stability")
+APART = ("transfer", "stability")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +62,11 @@ def plot_run(
 
     Args:
         folder: Folder of the run.
-        out_dir: Folder for figures and CSV files. Default: `plots` in the run's folder.
+        out_dir: Folder for figures, CSV files and `captions.md`, which says what each
+            figure shows. Default: `plots` in the run's folder.
         rounds: Rounds of learning curves, movement and mask images. Default: those
             nearest to the paper's densities.
-        numbers: Whether to write each figure's numbers as CSV.
+        numbers: Whether to write each figure's numbers as CSV, and the captions.
         formats: What to write each figure as: "png", "svg" or "pdf".
 
     Raises:
@@ -74,17 +76,13 @@ def plot_run(
     check_path("folder", folder)
     optional(check_path, "out_dir", out_dir)
     check_bool("numbers", numbers)
-    formats = check_list("formats", formats, "a list of formats")
-    if not formats or any(kind not in list(FORMATS) for kind in formats):
-        raise ValueError(
-            f"formats must be one or more of {list(FORMATS)}. Received: {formats}"
-        )
+    formats = check_formats(formats)
     if rounds is not None:
         rounds = check_list("rounds", rounds, "a list of rounds")
         rounds = [check_integer("rounds", number, 0) for number in rounds]
     run = _Run(folder, rounds)
     out = pathlib.Path(folder, "plots") if out_dir is None else pathlib.Path(out_dir)
-    found = Plots({}, {}, run.results)
+    found, captions = Plots({}, {}, run.results), {}
     for name, prepare in FIGURES.items():
         try:
             numbers_of, draw = prepare(run)
@@ -97,7 +95,32 @@ def plot_run(
         figure = draw(found.written[name])
         for more in formats[1:]:
             save(figure, out / f"{name}.{more}")
+        captions[name] = caption(name, numbers_of)
+    if numbers:
+        write_captions(captions, out)
     return found
+
+
+def check_formats(formats: Any) -> Sequence[str]:
+    """The formats, if they are what figures can be written as."""
+    formats = check_list("formats", formats, "a list of formats")
+    if not formats or any(kind not in list(FORMATS) for kind in formats):
+        raise ValueError(
+            f"formats must be one or more of {list(FORMATS)}. Received: {formats}"
+        )
+    return formats
+
+
+def write_captions(captions: Mapping[str, str], out: pathlib.Path) -> None:
+    """Writes what figures show to `captions.md` beside them, a paragraph each.
+
+    Args:
+        captions: Name of a figure to its caption.
+        out: Folder of the figures.
+    """
+    text = "\n\n".join(f"**{name}**: {words}" for name, words in captions.items())
+    with atomic_path(out / "captions.md") as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def run_title(folder: str | os.PathLike) -> str:
@@ -184,7 +207,7 @@ _Prepared = tuple[Sequence[Row], Callable[[pathlib.Path], Figure]]
 
 
 def _accuracy(run: _Run) -> _Prepared:
-    shown = [row for row in run.rows if row["branch"].split(":")[0] not in _APART]
+    shown = [row for row in run.rows if row["branch"].split(":")[0] not in APART]
     if not shown:
         raise _NoDataError("no round of the ticket or a control is finished")
     return shown, lambda path: plots.accuracy(shown, path, run.title)

@@ -244,15 +244,18 @@ def as_rich(rows: Sequence[Row]) -> Table:
     """A line for each branch and round, to print.
 
     Args:
-        rows: What `rows` returns.
+        rows: What `rows` returns, or `compared_rows` of several runs.
 
     Returns:
         A `rich` table.
     """
+    several = any("run" in row for row in rows)
     table = Table(
         title="Mean of n seeds ± standard deviation, 95 % interval of the mean",
         box=box.SIMPLE,
     )
+    if several:
+        table.add_column("run")
     table.add_column("branch", no_wrap=True)
     for heading in ("round", "kept %", "n"):
         table.add_column(heading, justify="right")
@@ -260,11 +263,12 @@ def as_rich(rows: Sequence[Row]) -> Table:
         table.add_column(heading, min_width=len("97.95-98.10"))
     branch = None
     for row in rows:
-        if row["branch"] != branch and branch is not None:
+        if (row.get("run"), row["branch"]) != branch and branch is not None:
             table.add_section()
-        branch = row["branch"]
+        branch = (row.get("run"), row["branch"])
         table.add_row(
-            branch,
+            *([row["run"]] if several else []),
+            row["branch"],
             str(row["round"]),
             percent(row["density"], 1),
             str(row["seeds"]),

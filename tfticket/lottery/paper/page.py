@@ -16,7 +16,9 @@ from tfticket.common.files import (
     write_json,
 )
 from tfticket.lottery.engine.run_folder import read_config
+from tfticket.lottery.figures.captions import caption
 from tfticket.lottery.figures.run import (
+    APART,
     FIGURES,
     Plots,
     plot_run,
@@ -50,7 +52,7 @@ from tfticket.lottery.paper.han import han_differences, han_markdown, han_settin
 from tfticket.tickets.rounds import EARLY_STOP, percent
 
 _DENSITIES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036, 0.029)
-_CAPTIONS = {
+_ALT = {
     "accuracy": "Accuracy and early-stop iteration against density",
     "transfer": "The tickets on other data",
     "curves": "Learning curves by density",
@@ -223,7 +225,7 @@ def page(
         *_against_the_paper(trained, config),
         "## Recipe",
         recipe_table(trained, config),
-        *_pictures(pictures, not_drawn),
+        *_pictures(pictures, not_drawn, table),
         "## All rounds",
         markdown(
             table,
@@ -393,11 +395,17 @@ def _against_the_paper(trained, config):
     yield claims_markdown(claims) if claims else None
 
 
-def _pictures(pictures, not_drawn):
+def _pictures(pictures, not_drawn, rows):
     if pictures or not_drawn:
         yield "## Pictures"
+    of = {
+        "accuracy": [r for r in rows if r["branch"].partition(":")[0] not in APART],
+        "transfer": [r for r in rows if r["branch"].startswith("transfer:")],
+    }
     for name, link in pictures.items():
-        yield f"![{_CAPTIONS.get(name, name)}]({link})"
+        yield f"![{_ALT.get(name, name)}]({link})"
+        if name in _ALT:
+            yield f"*{caption(name, of.get(name, []))}*"
     if not_drawn:
         reasons = [f"{name} ({why})" for name, why in not_drawn.items()]
         yield f"Not drawn: {'; '.join(reasons)}."

@@ -1,0 +1,128 @@
+"""Several runs in one table and one figure: sweeps over a recipe, for example."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfticket.common.arguments import (
+    check_choice,
+    check_instance,
+    check_list,
+    check_path,
+    shown,
+)
+from tfticket.common.files import write_csv
+from tfticket.lottery.engine.run_folder import read_config, read_results
+from tfticket.lottery.figures import plots
+from tfticket.lottery.figures.captions import caption
+from tfticket.lottery.figures.run import (
+    APART,
+    check_formats,
+    rewound_to,
+    run_settings,
+    run_title,
+    write_captions,
+)
+from tfticket.lottery.figures.tables import Row, rows
+from tfticket.tickets.pictures import save
+
+AXES = ("density", "parameters")
+_WANTED = "a list of folders, or a dict of labels to folders"
+
+
+def compare_runs(
+    runs: Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike],
+    out_dir: str | os.PathLike,
+    x: str = "density",
+    formats: Sequence[str] = ("png",),
+) -> list[Row]:
+    """Draws the accuracies of several runs in one figure, and tabulates them.
+
+    Args:
+        runs: The folders of two runs or more, finished or not. In a list, a run is
+            called by what of its recipe is not as in the others, "width=0.5" for
+            example; in a dict, by its key.
+        out_dir: Folder for `comparison.png`, its numbers `comparison.csv`, and its
+            caption.
+        x: What the figure has on its x axis: "density", or "parameters" for the
+            number of weights left, at which networks of different sizes compare.
+        formats: As for `plot_run`.
+
+    Returns:
+        A row for each run, branch and round.
+
+    Raises:
+        TypeError: If a value is of the wrong type.
+        ValueError: If there are fewer than two runs, two can't be told apart, a folder
+            is not a run's, nothing in it is finished, or a value is unknown; nothing
+            is written then.
+    """
+    check_choice("x", x, AXES)
+    formats = check_formats(formats)
+    out = check_path("out_dir", out_dir)
+    found = compared_rows(runs)
+    shown_rows = [r for r in found if r["branch"].partition(":")[0] not in APART]
+    folders = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
+    titles = dict.fromkeys(run_title(folder) for folder in folders)
+    title = " / ".join(titles)
+    path = out / f"comparison.{formats[0]}"
+    write_csv(found, out / "comparison.csv")
+    figure = plots.comparison(shown_rows, path, title, x)
+    for more in formats[1:]:
+        save(figure, out / f"comparison.{more}")
+    write_captions({"comparison": caption("comparison", shown_rows)}, out)
+    return found
+
+
+def compared_rows(
+    runs: Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike],
+) -> list[Row]:
+    """The rows of several runs, each with the label of its run as `run`.
+
+    Args:
+        runs: As for `compare_runs`.
+    """
+    if isinstance(runs, Mapping):
+        for label in runs:
+            check_instance("runs", label, str, _WANTED)
+        labels, folders = list(runs), list(runs.values())
+    else:
+        labels, folders = [], list(check_list("runs", runs, _WANTED))
+    folders = [check_path("runs", folder) for folder in folders]
+    if len(folders) < 2:
+        raise ValueError(
+            "runs must be two folders or more; plot_run draws the figures of one. "
+            f"Received: runs={shown(runs)}"
+        )
+    configs = [read_config(folder) for folder in folders]
+    labels = labels or _labels(folders, configs)
+    found = []
+    for label, folder, config in zip(labels, folders, configs, strict=True):
+        results = read_results(folder)
+        if not results:
+            raise ValueError(f"'{folder}' has no finished training yet.")
+        found += [{"run": label, **row} for row in rows(results, rewound_to(config))]
+    return found
+
+
+def _labels(folders, configs):
+    """What defines each run and not all others."""
+    identities = [dict(config.get("identity") or {}) for config in configs]
+    names = [
+        name
+        for name in dict.fromkeys(name for identity in identities for name in identity)
+        if len({str(identity.get(name)) for identity in identities}) > 1
+    ]
+    found: dict[str, pathlib.Path] = {}
+    for folder, config, identity in zip(folders, configs, identities, strict=True):
+        # What is as by default is in the recipe alone.
+        known: dict[str, Any] = run_settings(config) | identity
+        label = ", ".join(f"{name}={known.get(name)}" for name in names)
+        if label in found:
+            raise ValueError(
+                f"'{found[label]}' and '{folder}' are of the same recipe, and nothing "
+                "tells them apart. Pass a dict with labels for them."
+            )
+        found[label] = folder
+    return list(found)
