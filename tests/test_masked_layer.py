@@ -111,7 +111,22 @@ def test_only_their_own_packages_ask_for_the_types():
     assert {name for name in found if not name.startswith("edge_popup/")} <= set()
 
 
-def test_training_is_no_argument_of_a_layer_without_it():
-    wrapped = tfticket.Prune(keras.layers.Dense(2))
+class Product(keras.layers.Layer):
+    """A layer whose shapes Keras finds by calling it, with the arguments it is given."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.kernel)
+
+    def get_prunable_weights(self):
+        return [self.kernel]
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dense(2), Product()])
+def test_training_is_no_argument_of_a_layer_without_it(layer):
+    wrapped = tfticket.Prune(layer)
+    assert wrapped(keras.Input((3,)), training=True).shape == (None, 2)
     outputs = wrapped.compute_output_spec(keras.KerasTensor((None, 3)), training=True)
     assert outputs.shape == (None, 2)
