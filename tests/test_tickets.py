@@ -204,7 +204,7 @@ def test_a_failed_save_leaves_the_old_file(ticket, tmp_path, monkeypatch):
     def disk_full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez_compressed", disk_full)
+    monkeypatch.setattr(np.lib.format, "write_array", disk_full)
     with pytest.raises(OSError, match="No space"):
         ticket.save(path)
     assert path.read_bytes() == before

@@ -81,7 +81,8 @@ class PartResult:
         attacks: Name ("fgsm:0.1") to test accuracy under that attack.
         barrier: What `measures.stability.barrier` found, for the branch
             `"stability"`.
-        seconds: `train` in `fit`, `between` for everything else of the part.
+        seconds: `train` in `fit`, `between` for everything else of the part but the
+            writing of its files.
         versions: Versions of tfticket, Keras and its backend.
         first_iteration: The iteration that it began at: 0, or with
             `rewind_clock="continue"` the step that it was rewound to. `None` in parts

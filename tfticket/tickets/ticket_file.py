@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from tfticket.common.arrays import ArrayFile, open_arrays
 from tfticket.common.files import DAMAGE, atomic_path
 
 _FORMAT = 1
+# Of zlib. NumPy's 6 takes two to three times as long for a tenth of the bytes.
+_LEVEL = 4
 
 
 def write_ticket(
@@ -42,8 +45,15 @@ def write_ticket(
         **{f"weight:{name}": _storable(value) for name, value in weights.items()},
     }
     check_path("path", path)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(
+            temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL
+        ) as archive,
+    ):
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
 
 
 def read_ticket(

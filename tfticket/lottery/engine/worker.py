@@ -471,15 +471,19 @@ class Worker:
 
 def _evaluated(trainer, trained):
     """At the end of a training, and with the weights of the early stop."""
+
+    def validation(evaluation):
+        names = ("loss", "accuracy")
+        return {name: trained.metrics[f"val_{name}"][evaluation] for name in names}
+
+    averages = trainer.recipe.averages_weights
     return {
         "early_stop_iteration": trained.metrics["iteration"][trained.best],
         "test": trainer.evaluate("test", trained.weights),
-        "validation": trainer.evaluate("validation"),
+        # A round ends with a validation, but before weights become their average.
+        "validation": trainer.evaluate("validation") if averages else validation(-1),
         "early_stop_test": trainer.evaluate("test", trained.best_weights),
-        "early_stop_validation": {
-            name: trained.metrics[f"val_{name}"][trained.best]
-            for name in ("loss", "accuracy")
-        },
+        "early_stop_validation": validation(trained.best),
     }
 
 
