@@ -130,3 +130,14 @@ def test_training_is_no_argument_of_a_layer_without_it(layer):
     assert wrapped(keras.Input((3,)), training=True).shape == (None, 2)
     outputs = wrapped.compute_output_spec(keras.KerasTensor((None, 3)), training=True)
     assert outputs.shape == (None, 2)
+
+
+class Cast(Product):
+    def call(self, inputs, kind):
+        return keras.ops.cast(super().call(inputs), kind.name)
+
+
+def test_an_argument_that_is_no_tensor_reaches_the_layer():
+    """NumPy's dtypes have a shape, and no dtype."""
+    found = tfticket.Prune(Cast())(np.ones((4, 3)), kind=np.dtype("float16"))
+    assert keras.backend.standardize_dtype(found.dtype) == "float16"
