@@ -1,0 +1,292 @@
+"""The page of `benchmarks/open_questions.py`, made of its table of trainings."""
+
+import csv
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from tfticket.common.files import write_csv
+from tfticket.lottery.figures import plots
+from tfticket.lottery.figures.captions import caption
+from tfticket.lottery.figures.tables import (
+    Row,
+    accuracy_cell,
+    iteration_cell,
+    markdown,
+    row_at,
+    summary,
+    values_by_seed,
+)
+from tfticket.lottery.figures.trainings import END, STOP, trainings
+from tfticket.lottery.measures.intervals import difference, mean_interval
+
+# What each experiment changes of the recipe, and its rounds.
+RUNS: dict[str, tuple[dict, int]] = {
+    "width 1": ({}, 12),
+    "dropout": ({"dropout": 0.5}, 12),
+    "width 0.5": ({"width": 0.5}, 9),
+    "width 2": ({"width": 2.0}, 16),
+}
+WIDTHS = ("width 0.5", "width 1", "width 2")
+# Rounds of width 1 that have a small dense network of as many weights.
+SMALL_DENSE = (9, 12)
+_ROUNDS = (5, *SMALL_DENSE)
+TICKET = "ticket"
+_DENSITIES = (0.513, 0.211, 0.135, 0.07)
+_COLUMNS = ("run", "branch", "seed", "copy", "round", "moment", "density")
+_NUMBERS = ("parameters", "iteration", "accuracy")
+
+_PAGE = """# Two open questions: dropout, and larger networks
+
+`benchmarks/open_questions.py` trains LeNet-300-100 on MNIST as [the lottery ticket
+experiment](lottery.md) does, in rounds of 8,000 iterations instead of 50,000. {seeds}
+All trainings are in [a table](open_questions.csv).
+
+Accuracies are those on the test images, in percent. Cells show the mean ± the standard
+deviation over n seeds and, in brackets, the 95 % interval of the mean by Student's t.
+Differences are in percentage points, with their 95 % intervals: paired by seed if both
+networks have the same seeds, and Welch's otherwise.
+
+## Does dropout add to what a ticket gains?
+
+Frankle & Carbin (2019, [arXiv 1803.03635](https://arxiv.org/abs/1803.03635), section 3)
+find that it does on CIFAR-10, for networks with convolutions. Here, half of the units
+of both hidden layers are dropped in each training step.
+
+{accuracies}
+
+The gain is the accuracy of the ticket less that of its own dense network. If gains add
+up, dropout leaves the gain of the ticket as it is, and the last column is 0 or more.
+
+{gains}
+
+![Tickets with and without dropout](open_questions/dropout.png)
+
+*{dropout_caption}*
+
+## Does a larger network hold better tickets of the same size?
+
+The hidden layers are half as wide, as wide, and twice as wide. Each line of the table
+compares tickets of nearly the same number of weights, which are drawn from these
+networks by more or fewer rounds. A small dense network has narrower layers and as many
+weights as the ticket of width 1.
+
+{widths}
+
+{width_differences}
+
+![Tickets from networks of three widths, at the number of weights left](\
+open_questions/widths.png)
+
+*{width_caption}*
+
+## Reproduce
+
+```sh
+python benchmarks/open_questions.py --data_dir=DIR --processes=auto
+```
+
+You can stop it and run it again: no training is repeated.
+"""
+
+
+def write_rows(results: Iterable[tuple[str, Sequence]], path: pathlib.Path) -> None:
+    """Writes the table of trainings.
+
+    Args:
+        results: Name of an experiment, and its finished parts.
+        path: The CSV file.
+    """
+    rows = [
+        {"run": name, **{k: row[k] for k in (*_COLUMNS[1:], *_NUMBERS)}}
+        for name, found in results
+        for row in trainings(found)
+    ]
+    write_csv(rows, path)
+
+
+def read(path: pathlib.Path) -> dict[str, list[Row]]:
+    """The trainings of each experiment, as `summary` takes them."""
+    found: dict[str, list[Row]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            typed: Row = {name: row[name] for name in ("branch", "moment")}
+            typed |= {name: int(row[name]) for name in ("seed", "copy", "round")}
+            typed |= {name: int(row[name]) for name in ("parameters", "iteration")}
+            typed |= {name: float(row[name]) for name in ("density", "accuracy")}
+            found.setdefault(row["run"], []).append({**typed, "validation_loss": None})
+    return found
+
+
+def write(path: pathlib.Path) -> None:
+    """Writes the page and its pictures, of the table beside it."""
+    found = read(path.with_suffix(".csv"))
+    for name, (rows, x) in _figures(found).items():
+        plots.comparison(rows, path.with_suffix("") / f"{name}.png", x=x)
+    path.write_text(page(found))
+
+
+def page(found: Mapping[str, list[Row]]) -> str:
+    """The page's text.
+
+    Args:
+        found: What `read` returned.
+    """
+    figures = _figures(found)
+    return _PAGE.format(
+        seeds=_seeds(found),
+        accuracies=_accuracies(found),
+        gains=_gains(found),
+        widths=_widths(found),
+        width_differences=_width_differences(found),
+        dropout_caption=caption("comparison", figures["dropout"][0]),
+        width_caption=caption("comparison", figures["widths"][0]),
+    )
+
+
+def _figures(found):
+    """Name of a picture to its rows, and what is on its x axis."""
+    dropout = {"no dropout": found["width 1"], "dropout 0.5": found["dropout"]}
+    widths = {name: found[name] for name in WIDTHS}
+    return {
+        "dropout": ([r for r in _rows(dropout) if r["branch"] == TICKET], "density"),
+        "widths": (_rows(widths), "parameters"),
+    }
+
+
+def _rows(runs):
+    return [{"run": run, **r} for run, rows in runs.items() for r in summary(rows)]
+
+
+def _values(rows, row, moment):
+    """Accuracy in percent by seed, of the trainings that a row of `summary` sums up."""
+    of = [
+        r
+        for r in rows
+        if (r["branch"], r["round"], r["moment"])
+        == (row["branch"], row["round"], moment)
+    ]
+    return {seed: 100 * x for seed, x in values_by_seed(of, "accuracy").items()}
+
+
+def _seeds(found):
+    counts = {name: len({row["seed"] for row in rows}) for name, rows in found.items()}
+    return f"Seeds: {', '.join(f'{n} of {name}' for name, n in counts.items())}."
+
+
+_CELLS = {
+    "at early stop %": lambda row: accuracy_cell(row, "early_stop_accuracy"),
+    "at the end %": lambda row: accuracy_cell(row, "test_accuracy"),
+    "early-stop iteration": iteration_cell,
+    "n": lambda row: str(row["seeds"]),
+}
+
+
+def _at(found, run, density):
+    """The ticket of a run at a density; the dense network at 1."""
+    return row_at(summary(found[run]), TICKET, density)
+
+
+def _accuracies(found):
+    lines = [
+        {**row, "network": name, "kept": f"{100 * density:.1f}"}
+        for density in (1.0, *_DENSITIES)
+        for name, run in (("no dropout", "width 1"), ("dropout 0.5", "dropout"))
+        if (row := _at(found, run, density))
+    ]
+    return markdown(lines, {"weights kept %": "kept", "training": "network", **_CELLS})
+
+
+def _gains(found):
+    lines = []
+    for density in _DENSITIES:
+        for moment in (STOP, END):
+            gains = {}
+            for run in ("width 1", "dropout"):
+                dense, ticket = (
+                    _values(found[run], _at(found, run, d), moment)
+                    for d in (1.0, density)
+                )
+                gains[run] = {
+                    seed: value - dense[seed] for seed, value in ticket.items()
+                }
+            lines.append(
+                {
+                    "kept": f"{100 * density:.1f}",
+                    "moment": moment,
+                    "none": _interval(mean_interval(gains["width 1"].values())),
+                    "half": _interval(mean_interval(gains["dropout"].values())),
+                    "more": _interval(difference(gains["dropout"], gains["width 1"])),
+                }
+            )
+    columns = {
+        "weights kept %": "kept",
+        "at": "moment",
+        "gain without dropout": "none",
+        "gain with dropout": "half",
+        "difference": "more",
+    }
+    return markdown(lines, columns)
+
+
+def _same_size(found):
+    """Rounds of width 1 to the rows that are nearest in size, by name."""
+    tables = {name: summary(found[name]) for name in WIDTHS}
+    for round_ in _ROUNDS:
+        of = {(row["branch"], row["round"]): row for row in tables["width 1"]}
+        wanted = of[TICKET, round_]["parameters"]
+        rows = {}
+        for name, table in tables.items():
+            tickets = [row for row in table if row["branch"] == TICKET]
+            rows[name] = min(
+                tickets, key=lambda r: abs(math.log(r["parameters"] / wanted))
+            )
+        small = of.get(("small_dense", round_))
+        yield round_, rows | ({"small dense": small} if small else {})
+
+
+def _widths(found):
+    lines = []
+    for name in WIDTHS:
+        dense = _at(found, name, 1.0)
+        lines.append({**dense, "network": f"dense, {name}"})
+    for _, rows in _same_size(found):
+        lines += [
+            {**row, "network": name if name == "small dense" else f"ticket of {name}"}
+            for name, row in rows.items()
+        ]
+    weights = {"weights": lambda row: f"{row['parameters']:,.0f}"}
+    return markdown(lines, {"network": "network", **weights, **_CELLS})
+
+
+def _width_differences(found):
+    lines = []
+    for _, rows in _same_size(found):
+        for first, second in (
+            ("width 2", "width 1"),
+            ("width 1", "width 0.5"),
+            ("width 1", "small dense"),
+        ):
+            if second not in rows:
+                continue
+            pair = [
+                (found["width 1" if x == "small dense" else x], rows[x])
+                for x in (first, second)
+            ]
+            of = {
+                moment: _interval(
+                    difference(*(_values(*each, moment) for each in pair))
+                )
+                for moment in (STOP, END)
+            }
+            sizes = " and ".join(f"{row['parameters']:,.0f}" for _, row in pair)
+            lines.append({"pair": f"{first} less {second}", "sizes": sizes, **of})
+    columns = {"tickets": "pair", "weights": "sizes", STOP: STOP, END: END}
+    return markdown(lines, columns)
+
+
+def _interval(found):
+    if found.n < 2:
+        return f"{found.mean:+.2f}"
+    kind = "" if found.kind == "mean" else f", {found.kind}"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f}{kind})"
