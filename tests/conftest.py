@@ -97,6 +97,16 @@ def without_xla():
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_collection():
+    """For tests of what deletes weights: Keras collects garbage for each of them.
+
+    What is there by then is left out, which is all that earlier tests have made.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """For tests of what is around the check of a SavedModel, done in this process."""

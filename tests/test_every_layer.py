@@ -10,6 +10,8 @@ import tfticket
 from tfticket.keras_models.names import named_weights
 from tfticket.pruning.masks import get_pruned_weights
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
+
 
 def tokens():
     return keras.Input((6,), dtype="int32"), np.random.default_rng(0).integers(

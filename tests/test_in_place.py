@@ -8,6 +8,8 @@ import tfticket
 from tfticket.keras_models.masked_layer import carrier
 from tfticket.pruning.masks import get_pruned_weights
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8, 6)).astype(np.float32)
 Y = RNG.integers(0, 3, 32)

@@ -112,7 +112,7 @@ def test_only_their_own_packages_ask_for_the_types():
 
 
 class Product(keras.layers.Layer):
-    """A layer whose shapes Keras finds by calling it, with the arguments it is given."""
+    """A layer whose shapes Keras finds by a call, with the arguments it is given."""
 
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")

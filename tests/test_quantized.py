@@ -17,6 +17,7 @@ from tfticket.keras_models.quantized import quantized_weights
 if not hasattr(keras.quantizers, "Int4QuantizationConfig"):
     pytest.skip("Keras before 3.13 has other int4", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
 GPTQ = pytest.param("gptq", marks=pytest.mark.slow)  # goes column by column
 MODES = ("int8", "int4", "int4 a channel", "awq", GPTQ)
 
