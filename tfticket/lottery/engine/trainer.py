@@ -248,11 +248,12 @@ class Trainer(Network):
             seed=seed,
         )
 
-    @property
-    def rigl_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels that RigL's gradients are taken over."""
+    def rigl_data(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that RigL's gradients are taken over, drawn by the seed."""
         images, labels = self.dataset.train
-        return images[:_RIGL_IMAGES], labels[:_RIGL_IMAGES]
+        random = np.random.default_rng(derived_seed(seed, "rigl"))
+        chosen = random.permutation(len(images))[:_RIGL_IMAGES]
+        return images[chosen], labels[chosen]
 
     def calibration_data(
         self, seed: int, per_class: int
