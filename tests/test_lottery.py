@@ -257,18 +257,6 @@ class TestControls:
         ):
             trainer.calibration_data(0, 200)
 
-    def test_so_are_those_of_rigl(self):
-        digits = data.load("digits")
-        trainer = Trainer(lottery.Recipe(iterations=20), digits, small_network)
-        first, other = (trainer.rigl_data(seed) for seed in (0, 1))
-        for images, labels in (first, other):
-            assert len(images) == len(labels) == 1000
-            drawn = {(x.tobytes(), int(y)) for x, y in zip(images, labels, strict=True)}
-            all_ = {(x.tobytes(), int(y)) for x, y in zip(*digits.train, strict=True)}
-            assert drawn <= all_
-        assert not np.array_equal(first[0], other[0])
-        np.testing.assert_array_equal(first[0], trainer.rigl_data(0)[0])
-
     def test_parts_of_before_are_no_parts_of_now(self):
         asked = experiment(branches=["snip", "snip:10", "grasp:3"])
         found = {str(part.path) for part in asked.parts() if part.branch != "ticket"}

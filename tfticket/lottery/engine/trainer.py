@@ -248,12 +248,11 @@ class Trainer(Network):
             seed=seed,
         )
 
-    def rigl_data(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels that RigL's gradients are taken over, drawn by the seed."""
+    @property
+    def rigl_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that RigL's gradients are taken over."""
         images, labels = self.dataset.train
-        random = np.random.default_rng(derived_seed(seed, "rigl"))
-        chosen = random.permutation(len(images))[:_RIGL_IMAGES]
-        return images[chosen], labels[chosen]
+        return images[:_RIGL_IMAGES], labels[:_RIGL_IMAGES]
 
     def calibration_data(
         self, seed: int, per_class: int

@@ -337,7 +337,7 @@ class Worker:
             start = Start(trainer.dense(trainer.initial_weights(seed)))
             callback = callback_for(
                 *(branch, self._folder.ticket(main).density),
-                *(trainer.recipe.iterations, trainer.rigl_data(part.seed), seed),
+                *(trainer.recipe.iterations, trainer.rigl_data, seed),
             )
             return Job(trainer, start, [f"{main.path}/{TICKET}"], [callback])
         origin, inputs = self._origin(branch, main)
