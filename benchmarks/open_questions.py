@@ -14,7 +14,7 @@ the page beside it is made of them.
 import pathlib
 
 from absl import app, flags
-from open_questions_page import RUNS, SMALL_DENSE, write, write_rows
+from open_questions_page import RUNS, SMALL_DENSE, missing, write, write_rows
 
 _PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "open_questions.md"
 _RECIPE = {"dataset": "mnist", "iterations": 8000, "evaluate_every": 100}
@@ -71,7 +71,11 @@ def main(_):
     if _WHAT.value == "all":
         for name in _RUNS.value:
             run(name)
-        write_rows(results(), _PAGE.with_suffix(".csv"))
+        found = dict(results())
+        if lacks := missing(found):
+            print(f"No page is written, since results lack {'; '.join(lacks)}.")
+            return
+        write_rows(found.items(), _PAGE.with_suffix(".csv"))
     write(_PAGE)
 
 

@@ -5,6 +5,8 @@ import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from tfticket.common.files import write_csv
 from tfticket.lottery.figures import plots
 from tfticket.lottery.figures.captions import caption
@@ -56,7 +58,9 @@ of both hidden layers are dropped in each training step.
 {accuracies}
 
 The gain is the accuracy of the ticket less that of its own dense network. If gains add
-up, dropout leaves the gain of the ticket as it is, and the last column is 0 or more.
+up, the ticket gains as much with dropout as without, and the difference is 0. Networks
+of the same seed see the same data in the same order, and share the initial weights of
+their first layer.
 
 {gains}
 
@@ -66,12 +70,15 @@ up, dropout leaves the gain of the ticket as it is, and the last column is 0 or 
 
 ## Does a larger network hold better tickets of the same size?
 
-The hidden layers are half as wide, as wide, and twice as wide. Each line of the table
-compares tickets of nearly the same number of weights, which are drawn from these
-networks by more or fewer rounds. A small dense network has narrower layers and as many
-weights as the ticket of width 1.
+The hidden layers are half as wide, as wide, and twice as wide. Tickets of the three
+networks are compared at the same numbers of weights: those that the tickets of width 1
+have after 5, 9 and 12 rounds. The accuracies of the other two are interpolated, seed by
+seed, between the two rounds around that number, in its logarithm. A small dense network
+has narrower layers and as many weights as the ticket of width 1.
 
 {widths}
+
+These networks have nothing in common but their data, so the intervals are Welch's.
 
 {width_differences}
 
@@ -103,6 +110,23 @@ def write_rows(results: Iterable[tuple[str, Sequence]], path: pathlib.Path) -> N
         for row in trainings(found)
     ]
     write_csv(rows, path)
+
+
+def missing(found: Mapping[str, Sequence]) -> list[str]:
+    """What the page needs and the results don't have.
+
+    Args:
+        found: Name of an experiment to its finished parts.
+    """
+    lacks = []
+    for name, (_, rounds) in RUNS.items():
+        there = {(r.part.branch, r.part.round) for r in found.get(name, ())}
+        wanted = {(TICKET, number) for number in range(rounds + 1)}
+        if name == "width 1":
+            wanted |= {("small_dense", number) for number in SMALL_DENSE}
+        if wanted - there:
+            lacks.append(f"{name}: {len(wanted - there)} of {len(wanted)} networks")
+    return lacks
 
 
 def read(path: pathlib.Path) -> dict[str, list[Row]]:
@@ -229,64 +253,102 @@ def _gains(found):
     return markdown(lines, columns)
 
 
+def _at_size(rows, wanted, moment):
+    """Accuracy of the ticket of each seed at a number of weights, in percent."""
+    found = {}
+    for seed in sorted({row["seed"] for row in rows}):
+        of = [
+            (math.log(row["parameters"]), 100 * row["accuracy"])
+            for row in rows
+            if (row["branch"], row["seed"], row["moment"]) == (TICKET, seed, moment)
+        ]
+        sizes, values = zip(*sorted(of), strict=True)
+        if sizes[0] <= math.log(wanted) <= sizes[-1]:
+            found[seed] = float(np.interp(math.log(wanted), sizes, values))
+    return found
+
+
 def _same_size(found):
-    """Rounds of width 1 to the rows that are nearest in size, by name."""
-    tables = {name: summary(found[name]) for name in WIDTHS}
+    """Numbers of weights; of each, (network, moment) to accuracies by seed."""
+    table = summary(found["width 1"])
     for round_ in _ROUNDS:
-        of = {(row["branch"], row["round"]): row for row in tables["width 1"]}
-        wanted = of[TICKET, round_]["parameters"]
-        rows = {}
-        for name, table in tables.items():
-            tickets = [row for row in table if row["branch"] == TICKET]
-            rows[name] = min(
-                tickets, key=lambda r: abs(math.log(r["parameters"] / wanted))
-            )
-        small = of.get(("small_dense", round_))
-        yield round_, rows | ({"small dense": small} if small else {})
+        (ticket,) = (
+            row for row in table if (row["branch"], row["round"]) == (TICKET, round_)
+        )
+        wanted, values = ticket["parameters"], {}
+        for moment in (STOP, END):
+            for name in WIDTHS:
+                values[name, moment] = _at_size(found[name], wanted, moment)
+            if round_ in SMALL_DENSE:
+                small = {"branch": "small_dense", "round": round_}
+                values["small dense", moment] = _values(found["width 1"], small, moment)
+        yield wanted, {key: of for key, of in values.items() if of}
+
+
+def _mean(values):
+    if len(values) < 2:
+        return f"{next(iter(values)):.2f}"
+    found = mean_interval(values)
+    ends = f"({found.low:.2f} to {found.high:.2f})"
+    return f"{found.mean:.2f} ± {found.sds[0]:.2f} {ends}"
 
 
 def _widths(found):
     lines = []
     for name in WIDTHS:
         dense = _at(found, name, 1.0)
-        lines.append({**dense, "network": f"dense, {name}"})
-    for _, rows in _same_size(found):
-        lines += [
-            {**row, "network": name if name == "small dense" else f"ticket of {name}"}
-            for name, row in rows.items()
-        ]
-    weights = {"weights": lambda row: f"{row['parameters']:,.0f}"}
-    return markdown(lines, {"network": "network", **weights, **_CELLS})
+        of = {m: _values(found[name], dense, m) for m in (STOP, END)}
+        lines.append((f"dense, {name}", dense["parameters"], of))
+    for wanted, values in _same_size(found):
+        for name in (*WIDTHS, "small dense"):
+            of = {m: values[name, m] for m in (STOP, END) if (name, m) in values}
+            if of:
+                ticket = name if name == "small dense" else f"ticket of {name}"
+                lines.append((ticket, wanted, of))
+    rows = [
+        {
+            "network": name,
+            "weights": f"{weights:,.0f}",
+            "at early stop %": _mean(of[STOP].values()),
+            "at the end %": _mean(of[END].values()),
+            "n": len(of[END]),
+        }
+        for name, weights, of in lines
+    ]
+    return markdown(rows, {name: name for name in rows[0]})
 
 
 def _width_differences(found):
     lines = []
-    for _, rows in _same_size(found):
+    for wanted, values in _same_size(found):
         for first, second in (
             ("width 2", "width 1"),
             ("width 1", "width 0.5"),
             ("width 1", "small dense"),
         ):
-            if second not in rows:
-                continue
-            pair = [
-                (found["width 1" if x == "small dense" else x], rows[x])
-                for x in (first, second)
-            ]
-            of = {
-                moment: _interval(
-                    difference(*(_values(*each, moment) for each in pair))
-                )
-                for moment in (STOP, END)
-            }
-            sizes = " and ".join(f"{row['parameters']:,.0f}" for _, row in pair)
-            lines.append({"pair": f"{first} less {second}", "sizes": sizes, **of})
-    columns = {"tickets": "pair", "weights": "sizes", STOP: STOP, END: END}
-    return markdown(lines, columns)
+            if (first, END) in values and (second, END) in values:
+                of = {
+                    moment: _interval(
+                        _apart(values[first, moment], values[second, moment])
+                    )
+                    for moment in (STOP, END)
+                }
+                pair = f"{first} less {second}"
+                lines.append({"pair": pair, "weights": f"{wanted:,.0f}", **of})
+    return markdown(
+        lines, {"tickets": "pair", "weights": "weights", STOP: STOP, END: END}
+    )
+
+
+def _apart(first, second):
+    """The difference, with no seed taken for the other's."""
+    return difference(first, {("other", seed): x for seed, x in second.items()})
 
 
 def _interval(found):
+    # Adding 0 turns a rounded -0 into 0.
+    mean, low, high = (round(x, 2) + 0 for x in (found.mean, found.low, found.high))
     if found.n < 2:
-        return f"{found.mean:+.2f}"
+        return f"{mean:+.2f}"
     kind = "" if found.kind == "mean" else f", {found.kind}"
-    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f}{kind})"
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}{kind})"

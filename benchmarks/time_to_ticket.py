@@ -94,6 +94,8 @@ def run_tfticket(iterations, rounds, processes=None):
             on_part=lambda *_: ended.append(time.perf_counter()),
         )
     train = [r.seconds["train"] for r in results]
+    if processes is not None:
+        return {"train": train}
     # All that is not `fit`, and the writing of files too, which no result can know.
     return {"train": train, "between": list(np.diff(ended) - train)}
 

@@ -183,6 +183,7 @@ def test_export(program):
         (["lottery", "--preset=vgg_19", "--drops=5"], "has drops=56240,84360"),
         (["lottery", "--preset=vgg_19", "--noaugment"], "has augment=True"),
         (["lottery", "--preset=conv_2", "--dropout=0.5"], "has dropout=0.0"),
+        (["lottery", "--model=vgg_11", "--dropout=0.5"], "--dropout needs a --model"),
         (["lottery", "--preset=conv_2", "--label_noise=0.1"], "has label_noise=0.0"),
         (["lottery", "--preset=conv_2", "--train_size=9"], "has train_size=None"),
         (["lottery", "--preset=conv_2", "--normalize=unit"], "has normalize=standard"),
@@ -336,6 +337,7 @@ def test_flags_at_their_defaults_are_the_librarys():
     kinds |= dict.fromkeys(branches._DEFAULTS)
     assert kinds == lottery.BRANCHES
     assert list(flag_groups.MODELS) == sorted(tfticket.models.MODELS)
+    assert flag_groups.DROPOUT == tfticket.models.DROPOUT
     assert flag_groups.STRATEGIES == tfticket.devices.STRATEGIES
     export = main.flag_values(main.COMMANDS["export"])
     assert export["format"].parser.enum_values == list(formats.FORMATS)

@@ -422,9 +422,7 @@ def test_every_figure_has_its_caption(run, drawn):
     text = (run / "plots" / "captions.md").read_text()
     assert re.findall(r"^\*\*(\w+)\*\*: ", text, re.M) == list(drawn.written)
     (first,) = [line for line in text.splitlines() if line.startswith("**accuracy")]
-    assert first.endswith(
-        "Points: the mean over 2 seeds. Bars: from the lowest to the highest training."
-    )
+    assert "over 2 seeds. Bars go from the lowest to the highest training." in first
     assert set(captions._CAPTIONS) == {*FIGURES, "comparison"}
 
 
@@ -439,7 +437,14 @@ def test_bars_are_intervals_of_three_seeds(tmp_path):
     low, high = bars.get_segments()[0][:, 1]
     assert high - low == pytest.approx(200 * half, rel=1e-5)
     assert captions.caption("accuracy", rows).endswith("the mean by Student's t.")
-    assert captions.caption("accuracy", [{"seeds": 1}]).endswith(" One seed.")
+    one = {**rows[0], "seeds": 1, "replicates": 1}
+    assert captions.caption("accuracy", [one]).endswith(" There is one seed.")
+    copies = captions.caption("accuracy", [{**one, "replicates": 3}])
+    assert "over its copies. Bars go from the lowest" in copies
+    # A measure that two seeds lack has no interval, and none is drawn.
+    few = [{**rows[0], "early_stop_iteration_low": None}, *rows[1:]]
+    assert captions.bar_ends(few) == ("lowest", "highest")
+    plots.accuracy(few)
     assert "over 1 to 3 seeds" in captions.caption(
         "accuracy", [*rows, {**rows[0], "seeds": 1}]
     )
@@ -506,7 +511,7 @@ class TestComparison:
 
         refused("two folders or more", widths[:1])
         refused("two folders or more", {})
-        refused("nothing tells them apart", [widths[0], bare])
+        refused("must be different ones", [widths[0], widths[0].parent / "run_6"])
         refused("runs must be a list of folders", str(widths[0]), TypeError)
         refused("runs must be", {1: widths[0], "b": bare}, TypeError)
         refused("not the folder of a run", {"a": widths[0], "b": tmp_path})
@@ -518,6 +523,35 @@ class TestComparison:
         labels_ = {"a": widths[0], "b": bare}
         assert tfticket.lottery.compare_runs(labels_, tmp_path / "out")
 
+    def test_runs_of_one_recipe_are_told_apart_by_their_folders(self, widths, bare):
+        rows = comparison.compared_rows([widths[0], bare])
+        assert {row["run"] for row in rows} == {str(widths[0]), str(bare)}
+        rows = comparison.compared_rows([widths[0], bare, widths[1]])
+        assert {row["run"] for row in rows} == {
+            *(f"width=1.0 ({folder})" for folder in (widths[0], bare)),
+            "width=2.0",
+        }
+
+    def test_runs_of_find_are_told_apart_by_their_settings(self, tmp_path):
+        for rate in (0.2, 0.4):
+            asked = tfticket.lottery.Experiment(
+                iterations=20, rounds=1, width=0.1, rate=rate
+            )
+            tfticket.lottery.find_ticket(asked, tmp_path / str(rate))
+        rows = comparison.compared_rows([tmp_path / "0.2", tmp_path / "0.4"])
+        assert {row["run"].split(", ")[0] for row in rows} == {"rate=0.2", "rate=0.4"}
+
+    def test_many_branches_have_lines_of_their_own(self, widths):
+        (row, *_) = comparison.compared_rows({"a": widths[0], "b": widths[1]})
+        names = ["ticket", "reinit", "signs", "static", "set", "rigl", "gradual"]
+        rows = [{**row, "run": run, "branch": name} for run in "ab" for name in names]
+        axes = plots.comparison(rows).axes[0]
+        styles = {
+            (line[0].get_color(), line[0].get_marker(), line[0].get_linestyle())
+            for line in axes.containers
+        }
+        assert len(styles) == len(axes.containers) == 14
+
     def test_the_command(self, widths, bare, tmp_path, capfd):
         assert comparison.AXES == plot._AXES
         runs = f"--run_dir={widths[0]},{widths[1]}"
@@ -525,6 +559,7 @@ class TestComparison:
             ([runs], "--out_dir"),
             ([runs, f"--out_dir={tmp_path}", "--rounds=1"], "--rounds is for one run"),
             ([f"--run_dir={bare}", "--x=parameters"], "--x is for several runs"),
+            (["--run_dir="], "--run_dir must name"),
         ):
             assert main.run(plot, flags, "tfticket plot") == 2
             assert told in capfd.readouterr().err

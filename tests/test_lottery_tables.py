@@ -61,6 +61,19 @@ def test_rows_of_hand_computed_numbers():
     assert reinit["parameters"] == 500
 
 
+def test_one_seed_counts_as_much_as_another():
+    """Where one has more copies, as in a run that is not finished."""
+    parts = [
+        result(Part(0, "reinit", copy, 1), accuracy=accuracy)
+        for copy, accuracy in enumerate([0.90, 0.92])
+    ]
+    (row,) = tables.rows([*parts, result(Part(1, "reinit", 0, 1), accuracy=0.97)])
+    assert row["test_accuracy"] == pytest.approx((0.91 + 0.97) / 2)
+    assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
+    middle = (row["test_accuracy_low"] + row["test_accuracy_high"]) / 2
+    assert middle == pytest.approx(row["test_accuracy"])
+
+
 def test_densities_of_layers():
     two = {"fc1/kernel": [10, 100], "fc/kernel": [5, 10]}
     more = {"fc1/kernel": [20, 100], "fc/kernel": [5, 10]}

@@ -1,5 +1,7 @@
 """The papers' networks have the papers' sizes."""
 
+from inspect import signature
+
 import keras
 import numpy as np
 import pytest
@@ -112,6 +114,10 @@ def test_width_scales_every_hidden_layer():
 
 
 def test_dropout_follows_every_hidden_fully_connected_layer():
+    takes = [
+        k for k, f in models.MODELS.items() if "dropout" in signature(f).parameters
+    ]
+    assert sorted(models.DROPOUT) == sorted(takes)
     names = [x.name for x in models.build("conv_2", CIFAR, 10, dropout=0.5).layers]
     assert names[-5:] == ["fc1", "dropout1", "fc2", "dropout2", "fc3"]
     dense = models.build("lenet_300_100", MNIST, 10)

@@ -1,7 +1,6 @@
 """The papers' networks, built for the shape of the images, and how to compile them."""
 
 from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import keras
@@ -211,6 +210,8 @@ LEARNING_RATES = {
     "vgg_19": 1e-3,
 }
 BATCH_SIZE = 60
+# Those with hidden fully connected layers.
+DROPOUT = ("lenet_300_100", "lenet_5", "conv_2", "conv_4", "conv_6", "conv_8")
 # Beyond these it is a slip, and would be told by the allocator alone.
 _WIDEST, _MOST_CLASSES = 1000, 10**6
 
@@ -242,11 +243,10 @@ def build(
     dropout = check_number("dropout", dropout, 0, below=1)
     if not dropout:
         return MODELS[name](image_shape, classes, width)
-    if "dropout" not in signature(MODELS[name]).parameters:
-        takes = [k for k, f in MODELS.items() if "dropout" in signature(f).parameters]
+    if name not in DROPOUT:
         raise ValueError(
             "dropout is for networks with hidden fully connected layers, "
-            f"{', '.join(takes)}. Received: dropout={dropout}, name={name!r}"
+            f"{', '.join(DROPOUT)}. Received: dropout={dropout}, name={name!r}"
         )
     return MODELS[name](image_shape, classes, width, dropout)
 

@@ -23,6 +23,8 @@ MODELS = (
     "vgg_16",
     "vgg_19",
 )
+# As `tfticket.models.DROPOUT`, which is compared too.
+DROPOUT = ("lenet_300_100", "lenet_5", "conv_2", "conv_4", "conv_6", "conv_8")
 # Those of `tfticket.devices` and `tfticket.criteria`, compared too.
 STRATEGIES = ("none", "mirrored", "data_parallel")
 CRITERIA = (
@@ -247,6 +249,11 @@ def check_recipe(values: flags.FlagValues) -> None:
     """
     rewind_to(values)
     steps("drops", values.drops)
+    if values.dropout and values.model not in DROPOUT:
+        raise ValueError(
+            "--dropout needs a --model with hidden fully connected layers, one of "
+            f"{', '.join(DROPOUT)}. Received: --model={values.model}"
+        )
     iterations, every = values.iterations, values.evaluate_every
     if iterations and every and iterations % every:
         raise ValueError(
@@ -404,6 +411,10 @@ def run_dir(values: flags.FlagValues, several: bool = False) -> None:
 def check_run_dir(values: flags.FlagValues) -> None:
     """Raises a FileNotFoundError if a run's folder is not there, or of no run."""
     given = values.run_dir
+    if not given:
+        raise ValueError(
+            "--run_dir must name the folder of a run. Received: --run_dir="
+        )
     for folder in given if isinstance(given, list) else [given]:
         if not pathlib.Path(folder, "config.json").is_file():
             raise FileNotFoundError(

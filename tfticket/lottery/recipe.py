@@ -184,6 +184,11 @@ class Recipe:
         self._check_steps()
 
     def _check_data(self):
+        if self.dropout and self.model not in models.DROPOUT:
+            raise ValueError(
+                "dropout needs a model with hidden fully connected layers, one of "
+                f"{', '.join(models.DROPOUT)}. Received: model={self.model!r}"
+            )
         check_choice("normalize", self.normalize, data.NORMALIZATIONS)
         if self.train_size is not None:
             fill_in(self, train_size=check_integer("train_size", self.train_size, 1))

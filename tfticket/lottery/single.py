@@ -305,7 +305,7 @@ class _Tickets:
 _LATER = (
     *("l2", "momentum", "nesterov", "schedule"),
     *("exclude", "rates", "rewind_clock"),
-    *("normalize", "train_size", "label_noise", "data_seed", "same_order"),
+    *("normalize", "train_size", "label_noise", "data_seed", "same_order", "dropout"),
 )
 
 

@@ -226,7 +226,7 @@ class Worker:
             part=part,
             **self._counted(masks if job.masks is None else job.masks),
             iterations=trainer.recipe.iterations,
-            **_evaluated(trainer, trained),
+            **_evaluated(trainer, trained, bool(job.callbacks)),
             **measured,
             seconds=seconds(),
             versions=versions(),
@@ -469,19 +469,19 @@ class Worker:
         }
 
 
-def _evaluated(trainer, trained):
+def _evaluated(trainer, trained, changed):
     """At the end of a training, and with the weights of the early stop."""
 
     def validation(evaluation):
         names = ("loss", "accuracy")
         return {name: trained.metrics[f"val_{name}"][evaluation] for name in names}
 
-    averages = trainer.recipe.averages_weights
+    # A training ends with a validation; averages and callbacks change weights later.
+    later = changed or trainer.recipe.averages_weights
     return {
         "early_stop_iteration": trained.metrics["iteration"][trained.best],
         "test": trainer.evaluate("test", trained.weights),
-        # A round ends with a validation, but before weights become their average.
-        "validation": trainer.evaluate("validation") if averages else validation(-1),
+        "validation": trainer.evaluate("validation") if later else validation(-1),
         "early_stop_test": trainer.evaluate("test", trained.best_weights),
         "early_stop_validation": validation(trained.best),
     }

@@ -1,7 +1,7 @@
 """Several runs in one table and one figure: sweeps over a recipe, for example."""
 
+import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from tfticket.lottery.figures.run import (
     write_captions,
 )
 from tfticket.lottery.figures.tables import Row, rows
+from tfticket.lottery.recipe import Recipe
 from tfticket.tickets.pictures import save
 
 AXES = ("density", "parameters")
@@ -40,9 +41,10 @@ def compare_runs(
     """Draws the accuracies of several runs in one figure, and tabulates them.
 
     Args:
-        runs: The folders of two runs or more, finished or not. In a list, a run is
-            called by what of its recipe is not as in the others, "width=0.5" for
-            example; in a dict, by its key.
+        runs: The folders of two runs or more, finished or not. In a list, a run's
+            label lists the settings in which it differs from the others, "width=0.5"
+            for example, or is its folder if there are none. In a dict, its key is the
+            label.
         out_dir: Folder for `comparison.png`, its numbers `comparison.csv`, and its
             caption.
         x: What the figure has on its x axis: "density", or "parameters" for the
@@ -54,9 +56,21 @@ def compare_runs(
 
     Raises:
         TypeError: If a value is of the wrong type.
-        ValueError: If there are fewer than two runs, two can't be told apart, a folder
-            is not a run's, nothing in it is finished, or a value is unknown; nothing
-            is written then.
+        ValueError: If there are fewer than two runs, one is there twice, a folder is
+            not a run's, nothing in it is finished, or a value is unknown; nothing is
+            written then.
+
+    Example:
+
+    >>> folders = []
+    >>> for rate in (0.2, 0.4):
+    ...     recipe = tfticket.lottery.Recipe(iterations=20, rate=rate, width=0.1)
+    ...     experiment = tfticket.lottery.LotteryExperiment(recipe, rounds=1)
+    ...     found = experiment.run(folder)
+    ...     folders.append(folder / experiment.name)
+    >>> rows = tfticket.lottery.compare_runs(folders, folder / "compared")
+    >>> [(row["run"], row["round"]) for row in rows]
+    [('rate=0.2', 0), ('rate=0.2', 1), ('rate=0.4', 0), ('rate=0.4', 1)]
     """
     check_choice("x", x, AXES)
     formats = check_formats(formats)
@@ -82,6 +96,10 @@ def compared_rows(
 
     Args:
         runs: As for `compare_runs`.
+
+    Raises:
+        TypeError: As `compare_runs`.
+        ValueError: As `compare_runs`.
     """
     if isinstance(runs, Mapping):
         for label in runs:
@@ -108,21 +126,29 @@ def compared_rows(
 
 def _labels(folders, configs):
     """What defines each run and not all others."""
-    identities = [dict(config.get("identity") or {}) for config in configs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"runs must be different ones. Received: {shown(folders)}")
+    # All that a run of `find_ticket` tells is its settings; other runs know what of
+    # theirs is not as by default.
+    settings = [run_settings(config) for config in configs]
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    identities = [
+        config.get("identity") or {k: v for k, v in known.items() if k in fields}
+        for config, known in zip(configs, settings, strict=True)
+    ]
     names = [
         name
         for name in dict.fromkeys(name for identity in identities for name in identity)
         if len({str(identity.get(name)) for identity in identities}) > 1
     ]
-    found: dict[str, pathlib.Path] = {}
-    for folder, config, identity in zip(folders, configs, identities, strict=True):
+    found = []
+    for folder, known, identity in zip(folders, settings, identities, strict=True):
         # What is as by default is in the recipe alone.
-        known: dict[str, Any] = run_settings(config) | identity
-        label = ", ".join(f"{name}={known.get(name)}" for name in names)
-        if label in found:
-            raise ValueError(
-                f"'{found[label]}' and '{folder}' are of the same recipe, and nothing "
-                "tells them apart. Pass a dict with labels for them."
-            )
-        found[label] = folder
-    return list(found)
+        values: dict[str, Any] = known | identity
+        label = ", ".join(f"{name}={values.get(name)}" for name in names)
+        found.append(label or str(folder))
+    same = [label for label in found if found.count(label) > 1]
+    return [
+        f"{label} ({folder})" if label in same else label
+        for label, folder in zip(found, folders, strict=True)
+    ]

@@ -7,7 +7,6 @@ that a phone can show them.
 
 import os
 from collections.abc import Sequence
-from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -92,11 +91,14 @@ def comparison(
     several = len(branches(rows)) > 1
     lines = {}
     for number, run in enumerate(runs):
-        for kind, branch in zip(cycle(_LINES), branches(rows), strict=False):
+        for place, branch in enumerate(branches(rows)):
             group = [r for r in rows if (r["run"], r["branch"]) == (run, branch)]
             name = f"{run}, {branch_name(branch)}" if several else run
+            style = branch_style(number) | {"linestyle": _LINES[place % len(_LINES)]}
+            if several:  # more branches than there are kinds of lines
+                style["marker"] = branch_style(place)["marker"]
             if group:
-                lines[name] = group, {**branch_style(number), "linestyle": kind}
+                lines[name] = group, style
     dense = [row for row in rows if row["branch"] == "ticket" and row["round"] == 0]
     figure, panels = _accuracies(lines, dense, title, x)
     legend_below(figure, panels[0], columns=2 if several else 3)

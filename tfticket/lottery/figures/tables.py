@@ -128,12 +128,15 @@ def over_seeds(name: str, trained: Sequence[Row], column: str) -> Row:
         column: Which column.
 
     Returns:
-        `name`, `name_lowest` and `name_highest` of all trainings; `name_sd`, the
-        standard deviation of the seeds, and `name_low` and `name_high`, the 95 %
-        interval of their mean: `None` from one seed.
+        `name`, the mean over seeds; `name_lowest` and `name_highest` of all trainings;
+        `name_sd`, the standard deviation of the seeds, and `name_low` and `name_high`,
+        the 95 % interval of their mean: `None` from one seed.
     """
     row = spread(name, [r[column] for r in trained])
     seeds = values_by_seed(trained, column)
+    if seeds and len(seeds) < sum(r[column] is not None for r in trained):
+        # Of copies, so that one seed counts as much as another.
+        row[name] = statistics.fmean(seeds.values())
     figures: tuple[float | None, ...] = (None, None, None)
     if len(seeds) > 1:
         found = mean_interval(seeds.values())
