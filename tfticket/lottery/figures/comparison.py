@@ -133,7 +133,9 @@ def _labels(folders, configs):
     settings = [run_settings(config) for config in configs]
     fields = {field.name for field in dataclasses.fields(Recipe)}
     identities = [
-        config.get("identity") or {k: v for k, v in known.items() if k in fields}
+        config["identity"]
+        if isinstance(config.get("identity"), dict)
+        else {k: v for k, v in known.items() if k in fields}
         for config, known in zip(configs, settings, strict=True)
     ]
     names = [
