@@ -18,14 +18,14 @@ from tfticket.export.browser.result import (
     BrowserRow,
 )
 from tfticket.export.checking.exported import Exported, ExportError
-from tfticket.export.compact import Compacted, CompactLayer, Removed, compact
+from tfticket.export.compact_model import Compacted, CompactLayer, Removed, compact
 from tfticket.export.comparison import FormRow, compare, print_comparison
 from tfticket.export.latency_target import LatencyPlan, Measured, latency_plan
 from tfticket.export.litert_export import ExportedLiteRT, litert
 from tfticket.export.onnx_export import onnx
 from tfticket.export.openvino_export import openvino
 from tfticket.export.saved_model_export import saved_model
-from tfticket.export.sparse_ready import SparseReady, sparse_ready
+from tfticket.export.sparse_ready_model import SparseReady, sparse_ready
 from tfticket.export.sparse_report import (
     SparseCluster,
     SparseMend,

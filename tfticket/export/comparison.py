@@ -23,7 +23,7 @@ from tfticket.common.columns import print_table
 from tfticket.common.files import temporary_folder
 from tfticket.export.checking.exported import ExportError, size_of
 from tfticket.export.checking.timing import runner, timed
-from tfticket.export.compact import compact
+from tfticket.export.compact_model import compact
 from tfticket.export.litert_export import litert
 from tfticket.export.saved_model_export import saved_model
 from tfticket.export.served.function import serving

@@ -12,7 +12,7 @@ import numpy as np
 from tfticket.common.arguments import check_choice, check_integer, check_number
 from tfticket.common.files import temporary_folder
 from tfticket.export.checking.timing import runner, timed
-from tfticket.export.compact import compact
+from tfticket.export.compact_model import compact
 from tfticket.export.saved_model_export import write
 from tfticket.export.served.function import serving
 from tfticket.export.served.samples import sample_inputs

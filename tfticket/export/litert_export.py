@@ -27,7 +27,7 @@ from tfticket.export.checking.exported import Exported, ExportError
 from tfticket.export.saved_model_export import write
 from tfticket.export.served.function import Serving, prepare, trace
 from tfticket.export.served.samples import Samples, samples_for
-from tfticket.export.sparse_ready import sparse_ready
+from tfticket.export.sparse_ready_model import sparse_ready
 from tfticket.export.sparsity_plan import expectation
 from tfticket.export.tflite import check, reader
 from tfticket.export.tflite.conversion import QUANTIZATIONS, convert
