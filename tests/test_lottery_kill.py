@@ -65,6 +65,7 @@ def test_two_processes_on_one_folder(ended, tmp_path):
     assert found["after"] == 0
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_keyboard(tmp_path):
     flags = ["--rounds=1", "--iterations=100000", "--checkpoint_seconds=0"]
     running = subprocess.Popen(

@@ -103,6 +103,7 @@ class TestOrder:
         assert len(here) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_popup_trainings_side_by_side(here, tmp_path):
     asked = lottery.PopupExperiment(

@@ -79,10 +79,9 @@ def test_the_result_is_that_of_the_sparse_network(ran):
     "branch",
     [
         "rigl",
-        "ste",
         *(
             pytest.param(x, marks=pytest.mark.slow)
-            for x in ("set", "static", "gradual")
+            for x in ("set", "static", "gradual", "ste")
         ),
     ],
 )

@@ -180,6 +180,7 @@ def test_bad_values(values, message):
         PopupExperiment(**values)
 
 
+@pytest.mark.slow
 def test_the_script(finished, run_script, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)

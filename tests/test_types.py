@@ -137,6 +137,7 @@ def told(tmp_path_factory):
     return script, lines
 
 
+@pytest.mark.slow
 def test_right_use_passes_and_wrong_use_is_reported(told):
     script, lines = told
     text = script.read_text().splitlines()

@@ -386,7 +386,13 @@ def test_samples_that_the_model_does_not_tell_apart_are_said(tmp_path, quick):
     )
 
 
-@pytest.mark.parametrize("name", ["in", "class", "self", "größe", "温度"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("in", "größe"),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("class", "self", "温度")),
+    ],
+)
 def test_names_that_are_pythons_or_not_ascii(name, tmp_path, quick):
     inputs = keras.Input((3,), name=name)
     model = keras.Model(inputs, layers.Dense(2, name="lambda")(inputs))
