@@ -69,6 +69,7 @@ def one_of_each():
     return keras.Model(words, layers.Dense(3, name="dense")(x))
 
 
+@pytest.mark.slow
 def test_all_who_count_operations_count_the_same(tmp_path, quick):
     model = one_of_each()
     wrapped = tfticket.prune(model)

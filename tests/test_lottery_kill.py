@@ -58,6 +58,7 @@ def test_a_full_disk(ended, tmp_path):
     assert "result.json" not in found["left"]
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder(ended, tmp_path):
     found = ended("hold", tmp_path)
     assert found["told"].startswith("RunInUseError")

@@ -640,6 +640,7 @@ def test_page_says_what_is_not_finished_and_not_the_papers(results):
     assert "## Pictures" not in text
 
 
+@pytest.mark.slow
 def test_scripts(bare, tmp_path, run_script):
     plot, report = SCRIPTS / "plot_lottery.py", SCRIPTS / "lottery_report.py"
     found = subprocess.run(

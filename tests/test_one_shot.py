@@ -274,6 +274,7 @@ def test_layers_see_what_the_pruned_ones_before_them_make():
     np.testing.assert_array_equal(tfticket.get_masks(model)["b/kernel"], wanted)
 
 
+@pytest.mark.slow
 def test_better_methods_change_the_outputs_less():
     plain = network()
     wanted = plain.predict(SAMPLES, verbose=0)

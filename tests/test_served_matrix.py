@@ -104,6 +104,7 @@ def test_runtimes_that_are_not_installed_are_listed(tmp_path, run_script, monkey
     assert {row["status"] for row in found} == {"other", "not run"}
 
 
+@pytest.mark.slow
 def test_a_runtime_in_its_process(tmp_path, run_script):
     """One that ends with an error of a file, and one file that runs."""
     import keras

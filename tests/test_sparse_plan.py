@@ -473,6 +473,7 @@ def test_what_is_expected_of_other_models():
     assert expectation(keras.Sequential([keras.Input((3,)), layers.Dense(2)])) is None
 
 
+@pytest.mark.slow
 def test_a_sparse_file_says_what_to_expect(obedient, tmp_path, recwarn):
     exported = export.litert(obedient, tmp_path / "m.tflite", sparse=True)
     assert "unstructured" in exported.sparse.values()
