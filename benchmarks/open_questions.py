@@ -7,14 +7,14 @@
 Does dropout add to what a ticket gains? And does a larger network hold better tickets
 of the same size? Four experiments answer: the paper's network, the same with dropout,
 one of half and one of twice its width. They can be stopped and go on. The results are
-written to `docs/results/open_questions.csv`, a row for each training and moment, and
-the page beside it is made of them.
+written to `docs/results/open_questions/`, a table for each experiment with a row for
+each training and moment, and the page beside it is made of them.
 """
 
 import pathlib
 
 from absl import app, flags
-from open_questions_page import RUNS, SMALL_DENSE, missing, write, write_rows
+from open_questions_page import RUNS, SMALL_DENSE, missing, write, write_tables
 
 _PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "open_questions.md"
 _RECIPE = {"dataset": "mnist", "iterations": 8000, "evaluate_every": 100}
@@ -24,7 +24,7 @@ _DATA = flags.DEFINE_string("data_dir", None, "Directory of TFDS data.")
 _DIR = flags.DEFINE_string("runs_dir", "runs", "Folder of the experiments.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Replicates of each experiment.", 2)
 _RUNS = flags.DEFINE_list("runs", list(RUNS), "Which experiments to go on with.")
-_PROCESSES = flags.DEFINE_string("processes", None, "As of `tfticket lottery`.")
+_PROCESSES = flags.DEFINE_string("processes", None, "What `tfticket lottery` takes.")
 
 
 def experiment(name):
@@ -75,7 +75,7 @@ def main(_):
         if lacks := missing(found):
             print(f"No page is written, since results lack {'; '.join(lacks)}.")
             return
-        write_rows(found.items(), _PAGE.with_suffix(".csv"))
+        write_tables(found, _PAGE)
     write(_PAGE)
 
 

@@ -1,9 +1,8 @@
 """The page of `benchmarks/open_questions.py`, made of its table of trainings."""
 
-import csv
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from tfticket.lottery.figures.tables import (
     summary,
     values_by_seed,
 )
-from tfticket.lottery.figures.trainings import END, STOP, trainings
+from tfticket.lottery.figures.trainings import END, STOP, read_trainings, trainings
 from tfticket.lottery.measures.intervals import difference, mean_interval
 
 # What each experiment changes of the recipe, and its rounds.
@@ -35,14 +34,12 @@ SMALL_DENSE = (9, 12)
 _ROUNDS = (5, *SMALL_DENSE)
 TICKET = "ticket"
 _DENSITIES = (0.513, 0.211, 0.135, 0.07)
-_COLUMNS = ("run", "branch", "seed", "copy", "round", "moment", "density")
-_NUMBERS = ("parameters", "iteration", "accuracy")
 
 _PAGE = """# Two open questions: dropout, and larger networks
 
 `benchmarks/open_questions.py` trains LeNet-300-100 on MNIST as [the lottery ticket
 experiment](lottery.md) does, in rounds of 8,000 iterations instead of 50,000. {seeds}
-All trainings are in [a table](open_questions.csv).
+The tables of trainings are {links}.
 
 Accuracies are those on the test images, in percent. Cells show the mean ± the standard
 deviation over n seeds and, in brackets, the 95 % interval of the mean by Student's t.
@@ -97,19 +94,21 @@ You can stop it and run it again: no training is repeated.
 """
 
 
-def write_rows(results: Iterable[tuple[str, Sequence]], path: pathlib.Path) -> None:
-    """Writes the table of trainings.
+def tables_of(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The table of trainings of each experiment, beside the pictures of the page."""
+    folder = path.with_suffix("")
+    return {name: folder / f"{name.replace(' ', '_')}.csv" for name in RUNS}
+
+
+def write_tables(results: Mapping[str, Sequence], path: pathlib.Path) -> None:
+    """Writes the tables of trainings.
 
     Args:
         results: Name of an experiment, and its finished parts.
-        path: The CSV file.
+        path: The page.
     """
-    rows = [
-        {"run": name, **{k: row[k] for k in (*_COLUMNS[1:], *_NUMBERS)}}
-        for name, found in results
-        for row in trainings(found)
-    ]
-    write_csv(rows, path)
+    for name, table in tables_of(path).items():
+        write_csv(trainings(results[name]), table)
 
 
 def missing(found: Mapping[str, Sequence]) -> list[str]:
@@ -130,21 +129,13 @@ def missing(found: Mapping[str, Sequence]) -> list[str]:
 
 
 def read(path: pathlib.Path) -> dict[str, list[Row]]:
-    """The trainings of each experiment, as `summary` takes them."""
-    found: dict[str, list[Row]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            typed: Row = {name: row[name] for name in ("branch", "moment")}
-            typed |= {name: int(row[name]) for name in ("seed", "copy", "round")}
-            typed |= {name: int(row[name]) for name in ("parameters", "iteration")}
-            typed |= {name: float(row[name]) for name in ("density", "accuracy")}
-            found.setdefault(row["run"], []).append({**typed, "validation_loss": None})
-    return found
+    """The trainings of each experiment of a page."""
+    return {name: read_trainings(table) for name, table in tables_of(path).items()}
 
 
 def write(path: pathlib.Path) -> None:
-    """Writes the page and its pictures, of the table beside it."""
-    found = read(path.with_suffix(".csv"))
+    """Writes the page and its pictures, of its tables."""
+    found = read(path)
     for name, (rows, x) in _figures(found).items():
         plots.comparison(rows, path.with_suffix("") / f"{name}.png", x=x)
     path.write_text(page(found))
@@ -159,6 +150,10 @@ def page(found: Mapping[str, list[Row]]) -> str:
     figures = _figures(found)
     return _PAGE.format(
         seeds=_seeds(found),
+        links=", ".join(
+            f"[{name}]({table.parent.name}/{table.name})"
+            for name, table in tables_of(pathlib.Path("open_questions.md")).items()
+        ),
         accuracies=_accuracies(found),
         gains=_gains(found),
         widths=_widths(found),
@@ -206,29 +201,26 @@ _CELLS = {
 }
 
 
-def _at(found, run, density):
-    """The ticket of a run at a density; the dense network at 1."""
-    return row_at(summary(found[run]), TICKET, density)
-
-
 def _accuracies(found):
+    tables = {run: summary(found[run]) for run in ("width 1", "dropout")}
     lines = [
         {**row, "network": name, "kept": f"{100 * density:.1f}"}
         for density in (1.0, *_DENSITIES)
         for name, run in (("no dropout", "width 1"), ("dropout 0.5", "dropout"))
-        if (row := _at(found, run, density))
+        if (row := row_at(tables[run], TICKET, density))
     ]
     return markdown(lines, {"weights kept %": "kept", "training": "network", **_CELLS})
 
 
 def _gains(found):
+    tables = {run: summary(found[run]) for run in ("width 1", "dropout")}
     lines = []
     for density in _DENSITIES:
         for moment in (STOP, END):
             gains = {}
-            for run in ("width 1", "dropout"):
+            for run, table in tables.items():
                 dense, ticket = (
-                    _values(found[run], _at(found, run, d), moment)
+                    _values(found[run], row_at(table, TICKET, d), moment)
                     for d in (1.0, density)
                 )
                 gains[run] = {
@@ -296,7 +288,7 @@ def _mean(values):
 def _widths(found):
     lines = []
     for name in WIDTHS:
-        dense = _at(found, name, 1.0)
+        dense = row_at(summary(found[name]), TICKET, 1.0)
         of = {m: _values(found[name], dense, m) for m in (STOP, END)}
         lines.append((f"dense, {name}", dense["parameters"], of))
     for wanted, values in _same_size(found):

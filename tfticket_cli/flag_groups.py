@@ -409,7 +409,7 @@ def run_dir(values: flags.FlagValues, several: bool = False) -> None:
 
 
 def check_run_dir(values: flags.FlagValues) -> None:
-    """Raises a FileNotFoundError if a run's folder is not there, or of no run."""
+    """Refuses a run's folder that is not named, is not there, or is of no run."""
     given = values.run_dir
     if not given:
         raise ValueError(

@@ -139,14 +139,8 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
         densities: Fractions of the weights kept, of the rounds.
     """
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(densities)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if not axes.xaxis_inverted():
-        axes.invert_xaxis()
+    _falling(axes, _ticks(densities), ".3g")
     axes.set_xlabel("Weights remaining, %")
-    axes.grid(alpha=0.3)
 
 
 def count_axis(axes: Axes) -> None:
@@ -155,13 +149,19 @@ def count_axis(axes: Axes) -> None:
     Args:
         axes: Its lines are there, with x values above 0.
     """
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*sorted(axes.get_xlim()))))
+    axes.set_xscale("log")  # which sets the limits that the ticks are between
+    _falling(axes, log_ticks(*sorted(axes.get_xlim())), ",.0f")
+    axes.set_xlabel("Weights remaining")
+
+
+def _falling(axes, ticks, form):
+    """Ticks of a log x axis, which falls to the right, and a grid."""
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format(x, form)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if not axes.xaxis_inverted():
         axes.invert_xaxis()
-    axes.set_xlabel("Weights remaining")
     axes.grid(alpha=0.3)
 
 

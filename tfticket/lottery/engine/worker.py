@@ -170,8 +170,10 @@ class Worker:
                 own = (self._setting.recipe, 1.0, False)
                 del self._trainers[next(k for k in self._trainers if k != own)]
             build = self._setting.build or functools.partial(
-                *(models.build, recipe.model),
-                **{"width": recipe.width, "dropout": recipe.dropout},
+                models.build,
+                recipe.model,
+                width=recipe.width,
+                dropout=recipe.dropout,
             )
             self._trainers[key] = Trainer(
                 *(recipe, self.dataset(recipe.dataset), build, factor),

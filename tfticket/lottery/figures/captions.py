@@ -75,9 +75,9 @@ def caption(name: str, rows: Sequence[Row]) -> str:
     """The caption of a figure.
 
     Args:
-        name: Of the figure, a key of `tfticket.lottery.figures.run.FIGURES` or
-            "comparison".
-        rows: What it is drawn from.
+        name: The figure's name: "comparison", or a key of
+            `tfticket.lottery.figures.run.FIGURES`.
+        rows: The rows that it is drawn from.
 
     Raises:
         KeyError: If there is no such figure.

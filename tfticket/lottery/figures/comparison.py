@@ -13,20 +13,21 @@ from tfticket.common.arguments import (
     shown,
 )
 from tfticket.common.files import write_csv
-from tfticket.lottery.engine.run_folder import read_config, read_results
+from tfticket.lottery.engine.run_folder import read_config
 from tfticket.lottery.figures import plots
 from tfticket.lottery.figures.captions import caption
 from tfticket.lottery.figures.run import (
-    APART,
+    accuracy_rows,
     check_formats,
+    finished,
     rewound_to,
     run_settings,
     run_title,
     write_captions,
+    write_figure,
 )
 from tfticket.lottery.figures.tables import Row, rows
 from tfticket.lottery.recipe import Recipe
-from tfticket.tickets.pictures import save
 
 AXES = ("density", "parameters")
 _WANTED = "a list of folders, or a dict of labels to folders"
@@ -75,17 +76,19 @@ def compare_runs(
     check_choice("x", x, AXES)
     formats = check_formats(formats)
     out = check_path("out_dir", out_dir)
-    found = compared_rows(runs)
-    shown_rows = [r for r in found if r["branch"].partition(":")[0] not in APART]
-    folders = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
-    titles = dict.fromkeys(run_title(folder) for folder in folders)
-    title = " / ".join(titles)
-    path = out / f"comparison.{formats[0]}"
+    labelled = _labelled(runs)
+    found = _rows_of(labelled)
+    drawn = accuracy_rows(found)
+    title = " / ".join(
+        dict.fromkeys(run_title(config) for _, config in labelled.values())
+    )
     write_csv(found, out / "comparison.csv")
-    figure = plots.comparison(shown_rows, path, title, x)
-    for more in formats[1:]:
-        save(figure, out / f"comparison.{more}")
-    write_captions({"comparison": caption("comparison", shown_rows)}, out)
+    write_figure(
+        lambda path: plots.comparison(drawn, path, title, x),
+        out / "comparison",
+        formats,
+    )
+    write_captions({"comparison": caption("comparison", drawn)}, out)
     return found
 
 
@@ -98,9 +101,22 @@ def compared_rows(
         runs: As for `compare_runs`.
 
     Raises:
-        TypeError: As `compare_runs`.
-        ValueError: As `compare_runs`.
+        TypeError: Where `compare_runs` raises it.
+        ValueError: Where `compare_runs` raises it.
     """
+    return _rows_of(_labelled(runs))
+
+
+def _rows_of(labelled):
+    return [
+        {"run": label, **row}
+        for label, (folder, config) in labelled.items()
+        for row in rows(finished(folder), rewound_to(config))
+    ]
+
+
+def _labelled(runs):
+    """Label to the folder and the configuration of a run."""
     if isinstance(runs, Mapping):
         for label in runs:
             check_instance("runs", label, str, _WANTED)
@@ -115,13 +131,8 @@ def compared_rows(
         )
     configs = [read_config(folder) for folder in folders]
     labels = labels or _labels(folders, configs)
-    found = []
-    for label, folder, config in zip(labels, folders, configs, strict=True):
-        results = read_results(folder)
-        if not results:
-            raise ValueError(f"'{folder}' has no finished training yet.")
-        found += [{"run": label, **row} for row in rows(results, rewound_to(config))]
-    return found
+    pairs = zip(folders, configs, strict=True)
+    return dict(zip(labels, pairs, strict=True))
 
 
 def _labels(folders, configs):

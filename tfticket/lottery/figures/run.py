@@ -33,7 +33,7 @@ from tfticket.tickets.pictures import FORMATS, save
 _CURVES = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036)
 _FEW = (0.513, 0.211, 0.07, 0.029)
 # Their accuracy is of other data, or the ticket's own again.
-APART = ("transfer", "stability")
+_APART = ("transfer", "stability")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,7 @@ def plot_run(
             continue
         if numbers:
             write_csv(numbers_of, out / f"{name}.csv")
-        found.written[name] = out / f"{name}.{formats[0]}"
-        figure = draw(found.written[name])
-        for more in formats[1:]:
-            save(figure, out / f"{name}.{more}")
+        found.written[name] = write_figure(draw, out / name, formats)
         captions[name] = caption(name, numbers_of)
     if numbers:
         write_captions(captions, out)
@@ -111,6 +108,44 @@ def check_formats(formats: Any) -> Sequence[str]:
     return formats
 
 
+def write_figure(
+    draw: Callable[[pathlib.Path], Figure], stem: pathlib.Path, formats: Sequence[str]
+) -> pathlib.Path:
+    """Draws a figure once and writes it in each format.
+
+    Args:
+        draw: Writes the figure to a path, and returns it.
+        stem: The path without the format.
+        formats: The formats, one or more.
+
+    Returns:
+        The file of the first format.
+    """
+    first, *others = (stem.with_name(f"{stem.name}.{kind}") for kind in formats)
+    figure = draw(first)
+    for path in others:
+        save(figure, path)
+    return first
+
+
+def accuracy_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows that the figure "accuracy" compares: those of the run's own data.
+
+    Args:
+        rows: Rows of any table that has the column `branch`.
+    """
+    return [row for row in rows if row["branch"].partition(":")[0] not in _APART]
+
+
+def transfer_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the figure "transfer", tickets on other data.
+
+    Args:
+        rows: Rows of any table that has the column `branch`.
+    """
+    return [row for row in rows if row["branch"].startswith("transfer:")]
+
+
 def write_captions(captions: Mapping[str, str], out: pathlib.Path) -> None:
     """Writes what figures show to `captions.md` beside them, a paragraph each.
 
@@ -123,9 +158,13 @@ def write_captions(captions: Mapping[str, str], out: pathlib.Path) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
-def run_title(folder: str | os.PathLike) -> str:
-    """Network and data set of a run, "lenet_300_100 on mnist" for example."""
-    settings = run_settings(read_config(folder))
+def run_title(config: Mapping[str, Any]) -> str:
+    """Network and data set of a run, "lenet_300_100 on mnist" for example.
+
+    Args:
+        config: The run's configuration.
+    """
+    settings = run_settings(config)
     return " on ".join(str(settings[k]) for k in ("model", "dataset") if k in settings)
 
 
@@ -174,9 +213,9 @@ class _Run:
 
     def __init__(self, folder, rounds):
         self.folder = folder
-        self.results = _finished(folder)
-        self.rows = rows(self.results, rewound_to(read_config(folder)))
-        self.title = run_title(folder)
+        self.results, config = finished(folder), read_config(folder)
+        self.rows = rows(self.results, rewound_to(config))
+        self.title = run_title(config)
         self._rounds = None if rounds is None else sorted(set(rounds))
         known = sorted({r.part.round for r in self.tickets()})
         if unknown := sorted(set(self._rounds or ()) - set(known)):
@@ -193,7 +232,15 @@ class _Run:
         return csv_rows.choose_rounds(self.rows, densities)
 
 
-def _finished(folder):
+def finished(folder: str | os.PathLike) -> list[PartResult]:
+    """The results of a run, which has to have some.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        ValueError: If the folder is not a run's, or nothing in it is finished.
+    """
     results = read_results(folder)
     if not results:
         raise ValueError(
@@ -207,14 +254,14 @@ _Prepared = tuple[Sequence[Row], Callable[[pathlib.Path], Figure]]
 
 
 def _accuracy(run: _Run) -> _Prepared:
-    shown = [row for row in run.rows if row["branch"].split(":")[0] not in APART]
+    shown = accuracy_rows(run.rows)
     if not shown:
         raise _NoDataError("no round of the ticket or a control is finished")
     return shown, lambda path: plots.accuracy(shown, path, run.title)
 
 
 def _transfer(run: _Run) -> _Prepared:
-    shown = [row for row in run.rows if row["branch"].startswith("transfer:")]
+    shown = transfer_rows(run.rows)
     if not shown:
         raise _NoDataError("no branch transfer:NAME in the experiment")
     return shown, lambda path: plots.accuracy(shown, path, run.title)

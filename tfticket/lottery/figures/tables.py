@@ -135,7 +135,7 @@ def over_seeds(name: str, trained: Sequence[Row], column: str) -> Row:
     row = spread(name, [r[column] for r in trained])
     seeds = values_by_seed(trained, column)
     if seeds and len(seeds) < sum(r[column] is not None for r in trained):
-        # Of copies, so that one seed counts as much as another.
+        # Some are copies: one seed counts as much as another.
         row[name] = statistics.fmean(seeds.values())
     figures: tuple[float | None, ...] = (None, None, None)
     if len(seeds) > 1:

@@ -18,13 +18,14 @@ from tfticket.common.files import (
 from tfticket.lottery.engine.run_folder import read_config
 from tfticket.lottery.figures.captions import caption
 from tfticket.lottery.figures.run import (
-    APART,
     FIGURES,
     Plots,
+    accuracy_rows,
     plot_run,
     rewound_to,
     run_settings,
     run_title,
+    transfer_rows,
 )
 from tfticket.lottery.figures.tables import (
     accuracy_cell,
@@ -123,7 +124,7 @@ def write_page(
         try:
             drawn = plot_run(folder, out.with_suffix(""), numbers=False)
             write_csv(trainings(drawn.results, rewound_to(config)), numbers)
-            write_json(about, _about(run_title(folder), config, drawn, out.parent))
+            write_json(about, _about(run_title(config), config, drawn, out.parent))
             temporary.write_text(page_text(out), encoding="utf-8")
         except BaseException:
             pictures = [out.with_suffix("") / f"{name}.png" for name in FIGURES]
@@ -398,10 +399,7 @@ def _against_the_paper(trained, config):
 def _pictures(pictures, not_drawn, rows):
     if pictures or not_drawn:
         yield "## Pictures"
-    of = {
-        "accuracy": [r for r in rows if r["branch"].partition(":")[0] not in APART],
-        "transfer": [r for r in rows if r["branch"].startswith("transfer:")],
-    }
+    of = {"accuracy": accuracy_rows(rows), "transfer": transfer_rows(rows)}
     for name, link in pictures.items():
         yield f"![{_ALT.get(name, name)}]({link})"
         if name in _ALT:
