@@ -102,6 +102,14 @@ def test_compile_settings(name, steps, rewind, jit, per_execution):
         m.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), **settings)
 
 
+@needs_tensorflow
+def test_dropout_is_compiled_without_xla():
+    """XLA draws its random numbers many times slower on a CPU."""
+    model = models.build("lenet_300_100", MNIST, 10, dropout=0.5)
+    for m in (model, tfticket.prune(model)):
+        assert not models.compile_settings(m, 100)["jit_compile"]
+
+
 def test_width_scales_every_hidden_layer():
     sizes = [
         layer.kernel.shape[-1]

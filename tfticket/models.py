@@ -256,11 +256,12 @@ def compile_settings(
 ) -> dict[str, Any]:
     """Arguments for `model.compile` that make training fast on a CPU.
 
-    XLA fuses the many small operations of a dense network's step into few, and
-    slows convolutions down on a CPU, so on TensorFlow it is on only where there are
-    none. Several steps run in one execution: 50 or what divides the epoch and the
-    rewind point nearest below it. JAX always compiles. Where several devices share a
-    batch, TensorFlow can do neither, and PyTorch never.
+    XLA fuses the many small operations of a dense network's step into few. On a CPU
+    it slows down convolutions, and the random numbers of dropout by far, so on
+    TensorFlow it is on only where there are neither. Several steps run in one
+    execution: 50 or what divides the epoch and the rewind point nearest below it. JAX
+    always compiles. Where several devices share a batch, TensorFlow can do neither,
+    and PyTorch never.
 
     Args:
         model: The model to be compiled.
@@ -279,13 +280,16 @@ def compile_settings(
     check_instance("model", model, keras.Model, "a keras.Model")
     steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, 1)
     rewind_step = check_integer("rewind_step", rewind_step, 0)
-    convolutions = any("conv" in type(x).__name__.lower() for x in _leaves(model))
+    slow_in_xla = any(
+        "conv" in type(layer).__name__.lower() or hasattr(layer, "seed_generator")
+        for layer in _leaves(model)
+    )
     steps = next(
         n
         for n in range(50, 0, -1)
         if steps_per_epoch % n == 0 and rewind_step % steps_per_epoch % n == 0
     )
-    return devices.compile_options(not convolutions, steps)
+    return devices.compile_options(not slow_in_xla, steps)
 
 
 def _checked(image_shape, classes, width):
