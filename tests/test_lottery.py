@@ -772,7 +772,7 @@ class TestBadInput:
             ({"branches": ["renit"]}, "branches must be of.*'renit'"),
             ({"branches": ["noise"]}, "as in noise:0.5"),
             ({"branches": ["noise:x"]}, "needs a number above 0"),
-            ({"branches": ["late_rewind:1.5"]}, "needs a whole number above 0"),
+            ({"branches": ["late_rewind:1.5"]}, "needs 0 or a whole number above 0"),
             ({"branches": ["sign_noise:1.5"]}, "a number above 0 and at most 1"),
             ({"branches": ["stability:-1"]}, "needs 0 or a whole number above"),
             ({"branches": ["stability:120"]}, "not before the end"),

@@ -60,7 +60,7 @@ class Steps(keras.callbacks.Callback):
 
 
 SGD = {"optimizer": "sgd", "drops": [25], "warmup": 5, "l2": 1e-3}
-BRANCHES = ["late_rewind:13", "stability"]
+BRANCHES = ["late_rewind:13", "late_rewind:0", "stability"]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,21 @@ class TestOneClock:
         metrics = lottery.read_metrics(folder, part(branch))
         assert metrics["iteration"] == [10, 20, 30, 40]
 
+    @pytest.mark.parametrize("clock", ["continue", "restart"])
+    def test_the_ticket_of_an_experiment_that_rewinds_late_from_0(self, rewound, clock):
+        folder, results, steps = rewound[clock]
+        start = LotteryFolder(folder).ticket(part("late_rewind:0"))
+        first = LotteryFolder(folder).ticket(DENSE)
+        ticket = LotteryFolder(folder).ticket(part())
+        for name, mask in ticket.masks.items():
+            np.testing.assert_array_equal(start.masks[name], mask)
+            np.testing.assert_array_equal(
+                start.weights[name], np.where(mask, first.weights[name], 0)
+            )
+        result = results[part("late_rewind:0")]
+        assert steps[part("late_rewind:0")] == result.iterations == 40
+        assert (result.first_iteration, result.rewound_to) == (0, 0)
+
     def test_another_order_of_the_data_begins_where_the_ticket_does(self, rewound):
         folder = LotteryFolder(rewound["continue"][0])
         starts = [folder.ticket(part(b)).weights for b in ("ticket", "stability")]
@@ -142,12 +157,14 @@ class TestOneClock:
         for clock, last in (("continue", 40), ("restart", 53)):
             results = list(rewound[clock][1].values())
             for row in lottery.figures.trainings.trainings(results):
-                dense = row["branch"] == "ticket" and row["round"] == 0
+                begins_at_0 = row["branch"] == "late_rewind:0" or (
+                    row["branch"] == "ticket" and row["round"] == 0
+                )
                 if row["moment"] == "end of training":
-                    assert row["iteration"] == (40 if dense else last)
+                    assert row["iteration"] == (40 if begins_at_0 else last)
                 else:
                     own = rewound[clock][1][part(row["branch"], row["round"])]
-                    offset = 0 if dense or clock == "continue" else 13
+                    offset = 0 if begins_at_0 or clock == "continue" else 13
                     assert row["iteration"] == own.early_stop_iteration + offset
 
     @same_bits

@@ -20,7 +20,7 @@ def _sgd(model, batch_size, iterations, drops, rewind_to, **more):
 
 
 def _han(model, iterations, rate, rounds):
-    """Of Han et al. (1506.02626), with the solver that Caffe trains this LeNet with."""
+    """Of Han et al. (1506.02626), with the solver that Caffe trains LeNet-5 with."""
     sgd = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "l2": 5e-4}
     data = {"dataset": "mnist", "model": model, "iterations": iterations}
     cut = {"scope": "sensitivity", "rate": rate, "rounds": rounds}
@@ -37,6 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "conv_6": _adam("cifar10", "conv_6", 3e-4, 30_000, conv_rate=0.15),
     "resnet_20": _sgd("resnet_20", 128, 30_000, [20_000, 25_000], 500, rates=_DENSE),
     "vgg_19": _sgd("vgg_19", 64, 112_480, [56_240, 84_360], 100),
+    "han_lenet_300_100": _han("lenet_300_100", 10_000, rate=0.392, rounds=5),
     "han_lenet_5": _han("lenet_5", 10_000, rate=0.392, rounds=5),
 }
 """Names that `Recipe.preset` and `LotteryExperiment.preset` take, with the arguments of

@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[type | None, bool]] = {
 # code takes 10, and SNIP a batch of 100 for the ten of MNIST.
 _DEFAULTS: dict[str, int | None] = {"snip": 10, "grasp": 10, "stability": None}
 # The lowest and largest value of a kind, and examples of them.
-_LEAST, _MOST = {"stability": 0}, {"sign_noise": 1.0}
+_LEAST, _MOST = {"late_rewind": 0, "stability": 0}, {"sign_noise": 1.0}
 _EXAMPLES = {int: "500", float: "0.5", str: "fashion_mnist"}
 # Those that find masks while they train.
 _FIND_MASKS = ("rigl", "set", "static", "ste", "gradual")
@@ -72,10 +72,10 @@ class Branch:
     untrained one globally to the ticket's total, the first two by the gradients of n
     training images per class, 10 if n is left out, that the replicate's seed draws.
 
-    `late_rewind:k` begins at step k of the dense training, and goes on from there as
-    the recipe's `rewind_clock` says. `lr_rewind` begins at the weights that the ticket
-    was pruned from, with the whole schedule again, and `fine_tune` there at the last
-    learning rate, or a tenth where it never drops.
+    `late_rewind:k` begins at step k of the dense training, 0 for the initial weights,
+    and goes on from there as the recipe's `rewind_clock` says. `lr_rewind` begins at
+    the weights that the ticket was pruned from, with the whole schedule again, and
+    `fine_tune` there at the last learning rate, or a tenth where it never drops.
 
     `small_dense` is a dense network of narrower layers with as many weights.
     `rigl`, `set`, `static`, `ste` and `gradual` train weights drawn anew as
@@ -259,6 +259,8 @@ def start_of(
     if kind in ("snip", "grasp", "synflow"):
         chosen = _masks_at_init(branch, origin, trainer, replicate)
         return _start(origin, chosen, origin.initial)
+    if kind == "late_rewind" and not branch.step:
+        return _start(origin, masks, origin.initial)
     if branch.step:
         ticket = _start(origin, masks, origin.prefix["weights"]).ticket  # type: ignore[index]
         return Start(ticket, origin.prefix["optimizer"], branch.value)  # type: ignore[index]
