@@ -16,7 +16,7 @@ from tfticket.lottery.figures.tables import (
     markdown,
     row_at,
     summary,
-    values_by_seed,
+    values_of,
 )
 from tfticket.lottery.figures.trainings import END, STOP, read_trainings, trainings
 from tfticket.lottery.measures.intervals import difference, mean_interval
@@ -179,13 +179,7 @@ def _rows(runs):
 
 def _values(rows, row, moment):
     """Accuracy in percent by seed, of the trainings that a row of `summary` sums up."""
-    of = [
-        r
-        for r in rows
-        if (r["branch"], r["round"], r["moment"])
-        == (row["branch"], row["round"], moment)
-    ]
-    return {seed: 100 * x for seed, x in values_by_seed(of, "accuracy").items()}
+    return {seed: 100 * x for seed, x in values_of(rows, row, moment).items()}
 
 
 def _seeds(found):

@@ -58,6 +58,15 @@ _LONG = (
 )
 
 
+def pytest_configure(config):
+    # Grappler rewrites each graph before its first run: a sixth of the time of tests,
+    # whose graphs run a few times. The slow tests and all subprocesses keep it.
+    if BACKEND == "tensorflow" and "not slow" in config.option.markexpr:
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def pytest_collection_modifyitems(items):
     order = {f"test_{name}.py": number for number, name in enumerate(_LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -1,5 +1,6 @@
 """Figures and page of a run, made from a folder of invented results."""
 
+import collections
 import csv
 import dataclasses
 import io
@@ -8,6 +9,7 @@ import json
 import math
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -638,6 +640,43 @@ def test_page_says_what_is_not_finished_and_not_the_papers(results):
     assert "dataset digits, the paper's mnist." in text
     assert not re.search("reproduced \\||refuted \\||undecided with", text)
     assert "## Pictures" not in text
+
+
+def test_differences_of_a_ticket_and_its_controls_are_by_seed(results):
+    def accuracy(branch, number, moment):
+        found = collections.defaultdict(list)
+        for r in results:
+            if (r.part.branch, r.part.round) == (branch, number):
+                test = r.early_stop_test if moment == "early stop" else r.test
+                found[r.part.seed].append(100 * test["accuracy"])
+        return {seed: statistics.mean(values) for seed, values in found.items()}
+
+    config = {"recipe": {"dataset": "mnist", "model": "lenet_300_100"}}
+    text = page.page(trainings.trainings(results), config, "title", {}, {})
+    section = text.partition("## Differences")[2].partition("## ")[0]
+    line = [line for line in section.splitlines() if "| reinit |" in line][-1]
+    for moment, cell in zip(
+        ("early stop", "end of training"), line.split(" | ")[2:], strict=False
+    ):
+        ticket, reinit = (accuracy(b, 4, moment) for b in ("ticket", "reinit"))
+        assert len(ticket) == len(reinit) == 2
+        apart = [value - reinit[seed] for seed, value in ticket.items()]
+        # Student's t of 2 seeds.
+        half = 12.706 * statistics.stdev(apart) / math.sqrt(2)
+        mean = statistics.mean(apart)
+        assert cell.startswith(f"{mean:+.2f} ({mean - half:+.2f} to "), cell
+    assert len(re.findall(r"\| dense \|", section)) == 4
+    assert section.count("| noise:0.5 |") == 4
+
+
+def test_the_page_of_another_network_has_all_rounds_and_no_claims(results):
+    config = {"recipe": {"dataset": "cifar10", "model": "conv_2"}}
+    alone = [r for r in results if r.part.branch == "ticket"]
+    text = page.page(trainings.trainings(alone), config, "title", {}, {})
+    assert "No claims are judged" in text
+    assert not re.search("claim of the paper|## Differences|## All rounds", text)
+    assert text.count("| ticket | ") == 5
+    assert page.verdicts(trainings.trainings(alone), config)[1:] == []
 
 
 @pytest.mark.slow

@@ -119,6 +119,22 @@ def values_by_seed(trained: Iterable[Row], column: str) -> dict[Hashable, float]
     return {seed: statistics.fmean(values) for seed, values in by_seed.items()}
 
 
+def values_of(
+    trained: Iterable[Row], row: Row, moment: str, column: str = "accuracy"
+) -> dict[Hashable, float]:
+    """The values by seed of the trainings that a row of `summary` sums up.
+
+    Args:
+        trained: What `summary` was given.
+        row: One of its rows.
+        moment: One of `tfticket.lottery.figures.trainings.MOMENTS`.
+        column: Which column.
+    """
+    wanted = (row["branch"], row["round"], moment)
+    group = [r for r in trained if (r["branch"], r["round"], r["moment"]) == wanted]
+    return values_by_seed(group, column)
+
+
 def over_seeds(name: str, trained: Sequence[Row], column: str) -> Row:
     """`spread` of all values, and what they say of other seeds.
 

@@ -10,7 +10,7 @@ from tfticket.lottery.figures.tables import (
     markdown,
     row_at,
     summary,
-    values_by_seed,
+    values_of,
 )
 from tfticket.lottery.figures.trainings import MOMENTS, STOP, Row
 from tfticket.lottery.measures.intervals import (
@@ -273,11 +273,19 @@ def accuracy_points(
     return Quantity(hundredfold[0], hundredfold[1], region, show)
 
 
-def _earlier(first: Arm, second: Arm, percents: float, closed: bool) -> Quantity:
+def percent_earlier(
+    first: Arm, second: Arm, percents: float = 0.0, closed: bool = False
+) -> Quantity:
     """How much earlier the first stops, in percent of the second.
 
-    Judged by logarithms: a ratio of geometric means has an interval for paired seeds
-    and for others, whatever the spread of the second is.
+    It is judged by logarithms: a ratio of geometric means has an interval for paired
+    seeds and for others, whatever the spread of the second is.
+
+    Args:
+        first: Seed to iteration.
+        second: What it is compared with.
+        percents: How much earlier it must be.
+        closed: Whether exactly as much is enough.
     """
 
     def show(interval, one, other):
@@ -321,13 +329,7 @@ class _Run:
 
     def arm(self, row: Row, moment: str, column: str = "accuracy") -> Arm:
         """Seed to value."""
-        group = [
-            r
-            for r in self._trained
-            if (r["branch"], r["round"], r["moment"])
-            == (row["branch"], row["round"], moment)
-        ]
-        found = values_by_seed(group, column)
+        found = values_of(self._trained, row, moment, column)
         if not found:
             raise _MissingError(
                 f"no {column} of the {row['branch']} of round {row['round']} at "
@@ -381,7 +383,7 @@ _ABOVE, _BELOW = Region(low=0.0), Region(high=0.0)
 def _faster(run, moment):
     stops = [run.of(*arm, moment, "iteration") for arm in (("ticket", 0.513), _DENSE)]
     better = _compare(run, moment, ("ticket", 0.513), _DENSE, _ABOVE)
-    return [_earlier(*stops, 0.0, closed=False), *better]
+    return [percent_earlier(*stops), *better]
 
 
 @_claim("at 51.3 %, tests better than dense: by more than 0 points")
@@ -392,7 +394,7 @@ def _better(run, moment):
 @_claim("at 21.1 %, stops 38 % earlier than dense: by 38 % or more", (STOP,))
 def _stops_earlier(run, moment):
     stops = [run.of(*arm, moment, "iteration") for arm in (("ticket", 0.211), _DENSE)]
-    return [_earlier(*stops, 38.0, closed=True)]
+    return [percent_earlier(*stops, 38.0, closed=True)]
 
 
 @_claim(
