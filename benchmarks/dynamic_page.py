@@ -27,8 +27,8 @@ PAGE = """# Dynamic sparse training
 
 Which way of training ends with the most accurate sparse network, and what does it
 cost? `benchmarks/dynamic.py` trains LeNet-300-100 on MNIST and ResNet-8 on CIFAR-10 in
-these ways, all with the densities of ERK. We tuned no setting but the end of gradual
-pruning, of which the table has two.
+these ways, all with the densities of ERK. The only setting that we tuned is the end
+of gradual pruning; the table has two values of it.
 
 - **static, SET, RigL**: `DynamicSparseTraining`. Every 100 steps, 30 % of the weights
   are exchanged, decaying along a cosine to zero after 75 % of the training. RigL takes
@@ -74,8 +74,8 @@ and 1, and 2 and 1 units.
 
 There are 45,000 training images. A training takes 1,400 steps of 64 images, which are
 2 epochs, with SGD (Nesterov momentum of 0.9) at 0.1 and cosine decay, and no
-augmentation. All of these trainings take a core an hour. The networks would learn
-more in a longer training, and the methods may then differ in another way. {cifar10}
+augmentation. Together, the trainings take about an hour on one core. The networks would
+learn more in a longer training, and the methods may then compare differently. {cifar10}
 
 ## Time
 {times}
@@ -254,7 +254,7 @@ def _best(found, sparsity):
     if others := [name for name in means if name not in best]:
         text += (
             f" {_list(others)} {'are' if others[1:] else 'is'} no more accurate than "
-            "one of these that takes no more operations."
+            "a method of this list that takes as many operations or fewer."
         )
     return text
 

@@ -56,7 +56,7 @@ accuracy after `tfticket.renew_batch_norm` with the same images.
 
 ## Cost
 
-One call at 50 % on MiniLM, the model masked in place. "Memory" is the highest
+The table is for one call at 50 % on MiniLM, masked in place. "Memory" is the highest
 memory of the process minus what it had before the call, plus the model, in sizes
 of the model ({model_mb} MB).
 
@@ -67,8 +67,8 @@ features) and a copy that it inverts. A block that is trained needs its gradient
 two averages of Adam. The rest is memory that TensorFlow does not give back.
 
 A `fit` of MiniLM with a classifier and masks in place took {fit_ratio} times as long as
-the dense `fit` (quartiles {fit_quartiles}; both in turns in one process), and
-{fit_memory} times its additional memory.
+the dense `fit` (quartiles {fit_quartiles}; both in turns in one process), and needed
+{fit_memory} times as much additional memory.
 
 ## Checked against a plain loop
 
@@ -198,10 +198,12 @@ def verdict(rows: list[Row], key: str, sign: int) -> str:
         ("Wanda, trained by blocks", "SparseGPT"),
     ):
         found, both = always(better, worse)
-        where = f"at {', '.join(found)}" if found else "nowhere"
-        if found and len(found) == len(both):
-            where = "everywhere"
-        said.append(f"{better} is better than {worse} {where}.".replace("  ", " "))
+        if not found:
+            said.append(f"{better} is never better than {worse}.")
+        else:
+            all_of_them = len(found) == len(both)
+            where = "everywhere" if all_of_them else f"at {', '.join(found)}"
+            said.append(f"{better} is better than {worse} {where}.")
     return "\n".join(f"- {x}" for x in said)
 
 

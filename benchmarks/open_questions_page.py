@@ -67,11 +67,12 @@ their first layer.
 
 ## Does a larger network hold better tickets of the same size?
 
-The hidden layers are half as wide, as wide, and twice as wide. Tickets of the three
-networks are compared at the same numbers of weights: those that the tickets of width 1
-have after 5, 9 and 12 rounds. The accuracies of the other two are interpolated, seed by
-seed, between the two rounds around that number, in its logarithm. A small dense network
-has narrower layers and as many weights as the ticket of width 1.
+The hidden layers are half as wide as in the paper, equally wide, and twice as wide.
+Tickets of the three networks are compared at the same numbers of weights: those that
+the tickets of width 1 have after 5, 9 and 12 rounds. For the other two, the accuracy of
+each seed is interpolated between the two rounds around that number, linearly in the
+logarithm of the number of weights. A small dense network has narrower layers and as
+many weights as the ticket of width 1.
 
 {widths}
 

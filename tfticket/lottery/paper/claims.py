@@ -35,7 +35,7 @@ ABOUT = (
     "control are averaged for each seed. Where a claim says several things, it takes "
     "all of them to reproduce it, and one to refute it, at a level divided by their "
     "number. Differences of accuracy are in percentage points; how much earlier a "
-    "training stops is by the ratio of geometric means."
+    "training stops is computed from the ratio of geometric means."
 )
 NOT_MEASURED, NO_VERDICT = "not measured", "no verdict"
 
@@ -428,7 +428,7 @@ def _peaks(run, moment):
             top,
             run.arm(row, moment),
             Region(low=-0.1, closed=True),
-            f"less {percent(row['density'], 1)} %, the highest other, ",
+            f"minus that at {percent(row['density'], 1)} %, the highest other: ",
         )
         for row in others
     ]

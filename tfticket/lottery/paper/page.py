@@ -87,8 +87,9 @@ _DIFFERENCES = {
 _DIFFERENCES_ARE = (
     "Tickets are compared with the dense network and with their controls. Accuracies "
     "are in percent, and their differences in percentage points. How much earlier the "
-    "ticket stops is by the ratio of geometric means. Brackets hold 95 % intervals, of "
-    "paired differences where both networks have the same seeds, and Welch's otherwise."
+    "ticket stops is computed from the ratio of geometric means, and is negative if it "
+    "stops later. Brackets hold 95 % intervals, of paired differences where both "
+    "networks have the same seeds, and Welch's otherwise."
 )
 _SECTION = (
     "section 2 of Frankle & Carbin (2019, [arXiv 1803.03635]"
