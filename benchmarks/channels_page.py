@@ -49,8 +49,8 @@ the operations, before anything is pruned. "Predicted" is its prediction; "left"
 
 The table shows the latency of one sample on one thread, dense and with half of the
 channels. The files are called alternately, and ratios are taken between neighbouring
-calls; the last column has their quartiles. Milliseconds depend on the machine and on what
-else runs on it, so compare the ratios.
+calls; the last column has their quartiles. Milliseconds depend on the machine and on
+what else runs on it, so compare the ratios.
 
 | model | format | dense ms | compact ms | ratio | quartiles |
 | --- | --- | --- | --- | --- | --- |
