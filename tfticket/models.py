@@ -257,11 +257,10 @@ def compile_settings(
     """Arguments for `model.compile` that make training fast on a CPU.
 
     XLA fuses the many small operations of a dense network's step into few. On a CPU
-    it slows down convolutions, and the random numbers of dropout by far, so on
-    TensorFlow it is on only where there are neither. Several steps run in one
-    execution: 50 or what divides the epoch and the rewind point nearest below it. JAX
-    always compiles. Where several devices share a batch, TensorFlow can do neither,
-    and PyTorch never.
+    it slows down convolutions and, much more, dropout, so on TensorFlow it is on only
+    where there are neither. Several steps run in one execution: 50 or what divides the
+    epoch and the rewind point nearest below it. JAX always compiles. Where several
+    devices share a batch, TensorFlow can do neither, and PyTorch never.
 
     Args:
         model: The model to be compiled.

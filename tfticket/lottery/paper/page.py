@@ -247,22 +247,27 @@ def page(
             **_COLUMNS,
         },
     )
-    # Of other networks the paper shows other densities, so that none are selected.
-    is_selected = _is_han(config) or run_settings(config).get("model") == _MODEL
-    results = [main_table(table) if is_selected else all_rounds, *_differences(trained)]
+    is_han = _is_han(config)
+    if is_han:
+        first = None
+    elif run_settings(config).get("model") == _MODEL:
+        first = main_table(table)
+    else:  # the densities of the main table are those of one network
+        first = all_rounds
     sections = [
         f"# {_kind(config)}: {title}",
         *notes,
         f"{_HOW} {EARLY_STOP}",
         _clock(table, config),
         _unfinished(table),
-        *(() if _is_han(config) else results),
+        first,
+        *(() if is_han else _differences(trained, table)),
         "## Against the paper",
         *_against_the_paper(trained, config),
         "## Recipe",
         recipe_table(trained, config),
         *_pictures(pictures, not_drawn, table),
-        *(("## All rounds", all_rounds) if is_selected else ()),
+        *(() if first is all_rounds else ("## All rounds", all_rounds)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -285,9 +290,8 @@ def main_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _differences(trained):
+def _differences(trained, rows):
     """The section that compares tickets with what was trained beside them, if any."""
-    rows = summary(trained)
     tickets = {row["round"]: row for row in rows if row["branch"] == "ticket"}
     dense = tickets.pop(0, None)
     lines = []
