@@ -54,12 +54,16 @@ of both hidden layers are dropped in each training step.
 
 {accuracies}
 
-The gain is the accuracy of the ticket less that of its own dense network. If gains add
-up, the ticket gains as much with dropout as without, and the difference is 0. Networks
-of the same seed see the same data in the same order, and share the initial weights of
-their first layer.
+Networks with dropout learn more slowly: after 8,000 iterations they are less accurate
+than those without at every density of the table. So the gains are compared. A gain is
+the accuracy of the ticket less that of its own dense network. If gains add up, the
+ticket gains as much with dropout as without, and the difference is 0. Networks of the
+same seed see the same data in the same order, and share the initial weights of their
+first layer.
 
 {gains}
+
+{gains_answer}
 
 ![Tickets with and without dropout](open_questions/dropout.png)
 
@@ -79,6 +83,8 @@ many weights as the ticket of width 1.
 These networks have nothing in common but their data, so the intervals are Welch's.
 
 {width_differences}
+
+{width_answer}
 
 ![Tickets from networks of three widths, at the number of weights left](\
 open_questions/widths.png)
@@ -149,6 +155,7 @@ def page(found: Mapping[str, list[Row]]) -> str:
         found: What `read` returned.
     """
     figures = _figures(found)
+    gains, widths = list(_gains(found)), list(_width_differences(found))
     return _PAGE.format(
         seeds=_seeds(found),
         links=", ".join(
@@ -156,9 +163,11 @@ def page(found: Mapping[str, list[Row]]) -> str:
             for name, table in tables_of(pathlib.Path("open_questions.md")).items()
         ),
         accuracies=_accuracies(found),
-        gains=_gains(found),
+        gains=_gains_table(gains),
+        gains_answer=_gains_answer([line["more"] for line in gains]),
         widths=_widths(found),
-        width_differences=_width_differences(found),
+        width_differences=_widths_table(widths),
+        width_answer=_width_answer(widths),
         dropout_caption=caption("comparison", figures["dropout"][0]),
         width_caption=caption("comparison", figures["widths"][0]),
     )
@@ -208,8 +217,8 @@ def _accuracies(found):
 
 
 def _gains(found):
+    """At each density and moment, the two gains and their difference."""
     tables = {run: summary(found[run]) for run in ("width 1", "dropout")}
-    lines = []
     for density in _DENSITIES:
         for moment in (STOP, END):
             gains = {}
@@ -221,23 +230,35 @@ def _gains(found):
                 gains[run] = {
                     seed: value - dense[seed] for seed, value in ticket.items()
                 }
-            lines.append(
-                {
-                    "kept": f"{100 * density:.1f}",
-                    "moment": moment,
-                    "none": _interval(mean_interval(gains["width 1"].values())),
-                    "half": _interval(mean_interval(gains["dropout"].values())),
-                    "more": _interval(difference(gains["dropout"], gains["width 1"])),
-                }
-            )
+            yield {
+                "kept": f"{100 * density:.1f}",
+                "moment": moment,
+                "none": mean_interval(gains["width 1"].values()),
+                "half": mean_interval(gains["dropout"].values()),
+                "more": difference(gains["dropout"], gains["width 1"]),
+            }
+
+
+def _gains_table(gains):
     columns = {
         "weights kept %": "kept",
         "at": "moment",
-        "gain without dropout": "none",
-        "gain with dropout": "half",
-        "difference": "more",
+        "gain without dropout": lambda line: _interval(line["none"]),
+        "gain with dropout": lambda line: _interval(line["half"]),
+        "difference": lambda line: _interval(line["more"]),
     }
-    return markdown(lines, columns)
+    return markdown(gains, columns)
+
+
+def _gains_answer(more):
+    less, above = (sum(x.high < 0 for x in more), sum(x.low > 0 for x in more))
+    counts = (
+        "By the 95 % intervals of the differences, the ticket gains less with dropout "
+        f"in {less} of {len(more)} comparisons, and more in {above}."
+    )
+    if less:
+        return f"**Not always.** {counts}"
+    return f"**Yes, as far as these seeds can tell.** {counts}"
 
 
 def _at_size(rows, wanted, moment):
@@ -306,7 +327,7 @@ def _widths(found):
 
 
 def _width_differences(found):
-    lines = []
+    """At each size, pairs of networks and their difference at both moments."""
     for wanted, values in _same_size(found):
         for first, second in (
             ("width 2", "width 1"),
@@ -315,15 +336,37 @@ def _width_differences(found):
         ):
             if (first, END) in values and (second, END) in values:
                 of = {
-                    moment: _interval(
-                        _apart(values[first, moment], values[second, moment])
-                    )
+                    moment: _apart(values[first, moment], values[second, moment])
                     for moment in (STOP, END)
                 }
-                pair = f"{first} less {second}"
-                lines.append({"pair": pair, "weights": f"{wanted:,.0f}", **of})
-    return markdown(
-        lines, {"tickets": "pair", "weights": "weights", STOP: STOP, END: END}
+                pair = (first, second)
+                yield {"pair": pair, "weights": f"{wanted:,.0f}", **of}
+
+
+def _widths_table(differences):
+    columns = {
+        "tickets": lambda line: " less ".join(line["pair"]),
+        "weights": "weights",
+        STOP: lambda line: _interval(line[STOP]),
+        END: lambda line: _interval(line[END]),
+    }
+    return markdown(differences, columns)
+
+
+def _width_answer(differences):
+    wider = [
+        line[moment]
+        for line in differences
+        for moment in (STOP, END)
+        if line["pair"][1] in WIDTHS
+    ]
+    better, surely = sum(x.mean > 0 for x in wider), sum(x.low > 0 for x in wider)
+    worse = sum(x.high < 0 for x in wider)
+    answer = "Yes" if surely > len(wider) / 2 and not worse else "Not in general"
+    return (
+        f"**{answer}.** The ticket of the wider network is more accurate in {better} "
+        f"of {len(wider)} comparisons, and in {surely} of them the 95 % interval is "
+        "above 0."
     )
 
 
