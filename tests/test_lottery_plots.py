@@ -642,6 +642,24 @@ def test_page_says_what_is_not_finished_and_not_the_papers(results):
     assert "## Pictures" not in text
 
 
+def test_the_legend_of_a_deep_network_is_inside_the_figure(tmp_path):
+    names = [f"stage{number}_block1_shortcut/kernel" for number in range(30)]
+    rows = [
+        {"branch": "ticket", "layer": name, "density": kept, "layer_density": kept}
+        for name in names
+        for kept in (1.0, 0.5, 0.25)
+    ]
+    figure = plots.layer_densities(rows, tmp_path / "layers.svg")
+    (legend,) = figure.legends
+    (axes,) = figure.axes
+    box, panel = legend.get_window_extent(), axes.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= panel.y0
+    assert panel.height > 200
+    styles = {(x.get_color(), x.get_marker()) for x in axes.lines[:30]}
+    assert len(styles) == 30
+
+
 def test_differences_of_a_ticket_and_its_controls_are_by_seed(results):
     def accuracy(branch, number, moment):
         found = collections.defaultdict(list)

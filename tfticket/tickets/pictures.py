@@ -7,9 +7,11 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
@@ -32,6 +34,8 @@ _PAPER = (100, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9)
 _MARKERS = "osD^vP*Xph<>"
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Lines of a legend that a figure's height has room for.
+_LEGEND_ROWS = 4
 # What figures can be written as, with metadata that leaves out the date.
 FORMATS: dict[str, dict[str, None]] = {
     "png": {},
@@ -127,7 +131,8 @@ def branch_style(number: int) -> dict[str, Any]:
     """Colour and marker of the branch of that number, so that grey prints do too."""
     return {
         "color": COLORS[number % len(COLORS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
+        # Shifted after each turn, so that a colour has another marker in each.
+        "marker": _MARKERS[(number + number // len(_MARKERS)) % len(_MARKERS)],
     }
 
 
@@ -166,16 +171,25 @@ def _falling(axes, ticks, form):
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 8) -> None:
-    """The legend of one of the panels, below all of them, where no data is."""
+    """The legend of one of the panels, below all of them, where no data is.
+
+    It has as many columns as fit, up to `columns`, and a long one makes the figure
+    higher.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(columns, len(handles)),
-            frameon=False,
-        )
+    if not handles:
+        return
+    points = rcParams["legend.fontsize"]
+    size = FontProperties(size=points).get_size_in_points()
+    widest = max(TextPath((0, 0), x, size=size).get_extents().width for x in labels)
+    # A line of two letters' width, and as much space between columns.
+    fit = 72 * figure.get_figwidth() // (widest + 5 * size)
+    columns = max(1, min(columns, len(handles), int(fit)))
+    more = math.ceil(len(handles) / columns) - _LEGEND_ROWS
+    figure.set_figheight(figure.get_figheight() + max(0, more) * 1.5 * size / 72)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False
+    )
 
 
 def save(figure: Figure, path: str | os.PathLike | None) -> Figure:
