@@ -34,8 +34,8 @@ def trained(run_script, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "what",
-    ["imp", "gradual", "rigl"]
-    + [pytest.param(x, marks=pytest.mark.slow) for x in ("ste", "popup")],
+    ["gradual", "rigl"]
+    + [pytest.param(x, marks=pytest.mark.slow) for x in ("imp", "ste", "popup")],
 )
 def test_two_devices_train_as_one(what, trained):
     one, two = trained(what)

@@ -117,7 +117,10 @@ def test_the_model_is_what_it_was():
     assert model.answer(X).shape == (32,)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adam", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sgd", "muon"))],
+)
 def test_zero_after_every_step(optimizer):
     class Zero(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

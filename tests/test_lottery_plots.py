@@ -534,6 +534,7 @@ class TestComparison:
             "width=2.0",
         }
 
+    @pytest.mark.slow
     def test_runs_of_find_are_told_apart_by_their_settings(self, tmp_path):
         for rate in (0.2, 0.4):
             asked = tfticket.lottery.Experiment(

@@ -81,7 +81,7 @@ def focus_accuracy(axes: Axes, dense: float | None) -> None:
     """
     if dense is None:
         return
-    floor = 100 * (dense - max(0.03, 0.4 * (1 - dense)))
+    floor = 100 * (dense - max(0.03, 0.6 * (1 - dense)))
     if axes.dataLim.y0 < floor:
         highest = max(a.dataLim.y1 for a in axes.get_shared_y_axes().get_siblings(axes))
         axes.set_ylim(floor, highest + 0.05 * (highest - floor))
