@@ -267,6 +267,7 @@ class TestRunsOfOlderVersions:
             if r["moment"] == "end of training"
         }
         assert ends.pop(("ticket", 0)) == 40
+        assert ends.pop(("late_rewind:0", 1)) == 40
         assert set(ends.values()) == {53}
 
     def test_late_rewinding_of_before_is_named_and_left_alone(self, tmp_path):
