@@ -175,6 +175,8 @@ def claims_markdown(claims: Sequence[Claim]) -> str:
 
 
 Arm = Mapping[Hashable, float]
+# Where a difference is shown, and no claim is made of it.
+ANYWHERE = Region()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,14 +254,14 @@ def _needed(parts, intervals, strict):
 
 
 def accuracy_points(
-    first: Arm, second: Arm, region: Region, name: str = ""
+    first: Arm, second: Arm, region: Region = ANYWHERE, name: str = ""
 ) -> Quantity:
     """A difference of accuracies in percentage points.
 
     Args:
         first: Seed to accuracy, in [0, 1].
         second: What is subtracted.
-        region: Where the claim holds, in points.
+        region: Where the claim holds, in points. Default: no claim is made.
         name: Name of the difference, if there are several.
     """
 

@@ -43,7 +43,6 @@ from tfticket.lottery.figures.trainings import (
     read_trainings,
     trainings,
 )
-from tfticket.lottery.measures.intervals import Region
 from tfticket.lottery.paper.claims import (
     ABOUT,
     accuracy_points,
@@ -80,9 +79,9 @@ _COLUMNS = {
     "trainings": lambda row: str(row["replicates"]),
 }
 _DIFFERENCES = {
-    "accuracy at early stop": (STOP, "accuracy"),
-    "accuracy at the end": (END, "accuracy"),
-    "early stop": (STOP, "iteration"),
+    "accuracy at early stop": (STOP, "accuracy", accuracy_points),
+    "accuracy at the end": (END, "accuracy", accuracy_points),
+    "early stop": (STOP, "iteration", percent_earlier),
 }
 _DIFFERENCES_ARE = (
     "Tickets are compared with the dense network and with their controls. Accuracies "
@@ -303,7 +302,9 @@ def _differences(trained, rows):
             if row["round"] == number
             and row["branch"].partition(":")[0] not in ("ticket", "transfer")
         ]
-        for other in filter(None, (dense, *controls)) if controls else ():
+        if not controls:
+            continue
+        for other in filter(None, (dense, *controls)):
             name = "dense" if other is dense else other["branch"]
             line = {"kept": percent(ticket["density"], 1), "other": name}
             for column, of in _DIFFERENCES.items():
@@ -317,13 +318,9 @@ def _differences(trained, rows):
     yield markdown(lines, columns | {name: name for name in _DIFFERENCES})
 
 
-def _difference(trained, ticket, other, moment, column):
+def _difference(trained, ticket, other, moment, column, quantity):
     arms = [values_of(trained, row, moment, column) for row in (ticket, other)]
-    if not all(arms):
-        return "-"
-    if column == "accuracy":
-        return accuracy_points(*arms, Region()).found
-    return percent_earlier(*arms).found
+    return quantity(*arms).found if all(arms) else "-"
 
 
 def recipe_table(trained: Sequence[Row], config: Mapping[str, Any]) -> str:
